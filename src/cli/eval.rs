@@ -1,0 +1,10 @@
+//! `muni-engine eval`.
+
+/// Arguments of `muni-engine eval`.
+#[derive(clap::Args)]
+pub struct Arguments {}
+
+/// Runs the command.
+pub fn run(_arguments: Arguments) -> anyhow::Result<()> {
+    anyhow::bail!("not written yet")
+}

@@ -1,0 +1,52 @@
+//! The command line: one file per subcommand turns arguments into checked settings and calls the library.
+//! Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+mod dataset;
+mod eval;
+mod knowledge;
+mod prompt;
+mod train;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Dialogues from a city's knowledge base, a small Mixture-of-Experts model trained on them, answers for citizens.
+#[derive(Parser)]
+#[command(name = "muni-engine", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a training set from the knowledge base.
+    Dataset(dataset::Arguments),
+    /// Check the knowledge base.
+    Knowledge(knowledge::Arguments),
+    /// Train the model on a shard folder.
+    Train(train::Arguments),
+    /// Answer one prompt.
+    Prompt(prompt::Arguments),
+    /// Measure a model.
+    Eval(eval::Arguments),
+}
+
+/// Parses the process's arguments and runs the command; an error is printed with its causes.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Dataset(arguments) => dataset::run(arguments),
+        Command::Knowledge(arguments) => knowledge::run(arguments),
+        Command::Train(arguments) => train::run(arguments),
+        Command::Prompt(arguments) => prompt::run(arguments),
+        Command::Eval(arguments) => eval::run(arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

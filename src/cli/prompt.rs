@@ -1,0 +1,10 @@
+//! `muni-engine prompt`.
+
+/// Arguments of `muni-engine prompt`.
+#[derive(clap::Args)]
+pub struct Arguments {}
+
+/// Runs the command.
+pub fn run(_arguments: Arguments) -> anyhow::Result<()> {
+    anyhow::bail!("not written yet")
+}

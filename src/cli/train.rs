@@ -1,0 +1,10 @@
+//! `muni-engine train`.
+
+/// Arguments of `muni-engine train`.
+#[derive(clap::Args)]
+pub struct Arguments {}
+
+/// Runs the command.
+pub fn run(_arguments: Arguments) -> anyhow::Result<()> {
+    anyhow::bail!("not written yet")
+}

@@ -1,0 +1,14 @@
+//! muni-engine: turns a German city's knowledge base into training dialogues, trains a small Mixture-of-Experts
+//! language model on them, and answers citizens with it. `docs/architecture.md` is the map.
+
+pub mod cli;
+pub mod dataset;
+pub mod eval;
+pub mod formats;
+pub mod generate;
+pub mod knowledge;
+pub mod model;
+pub mod ops;
+pub mod shards;
+pub mod tokenizer;
+pub mod train;

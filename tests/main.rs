@@ -1,0 +1,12 @@
+//! The one integration-test binary: a module per subject, so that the library is linked once.
+
+mod architecture;
+mod cli_dataset;
+mod cli_prompt;
+mod cli_train;
+mod formats;
+mod gradients;
+mod ops_cases;
+mod oracle;
+mod shards;
+mod tokenizer;
