@@ -1,0 +1,1 @@
+//! Fast operations on the CPU.

@@ -1,0 +1,1 @@
+//! Slow, obvious operations for tests.
