@@ -436,23 +436,88 @@ fn pack_transposed(
         (0, 0)
     };
     for c in (0..square_c).step_by(8) {
-        for p in (0..square_k).step_by(8) {
-            let mut square = [[0.0f32; 8]; 8];
-            for (i, line) in square.iter_mut().enumerate() {
-                line.copy_from_slice(&from[(c + i) * col + p..][..8]);
-            }
-            for j in 0..8 {
-                let line = &mut to[(p + j) * nr + c..][..8];
-                for (value, source) in line.iter_mut().zip(&square) {
-                    *value = source[j];
-                }
-            }
-        }
+        transpose_strip(
+            Level::detect(),
+            &from[c * col..],
+            col,
+            &mut to[c..],
+            nr,
+            square_k,
+        );
     }
     for c in 0..width {
         let start = if c < square_c { square_k } else { 0 };
         for p in start..depth {
             to[p * nr + c] = from[c * col + p * row];
+        }
+    }
+}
+
+/// Eight rows of `from`, `col` apart, become eight columns of `to`, whose rows are `nr` apart: `depth` (a multiple of 8)
+/// elements each.
+fn transpose_strip(
+    level: Level,
+    from: &[f32],
+    col: usize,
+    to: &mut [f32],
+    nr: usize,
+    depth: usize,
+) {
+    for p in (0..depth).step_by(8) {
+        let (source, target) = (&from[p..7 * col + p + 8], &mut to[p * nr..(p + 7) * nr + 8]);
+        #[cfg(target_arch = "x86_64")]
+        if level != Level::Portable {
+            // SAFETY: AVX2 is there at this level; the slices above hold 8 rows of 8.
+            unsafe { transpose8_avx2(source, col, target, nr) };
+            continue;
+        }
+        let _ = level;
+        for i in 0..8 {
+            for j in 0..8 {
+                target[j * nr + i] = source[i * col + j];
+            }
+        }
+    }
+}
+
+/// # Safety
+/// AVX2; both slices hold 8 rows of 8, `col` and `nr` apart.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn transpose8_avx2(from: &[f32], col: usize, to: &mut [f32], nr: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: 8 rows of 8 by contract.
+    unsafe {
+        let row = |i: usize| _mm256_loadu_ps(from.as_ptr().add(i * col));
+        let pairs = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (a0, a1) = pairs(row(0), row(1));
+        let (a2, a3) = pairs(row(2), row(3));
+        let (a4, a5) = pairs(row(4), row(5));
+        let (a6, a7) = pairs(row(6), row(7));
+        let quads = |a, b| {
+            (
+                _mm256_shuffle_ps::<0x44>(a, b),
+                _mm256_shuffle_ps::<0xEE>(a, b),
+            )
+        };
+        let (b0, b1) = quads(a0, a2);
+        let (b2, b3) = quads(a1, a3);
+        let (b4, b5) = quads(a4, a6);
+        let (b6, b7) = quads(a5, a7);
+        let low = |a, b| _mm256_permute2f128_ps::<0x20>(a, b);
+        let high = |a, b| _mm256_permute2f128_ps::<0x31>(a, b);
+        let columns = [
+            low(b0, b4),
+            low(b1, b5),
+            low(b2, b6),
+            low(b3, b7),
+            high(b0, b4),
+            high(b1, b5),
+            high(b2, b6),
+            high(b3, b7),
+        ];
+        for (j, column) in columns.into_iter().enumerate() {
+            _mm256_storeu_ps(to.as_mut_ptr().add(j * nr), column);
         }
     }
 }
