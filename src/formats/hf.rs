@@ -60,7 +60,7 @@ pub fn write_files(
         .tensors()
         .into_iter()
         .map(|spec| {
-            let values = hf_tensor(config, fused, &spec)?;
+            let values = hf_tensor(config, fused, &spec);
             Ok(Tensor {
                 name: spec.name,
                 shape: spec.shape,
