@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 /// Words that address the reader with du. Lower case.
-const DU_WORDS: [&str; 21] = [
+const DU_WORDS: [&str; 17] = [
     "du", "dich", "dir", "dein", "deine", "deinen", "deinem", "deiner", "deines", "deins", "euch",
-    "euer", "eure", "euren", "eurem", "eurer", "eures", "bring", "bringt", "schick", "komm",
+    "euer", "eure", "euren", "eurem", "eurer", "eures",
 ];
 
 /// Words that, capitalised inside a sentence, address the reader with Sie.
@@ -215,7 +215,7 @@ fn number(token: &str) -> Option<String> {
     if token.starts_with(|c: char| c.is_ascii_digit())
         && token
             .chars()
-            .all(|c| c.is_ascii_digit() || c == '.' || c == ',')
+            .all(|c| c.is_ascii_digit() || ['.', ',', ':'].contains(&c))
     {
         return Some(token.replace('.', "").trim_end_matches(",00").to_string());
     }
@@ -227,7 +227,7 @@ fn number(token: &str) -> Option<String> {
 }
 
 fn unit(token: &str) -> Option<&'static str> {
-    const UNITS: [(&str, &str); 25] = [
+    const UNITS: [(&str, &str); 23] = [
         ("werktag", "werktag"),
         ("arbeitstag", "arbeitstag"),
         ("tag", "tag"),
@@ -251,8 +251,6 @@ fn unit(token: &str) -> Option<&'static str> {
         ("meter", "meter"),
         ("m²", "quadratmeter"),
         ("m³", "kubikmeter"),
-        ("seite", "seite"),
-        ("person", "person"),
     ];
     let lower = token.to_lowercase();
     UNITS

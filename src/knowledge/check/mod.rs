@@ -9,7 +9,7 @@ use super::municipality::{Piece, pieces};
 use super::{Fact, Intent, Knowledge, Office, Service, SourceFile, Text, fold};
 use language::{Address, address, doubled_words, figures, spelled_out_umlauts, words};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A fact that was last checked longer ago than this should be looked at again.
@@ -477,30 +477,29 @@ impl<'a> Checker<'a> {
 
     fn municipality(&mut self) {
         let municipality = &self.knowledge.municipality;
-        let file = municipality.file.path.clone();
-        let finding = |message: String| Finding {
-            file: file.clone(),
-            line: 1,
-            severity: Severity::Error,
-            message,
-        };
-        let missing = CONTACT_VALUES
+        for name in CONTACT_VALUES
             .iter()
-            .filter(|name| !municipality.values.contains_key(**name));
-        let mut found: Vec<Finding> = missing
-            .map(|name| finding(format!("[werte] has no {name}")))
-            .collect();
-        let known: BTreeSet<&str> = self.knowledge.offices.iter().map(Office::id).collect();
-        for id in municipality
-            .values_by_office
-            .keys()
-            .filter(|id| !known.contains(id.as_str()))
+            .filter(|name| !municipality.values.contains_key(**name))
         {
-            found.push(finding(format!(
-                "[werte_je_amt.{id}]: there is no office with that id"
-            )));
+            let (file, message) = (
+                municipality.file.path.clone(),
+                format!("[werte] has no {name}"),
+            );
+            self.findings.push(Finding {
+                file,
+                line: 1,
+                severity: Severity::Error,
+                message,
+            });
         }
-        self.findings.append(&mut found);
+        for (id, values) in &municipality.values_by_office {
+            if let Some(first) = values.values().next()
+                && self.knowledge.office(id).is_none()
+            {
+                let message = format!("[werte_je_amt.{id}]: there is no office with that id");
+                self.error(&municipality.file, &first.value, message);
+            }
+        }
     }
 }
 
