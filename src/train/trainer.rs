@@ -389,7 +389,7 @@ impl<'a, D: Device> Trainer<'a, D> {
         let engine = &self.engine;
         let weights = engine.optimizer.weights(self.setup.device, &engine.model.parameters)?;
         ensure_finite(weights.iter())?;
-        formats::write_files(folder, &engine.model.config, &weights, self.setup.tokenizer)
+        formats::write_files(folder, &engine.model.config, &weights, Some(self.setup.tokenizer))
     }
 
     fn state(&self) -> State {
