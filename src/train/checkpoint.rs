@@ -130,7 +130,9 @@ pub fn read_moments(folder: &Path, config: &ModelConfig) -> Result<Vec<Moments>>
     let tensors =
         SafeTensors::deserialize(&map).with_context(|| format!("reading {}", path.display()))?;
     let read = |name: String, shape: &[usize]| -> Result<Vec<f32>> {
-        let tensor = tensors.tensor(&name).with_context(|| format!("reading {}", path.display()))?;
+        let tensor = tensors
+            .tensor(&name)
+            .with_context(|| format!("reading {}", path.display()))?;
         ensure!(
             tensor.dtype() == Dtype::F32 && tensor.shape() == shape,
             "{}: {name} is {:?} {:?}, expected F32 {shape:?}",
@@ -139,7 +141,10 @@ pub fn read_moments(folder: &Path, config: &ModelConfig) -> Result<Vec<Moments>>
             tensor.shape()
         );
         let (chunks, _) = tensor.data().as_chunks::<4>();
-        Ok(chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        Ok(chunks
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect())
     };
     config
         .parameters()
@@ -159,8 +164,7 @@ pub fn read_moments(folder: &Path, config: &ModelConfig) -> Result<Vec<Moments>>
 /// Says which file is missing or damaged.
 pub fn open(folder: &Path) -> Result<Checkpoint> {
     let path = folder.join(STATE_FILE);
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let state = unseal(&text).with_context(|| format!("{} is damaged", path.display()))?;
     ensure!(
         state.format_version == FORMAT_VERSION,
@@ -185,26 +189,26 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
             path.display()
         );
     }
-    Ok(Checkpoint { folder: folder.to_path_buf(), state })
+    Ok(Checkpoint {
+        folder: folder.to_path_buf(),
+        state,
+    })
 }
 
-/// The newest whole checkpoint, and a line for each newer one that is damaged.
+/// The newest whole checkpoint, and a line for each newer one that is damaged; `None` where none was ever saved.
 ///
 /// # Errors
-/// When there is none, with what is wrong with each.
-pub fn newest(checkpoints: &Path) -> Result<(Checkpoint, Vec<String>)> {
+/// When all are damaged, with what is wrong with each.
+pub fn newest(checkpoints: &Path) -> Result<(Option<Checkpoint>, Vec<String>)> {
     let mut damaged = Vec::new();
     for (_, folder) in list(checkpoints)?.into_iter().rev() {
         match open(&folder) {
-            Ok(checkpoint) => return Ok((checkpoint, damaged)),
+            Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
             Err(error) => damaged.push(format!("{error:#}")),
         }
     }
     if damaged.is_empty() {
-        bail!(
-            "{} holds no checkpoint: the run was stopped before its first; start it anew",
-            checkpoints.display()
-        );
+        return Ok((None, damaged));
     }
     bail!(
         "{} holds no whole checkpoint: {}",
@@ -218,8 +222,9 @@ pub fn newest(checkpoints: &Path) -> Result<(Checkpoint, Vec<String>)> {
 /// # Errors
 /// Names a folder that cannot be removed.
 pub fn prune(checkpoints: &Path, step: u64, keep: usize) -> Result<()> {
-    let (mut valid, beyond): (Vec<_>, Vec<_>) =
-        list(checkpoints)?.into_iter().partition(|(found, _)| *found <= step);
+    let (mut valid, beyond): (Vec<_>, Vec<_>) = list(checkpoints)?
+        .into_iter()
+        .partition(|(found, _)| *found <= step);
     let surplus = valid.len().saturating_sub(keep);
     for (_, folder) in valid.drain(..surplus).chain(beyond) {
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
@@ -247,10 +252,12 @@ pub fn remove_leftovers(checkpoints: &Path) -> Result<()> {
 /// Checkpoint folders by step. Anything else in there is left alone.
 fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
-    let entries = fs::read_dir(checkpoints)
-        .with_context(|| format!("reading {}", checkpoints.display()))?;
+    let entries =
+        fs::read_dir(checkpoints).with_context(|| format!("reading {}", checkpoints.display()))?;
     for entry in entries {
-        let path = entry.with_context(|| format!("reading {}", checkpoints.display()))?.path();
+        let path = entry
+            .with_context(|| format!("reading {}", checkpoints.display()))?
+            .path();
         let step = path
             .file_name()
             .and_then(|name| name.to_str())
@@ -269,14 +276,23 @@ fn hash_files(folder: &Path) -> Result<BTreeMap<String, String>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let entry = entry.with_context(|| format!("reading {}", folder.display()))?;
-        paths.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        paths.push((
+            entry.file_name().to_string_lossy().into_owned(),
+            entry.path(),
+        ));
     }
-    paths.into_par_iter().map(|(name, path)| Ok((name, files::sha256_file(&path)?))).collect()
+    paths
+        .into_par_iter()
+        .map(|(name, path)| Ok((name, files::sha256_file(&path)?)))
+        .collect()
 }
 
 /// `state.json`'s text with its checksum filled in.
 fn seal(state: &State) -> Result<String> {
-    let mut state = State { checksum: String::new(), ..state.clone() };
+    let mut state = State {
+        checksum: String::new(),
+        ..state.clone()
+    };
     state.checksum = files::sha256(serde_json::to_string_pretty(&state)?.as_bytes());
     Ok(serde_json::to_string_pretty(&state)?)
 }
@@ -343,14 +359,18 @@ mod tests {
     fn the_newest_whole_checkpoint_is_found_and_damage_is_named() {
         let root = tempfile::tempdir().unwrap();
         let folders: Vec<_> = [9, 10, 11].map(|step| save_small(root.path(), step)).into();
-        assert_eq!(newest(root.path()).unwrap().0.state.step, 11);
+        assert_eq!(newest(root.path()).unwrap().0.unwrap().state.step, 11);
         fs::write(folders[2].join("model.safetensors"), "changed").unwrap();
         fs::remove_file(folders[1].join(OPTIMIZER_FILE)).unwrap();
         let (checkpoint, damaged) = newest(root.path()).unwrap();
+        let checkpoint = checkpoint.unwrap();
         assert_eq!(checkpoint.state.step, 9);
         assert_eq!(checkpoint.state.best, state(9).best);
         assert_eq!(damaged.len(), 2);
-        assert!(damaged[0].contains("model.safetensors is damaged"), "{damaged:?}");
+        assert!(
+            damaged[0].contains("model.safetensors is damaged"),
+            "{damaged:?}"
+        );
         assert!(damaged[1].contains(OPTIMIZER_FILE), "{damaged:?}");
         fs::write(folders[0].join(STATE_FILE), "{").unwrap();
         let message = newest(root.path()).unwrap_err().to_string();
@@ -364,14 +384,17 @@ mod tests {
             save_small(root.path(), step);
         }
         prune(root.path(), 3, 2).unwrap();
-        let left: Vec<_> = list(root.path()).unwrap().into_iter().map(|(step, _)| step).collect();
+        let left: Vec<_> = list(root.path())
+            .unwrap()
+            .into_iter()
+            .map(|(step, _)| step)
+            .collect();
         assert_eq!(left, [2, 3]);
     }
 
     #[test]
-    fn a_folder_without_checkpoints_says_so() {
+    fn a_folder_may_have_no_checkpoint_yet() {
         let root = tempfile::tempdir().unwrap();
-        let message = newest(root.path()).unwrap_err().to_string();
-        assert!(message.contains("holds no checkpoint"), "{message}");
+        assert!(newest(root.path()).unwrap().0.is_none());
     }
 }

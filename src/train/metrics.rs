@@ -114,7 +114,10 @@ mod tests {
     #[test]
     fn later_and_broken_lines_are_cut_off() {
         let text = b"{\"step\":1}\n{\"step\":2,\"val_loss\":3.0}\n{\"step\":3}\n{\"st";
-        assert_eq!(lines_up_to(text, 2), b"{\"step\":1}\n{\"step\":2,\"val_loss\":3.0}\n");
+        assert_eq!(
+            lines_up_to(text, 2),
+            b"{\"step\":1}\n{\"step\":2,\"val_loss\":3.0}\n"
+        );
         assert_eq!(lines_up_to(text, 9).len(), text.len() - 4);
         assert_eq!(lines_up_to(text, 0), b"");
         assert_eq!(lines_up_to(b"", 5), b"");

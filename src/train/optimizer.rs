@@ -36,7 +36,10 @@ impl<D: Device> AdamW<D> {
                     .with_context(|| format!("optimizer state of {}", spec.name))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { states, norm: device.zeros_single(1)? })
+        Ok(Self {
+            states,
+            norm: device.zeros_single(1)?,
+        })
     }
 
     /// One update of all parameters from `gradients`; returns the gradient's norm before clipping. A norm that is not finite
@@ -53,8 +56,7 @@ impl<D: Device> AdamW<D> {
         step: u64,
         learning_rate: f32,
     ) -> Result<f32> {
-        let lens: Vec<usize> =
-            parameters.specs.iter().map(|spec| spec.len()).collect();
+        let lens: Vec<usize> = parameters.specs.iter().map(|spec| spec.len()).collect();
         let all: Vec<_> = gradients.values.iter().zip(lens.iter().copied()).collect();
         device.global_norm(&all, &mut self.norm)?;
         for (index, state) in self.states.iter_mut().enumerate() {
@@ -83,8 +85,11 @@ impl<D: Device> AdamW<D> {
     /// Whatever the device says.
     pub fn weights(&self, device: &D, parameters: &Parameters<D>) -> Result<Vec<Vec<f32>>> {
         let mut weights = Vec::with_capacity(self.states.len());
-        for ((spec, value), state) in
-            parameters.specs.iter().zip(&parameters.values).zip(&self.states)
+        for ((spec, value), state) in parameters
+            .specs
+            .iter()
+            .zip(&parameters.values)
+            .zip(&self.states)
         {
             let len = spec.len();
             weights.push(match &state.master {

@@ -71,7 +71,9 @@ impl Progress {
             bar.set_message(text);
             return;
         }
-        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
+        let due = self
+            .last_line
+            .is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
         if due || metrics.val_loss.is_some() || metrics.step == self.total {
             self.last_line = Some(Instant::now());
             eprintln!("step {}/{}  {text}", metrics.step, self.total);

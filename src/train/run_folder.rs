@@ -14,11 +14,11 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run.
+    /// Refuses a path at which something is already.
     ///
     /// # Errors
-    /// When something is there already, or the folder cannot be made.
-    pub fn create(root: &Path) -> Result<Self> {
+    /// Says how to go on with what is there.
+    pub fn ensure_free(root: &Path) -> Result<()> {
         let taken = match fs::read_dir(root) {
             Ok(mut entries) => entries.next().is_some(),
             Err(_) => root.exists(),
@@ -28,6 +28,15 @@ impl RunFolder {
             "{0} exists already: continue it with --resume {0}, or name a new folder with --out",
             root.display()
         );
+        Ok(())
+    }
+
+    /// Makes the folder of a new run.
+    ///
+    /// # Errors
+    /// When something is there already, or the folder cannot be made.
+    pub fn create(root: &Path) -> Result<Self> {
+        Self::ensure_free(root)?;
         let checkpoints = root.join("checkpoints");
         fs::create_dir_all(&checkpoints)
             .with_context(|| format!("creating {}", checkpoints.display()))?;
@@ -51,12 +60,18 @@ impl RunFolder {
         let path = root.join(".lock");
         let lock = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { root: root.to_path_buf(), _lock: lock }),
+            Ok(()) => Ok(Self {
+                root: root.to_path_buf(),
+                _lock: lock,
+            }),
             Err(TryLockError::WouldBlock) => {
                 bail!("another process is training in {}", root.display())
             }
             // Some network file systems have no locks; a run there is still a run.
-            Err(TryLockError::Error(_)) => Ok(Self { root: root.to_path_buf(), _lock: lock }),
+            Err(TryLockError::Error(_)) => Ok(Self {
+                root: root.to_path_buf(),
+                _lock: lock,
+            }),
         }
     }
 
@@ -123,7 +138,10 @@ pub fn latest(runs: &Path) -> Result<PathBuf> {
     found.sort();
     match found.pop() {
         Some((_, root)) => Ok(root),
-        None => bail!("{} holds no run to resume; name one with --resume DIR", runs.display()),
+        None => bail!(
+            "{} holds no run to resume; name one with --resume DIR",
+            runs.display()
+        ),
     }
 }
 

@@ -206,7 +206,7 @@ impl TrainSettings {
 }
 
 /// How a run is carried out; none of it decides what is learned.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunOptions {
     /// Logical batches computed at once. Changes the result by rounding only.
     pub micro_batch: usize,
@@ -214,6 +214,16 @@ pub struct RunOptions {
     pub save_every: Option<u64>,
     /// Checkpoints kept.
     pub keep: usize,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            micro_batch: 1,
+            save_every: None,
+            keep: 2,
+        }
+    }
 }
 
 impl RunOptions {

@@ -86,7 +86,7 @@ impl<D: Device> Engine<D> {
         for part in batches.chunks(micro_batch) {
             self.model.forward_backward(
                 device,
-                &join(part),
+                &Batch::concat(part)?,
                 &mut self.workspace,
                 &mut self.gradients,
                 scales,
@@ -107,7 +107,11 @@ impl<D: Device> Engine<D> {
             loss: totals.token_loss_sum / counted as f64,
             router_loss: totals.router_loss_sum / batches.len() as f64,
             grad_norm,
-            expert_share: totals.expert_counts.iter().map(|count| count / routed).collect(),
+            expert_share: totals
+                .expert_counts
+                .iter()
+                .map(|count| count / routed)
+                .collect(),
         })
     }
 
@@ -123,43 +127,5 @@ impl<D: Device> Engine<D> {
             counted += batch.counted_targets();
         }
         Ok((counted > 0).then(|| sum / counted as f64))
-    }
-}
-
-/// Logical batches end to end as one micro-batch.
-fn join(batches: &[Batch]) -> Batch {
-    let mut joined = Batch { segments: vec![0], groups: vec![0], ..Batch::default() };
-    for batch in batches {
-        let start = joined.tokens.len() as u32;
-        joined.tokens.extend_from_slice(&batch.tokens);
-        joined.targets.extend_from_slice(&batch.targets);
-        joined.positions.extend_from_slice(&batch.positions);
-        joined.segments.extend(batch.segments.iter().skip(1).map(|offset| start + offset));
-        joined.groups.extend(batch.groups.iter().skip(1).map(|offset| start + offset));
-    }
-    joined
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batches_join_end_to_end() {
-        let batch = |segments: &[u32]| {
-            let len = segments[segments.len() - 1];
-            Batch {
-                tokens: (0..len).collect(),
-                targets: (1..=len).collect(),
-                positions: (0..len).collect(),
-                segments: segments.to_vec(),
-                groups: vec![0, len],
-            }
-        };
-        let joined = join(&[batch(&[0, 2, 5]), batch(&[0, 4])]);
-        assert_eq!(joined.tokens, [0, 1, 2, 3, 4, 0, 1, 2, 3]);
-        assert_eq!(joined.segments, [0, 2, 5, 9]);
-        assert_eq!(joined.groups, [0, 5, 9]);
-        assert_eq!(join(&[batch(&[0, 3])]), batch(&[0, 3]));
     }
 }

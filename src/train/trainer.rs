@@ -109,19 +109,20 @@ impl<'a, D: Device> Trainer<'a, D> {
         setup.options.validate()?;
         let settings = &setup.settings;
         let plan = Plan::new(
-            setup.source.batches_per_epoch(settings.epochs)?,
+            setup.source.batches_per_epoch(settings.epochs),
             settings.gradient_accumulation_steps,
             settings.max_steps,
         );
         let total = plan.total_steps();
         ensure!(total > 0, "the shards hold no training batch");
         let validation = setup.source.validation(settings.eval_batches)?;
-        let mut engine =
-            Engine::new(setup.device, model, settings, setup.options.micro_batch)?;
+        let mut engine = Engine::new(setup.device, model, settings, setup.options.micro_batch)?;
         let mut position = Position::start();
         if let Some((checkpoint, weights, moments)) = resume {
             let config = &engine.model.config;
-            engine.optimizer.restore(setup.device, config, weights, moments)?;
+            engine
+                .optimizer
+                .restore(setup.device, config, weights, moments)?;
             position.restore(&checkpoint.state);
             checkpoint::remove_leftovers(&setup.run.checkpoints())?;
         }
@@ -271,12 +272,14 @@ impl<'a, D: Device> Trainer<'a, D> {
         };
         if better {
             let folder = self.setup.run.best_model();
-            let saved = formats::replace_folder(&folder, "config.json", |folder| {
-                self.write_model(folder)
-            });
+            let saved =
+                formats::replace_folder(&folder, "config.json", |folder| self.write_model(folder));
             match saved {
                 Ok(()) => {
-                    self.position.best = loss.map(|loss| Best { loss: loss as f32, step });
+                    self.position.best = loss.map(|loss| Best {
+                        loss: loss as f32,
+                        step,
+                    });
                     self.best_failure = None;
                 }
                 Err(error) => {
@@ -301,13 +304,19 @@ impl<'a, D: Device> Trainer<'a, D> {
                 for (question, answer) in &samples {
                     let step = self.position.step;
                     self.progress.message(&format!("  {question} -> {answer}"));
-                    if let Err(error) = self.samples.write(&SampleLine { step, question, answer }) {
+                    if let Err(error) = self.samples.write(&SampleLine {
+                        step,
+                        question,
+                        answer,
+                    }) {
                         self.progress
                             .message(&format!("warning: samples.jsonl: {error:#}"));
                     }
                 }
             }
-            Err(error) => self.progress.message(&format!("warning: no samples: {error:#}")),
+            Err(error) => self
+                .progress
+                .message(&format!("warning: no samples: {error:#}")),
         }
     }
 
@@ -343,8 +352,10 @@ impl<'a, D: Device> Trainer<'a, D> {
         let checkpoints = self.setup.run.checkpoints();
         let saved = checkpoint::save(&checkpoints, self.state(), |folder| {
             self.write_model(folder)?;
-            let moments =
-                self.engine.optimizer.moments(self.setup.device, &self.engine.model.parameters)?;
+            let moments = self
+                .engine
+                .optimizer
+                .moments(self.setup.device, &self.engine.model.parameters)?;
             ensure_finite(moments.iter().flat_map(|both| [&both.first, &both.second]))?;
             checkpoint::write_moments(folder, &self.engine.model.config, &moments)
         });
@@ -387,9 +398,16 @@ impl<'a, D: Device> Trainer<'a, D> {
     /// Writes the model's files into a folder.
     fn write_model(&self, folder: &Path) -> Result<()> {
         let engine = &self.engine;
-        let weights = engine.optimizer.weights(self.setup.device, &engine.model.parameters)?;
+        let weights = engine
+            .optimizer
+            .weights(self.setup.device, &engine.model.parameters)?;
         ensure_finite(weights.iter())?;
-        formats::write_files(folder, &engine.model.config, &weights, Some(self.setup.tokenizer))
+        formats::write_files(
+            folder,
+            &engine.model.config,
+            &weights,
+            Some(self.setup.tokenizer),
+        )
     }
 
     fn state(&self) -> State {
