@@ -10,6 +10,7 @@
 //! - An operation checks lengths and ranges that it can see and returns an error naming itself and the values.
 //! - Operations are issued in order and may run asynchronously; only `download_*` waits.
 
+pub mod checks;
 pub mod cpu;
 pub mod reference;
 
