@@ -1,10 +1,69 @@
-//! `muni-engine eval`.
+//! `muni-engine eval`: measures a model.
+
+use super::prompt::{ModelArguments, print};
+use crate::eval::perplexity;
+use anyhow::{Context, Result};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 
 /// Arguments of `muni-engine eval`.
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    #[command(subcommand)]
+    measure: Measure,
+}
+
+#[derive(clap::Subcommand)]
+enum Measure {
+    /// How well the model predicts a text file.
+    Perplexity(PerplexityArguments),
+}
+
+#[derive(clap::Args)]
+struct PerplexityArguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Text file, UTF-8. `<|endoftext|>` in it is that token, as in Transformers.
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// Ids per window; each window is scored alone.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..))]
+    max_length: usize,
+    /// Print {"tokens":N,"nll":S}: the scored tokens and the sum of their losses (natural logarithm).
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command.
-pub fn run(_arguments: Arguments) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.measure {
+        Measure::Perplexity(arguments) => run_perplexity(&arguments),
+    }
+}
+
+fn run_perplexity(arguments: &PerplexityArguments) -> Result<()> {
+    let file = arguments.file.display();
+    let text = fs::read(&arguments.file).with_context(|| format!("cannot read {file}"))?;
+    let text = String::from_utf8(text)
+        .with_context(|| format!("{file} is not UTF-8, expected a text file: convert it"))?;
+    let open = arguments.model.open()?;
+    let mut ids = vec![open.tokenizer.end_of_text()];
+    ids.extend(open.tokenizer.encode_with_special(&text)?);
+    let score = perplexity(&open.device, &open.model, &ids, arguments.max_length)
+        .with_context(|| format!("cannot score {file}"))?;
+    let line = match arguments.json {
+        true => serde_json::to_string(&score)?,
+        false if score.tokens == 0 => format!("{file}: no tokens to score"),
+        false => format!(
+            "perplexity {:.3} over {} tokens (nll {:.3}, {:.4} per token)",
+            score.value(),
+            score.tokens,
+            score.nll,
+            score.nll / score.tokens as f64
+        ),
+    };
+    // Nothing follows that a reader who went away could end.
+    let _ = print(&mut io::stdout().lock(), &format!("{line}\n"))?;
+    Ok(())
 }

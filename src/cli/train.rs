@@ -1,10 +1,564 @@
-//! `muni-engine train`.
+//! `muni-engine train`: arguments to checked settings, a new run or a resumed one, and what is said at its end.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::formats;
+use crate::generate::text::NEXT_QUESTION;
+use crate::generate::{GenerateSettings, Generator, question_prompt};
+use crate::model::{Model, ModelConfig, Parameters, random_weights};
+use crate::ops::Device;
+use crate::ops::cpu::CpuDevice;
+use crate::tokenizer::Tokenizer;
+use crate::train::checkpoint::{self, Checkpoint};
+use crate::train::optimizer::Moments;
+use crate::train::run_folder::{self, RunFolder};
+use crate::train::source::{ShardFolder, Source};
+use crate::train::{
+    LossOn, Outcome, RunOptions, SampleFn, Setup, Stage, TrainSettings, Trainer, interrupt,
+};
+
+/// Asked at each validation, for an early look.
+const SAMPLE_QUESTIONS: [&str; 3] = [
+    "Wo kann ich mich ummelden?",
+    "Was kostet ein neuer Personalausweis?",
+    "Welche Unterlagen brauche ich für die Eheschließung?",
+];
+/// Long enough to judge an early answer, short enough not to hold up the run.
+const SAMPLE_TOKENS: usize = 40;
+/// Asked of the finished model.
+const FINAL_QUESTION: &str = SAMPLE_QUESTIONS[0];
+const FINAL_TOKENS: usize = 120;
 
 /// Arguments of `muni-engine train`.
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Folder of token shards, as `muni-engine dataset` writes it [default: shards, or what the resumed run used].
+    #[arg(long, value_name = "DIR")]
+    shards: Option<PathBuf>,
+    /// Folder of the run [default: runs/DATE-TIME-PRESET].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Where the settings below come from unless given [default: the shards' own stage].
+    #[arg(long, value_enum)]
+    preset: Option<Stage>,
+    /// Passes over the training examples.
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Rows of a logical batch.
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Highest learning rate, reached after the warmup.
+    #[arg(long, value_name = "R")]
+    learning_rate: Option<f32>,
+    /// Logical batches of one optimizer step.
+    #[arg(long, value_name = "N")]
+    gradient_accumulation_steps: Option<usize>,
+    /// Tokens of a row.
+    #[arg(long, value_name = "N")]
+    max_length: Option<usize>,
+    /// End, with the learning rate at its lowest, after so many steps.
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+    /// Steps until the learning rate is at its highest [default: a twentieth of the run, at most 1000].
+    #[arg(long, value_name = "N")]
+    warmup_steps: Option<u64>,
+    /// Decoupled weight decay; norms have none [default: 0.1].
+    #[arg(long, value_name = "X")]
+    weight_decay: Option<f32>,
+    /// Which tokens carry loss [default: all].
+    #[arg(long, value_enum)]
+    loss_on: Option<LossOn>,
+    /// Steps between validations [default: a tenth of the run].
+    #[arg(long, value_name = "N")]
+    eval_every: Option<u64>,
+    /// Seed of the first weights and of the order of examples [default: 42].
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Continue a run from its newest whole checkpoint [default: the run that --out names, or the latest in runs/].
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    resume: Option<Option<PathBuf>>,
+    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million parameters].
+    #[arg(long, value_name = "FILE")]
+    model_config: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda:N or sim.
+    #[arg(long, default_value = "auto", value_parser = DeviceChoice::from_str)]
+    device: DeviceChoice,
+    /// Logical batches computed at once; the result is the same, memory is not [default: 1].
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// Steps between checkpoints [default: at each validation and every ten minutes].
+    #[arg(long, value_name = "N")]
+    save_every: Option<u64>,
+    /// Checkpoints kept [default: 2].
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
+    /// CPU threads [default: all]. The result does not depend on it.
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    threads: Option<usize>,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum DeviceChoice {
+    Cpu,
+    Cuda(usize),
+    Simulator,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_prefix("cuda:").map(str::parse);
+        match (text, number) {
+            ("auto" | "cpu", _) => Ok(Self::Cpu),
+            ("sim", _) => Ok(Self::Simulator),
+            (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
+            _ => Err("expected auto, cpu, sim or cuda:N, e.g. cuda:0".to_string()),
+        }
+    }
+}
 
 /// Runs the command.
-pub fn run(_arguments: Arguments) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub fn run(arguments: Arguments) -> Result<()> {
+    if let Some(threads) = arguments.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .with_context(|| format!("cannot start {threads} threads"))?;
+    }
+    match arguments.device {
+        DeviceChoice::Cpu => train(&CpuDevice::new(), &arguments),
+        DeviceChoice::Cuda(number) => {
+            bail!(
+                "this build has no CUDA kernels, so it cannot use cuda:{number}; use --device cpu"
+            )
+        }
+        DeviceChoice::Simulator => {
+            bail!("this build has no kernels to simulate; use --device cpu")
+        }
+    }
+}
+
+fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
+    let tokenizer = Tokenizer::gpt2()?;
+    let (checked, origin) = match &arguments.resume {
+        None => fresh(arguments, &tokenizer)?,
+        Some(folder) => resumed(arguments, folder.as_deref(), &tokenizer)?,
+    };
+    checked.settings.validate()?;
+    checked.options.validate()?;
+    check_fit(&checked.config, &checked.settings, &tokenizer)?;
+    let source = Source::new(&checked.shards, &checked.settings)?;
+    if let Some(warning) = source.cut_warning() {
+        eprintln!("warning: {warning}");
+    }
+    let (weights, moments) = origin.load(&checked)?;
+    let parameters = Parameters::upload(device, &checked.config, &weights)?;
+    let model = Model::new(checked.config.clone(), parameters)?;
+    // A new folder is made only now, when everything that could be refused has been accepted.
+    let (run, checkpoint) = match origin {
+        Origin::Scratch(root) => (checked.create_run(&root, device)?, None),
+        Origin::Run(run, checkpoint) => (run, checkpoint),
+    };
+    let root = run.root().to_path_buf();
+    interrupt::install()?;
+    let setup = Setup {
+        device,
+        settings: checked.settings,
+        options: checked.options,
+        source,
+        shards_sha256: checked.shards.manifest_sha256().to_string(),
+        tokenizer: &tokenizer,
+        run,
+        sample: Some(sampler(device, &tokenizer)),
+    };
+    let resume = checkpoint
+        .as_ref()
+        .map(|checkpoint| (checkpoint, weights.as_slice(), moments.as_slice()));
+    let mut trainer = Trainer::new(setup, model, resume)?;
+    drop((weights, moments));
+    eprintln!(
+        "training {} parameters on {} for {} steps; everything goes to {}",
+        checked.config.parameter_count(),
+        device.name(),
+        trainer.total_steps(),
+        root.display()
+    );
+    let outcome = trainer.run()?;
+    // The answer below is the saved model's, so the memory of the training one is free for it.
+    drop(trainer);
+    match outcome {
+        Outcome::Finished => say_finished(device, &tokenizer, &root),
+        Outcome::Interrupted => {
+            let root = root.display();
+            eprintln!("stopped and saved; `muni-engine train --resume {root}` continues");
+            Ok(())
+        }
+    }
+}
+
+/// What a run is made with, before anything is written.
+struct Checked {
+    shards: ShardFolder,
+    settings: TrainSettings,
+    options: RunOptions,
+    config: ModelConfig,
+}
+
+/// Where a run begins.
+enum Origin {
+    /// With fresh weights, in a new folder of this path.
+    Scratch(PathBuf),
+    /// In the folder of an earlier run, from its newest checkpoint, or anew where it was stopped before its first.
+    Run(RunFolder, Option<Checkpoint>),
+}
+
+fn fresh(arguments: &Arguments, tokenizer: &Tokenizer) -> Result<(Checked, Origin)> {
+    let shards = arguments.shards.as_deref().unwrap_or(Path::new("shards"));
+    let shards = ShardFolder::open(shards, tokenizer)?;
+    let stage = shards.stage().unwrap_or(Stage::Super);
+    let settings = arguments.settings(&TrainSettings::preset(stage));
+    let config = match arguments.config()? {
+        Some(config) => config,
+        None => {
+            let mut config = ModelConfig::default_47m();
+            let longest = config.max_position_embeddings.max(settings.max_length);
+            config.max_position_embeddings = longest;
+            config
+        }
+    };
+    let root = match &arguments.out {
+        Some(root) => root.clone(),
+        None => Path::new("runs").join(run_name(settings.preset)?),
+    };
+    RunFolder::ensure_free(&root)?;
+    let options = arguments.options(&RunOptions::default());
+    let checked = Checked {
+        shards,
+        settings,
+        options,
+        config,
+    };
+    Ok((checked, Origin::Scratch(root)))
+}
+
+/// What is not given is taken from the run; what is given and would change its result is refused.
+fn resumed(
+    arguments: &Arguments,
+    folder: Option<&Path>,
+    tokenizer: &Tokenizer,
+) -> Result<(Checked, Origin)> {
+    let root = match (folder, &arguments.out) {
+        (Some(folder), Some(out)) if folder != out => bail!(
+            "--resume names {} and --out names {}: a resumed run stays in its folder",
+            folder.display(),
+            out.display()
+        ),
+        (Some(root), _) => root.to_path_buf(),
+        (None, Some(root)) => root.clone(),
+        (None, None) => run_folder::latest(Path::new("runs"))?,
+    };
+    let run = RunFolder::open(&root)?;
+    let description = run.read_description()?;
+    let (checkpoint, damaged) = checkpoint::newest(&run.checkpoints())?;
+    for problem in damaged {
+        eprintln!("warning: {problem}; an earlier checkpoint is used");
+    }
+    let earlier = match &checkpoint {
+        Some(checkpoint) => {
+            eprintln!("resuming from {}", checkpoint.folder.display());
+            Earlier::of_checkpoint(checkpoint)?
+        }
+        None => {
+            eprintln!("{} has no checkpoint yet: beginning again", root.display());
+            Earlier::of_description(&description)
+                .with_context(|| format!("{}/run.json is damaged", root.display()))?
+        }
+    };
+    let shards = match (&arguments.shards, description["shards"].as_str()) {
+        (Some(shards), _) => shards.as_path(),
+        (None, Some(shards)) => Path::new(shards),
+        (None, None) => bail!(
+            "{} does not say where its shards are: give --shards",
+            root.display()
+        ),
+    };
+    let shards = ShardFolder::open(shards, tokenizer)?;
+    let settings = arguments.settings(&earlier.settings);
+    earlier
+        .refuse_differences(&settings, &shards, arguments.config()?.as_ref())
+        .with_context(|| format!("{} cannot be continued like this", root.display()))?;
+    let config = earlier.config;
+    let stored: RunOptions =
+        serde_json::from_value(description["options"].clone()).unwrap_or_default();
+    let options = arguments.options(&stored);
+    if options.micro_batch != stored.micro_batch {
+        eprintln!(
+            "warning: --micro-batch is {}, the run had {}: the result differs by rounding",
+            options.micro_batch, stored.micro_batch
+        );
+    }
+    let checked = Checked {
+        shards,
+        settings,
+        options,
+        config,
+    };
+    Ok((checked, Origin::Run(run, checkpoint)))
+}
+
+impl Origin {
+    /// Weights, and the optimizer's moments where there are any.
+    fn load(&self, checked: &Checked) -> Result<(Vec<Vec<f32>>, Vec<Moments>)> {
+        match self {
+            Origin::Run(_, Some(Checkpoint { folder, .. })) => Ok((
+                formats::load_folder(folder)?.fused,
+                checkpoint::read_moments(folder, &checked.config)?,
+            )),
+            Origin::Scratch(_) | Origin::Run(_, None) => Ok((
+                random_weights(&checked.config, checked.settings.seed),
+                Vec::new(),
+            )),
+        }
+    }
+}
+
+impl Checked {
+    fn create_run<D: Device>(&self, root: &Path, device: &D) -> Result<RunFolder> {
+        let run = RunFolder::create(root)?;
+        let shards = self.shards.path();
+        run.write_description(&json!({
+            "engine_version": env!("CARGO_PKG_VERSION"),
+            "device": device.name(),
+            "shards": std::path::absolute(shards).unwrap_or(shards.to_path_buf()),
+            "shards_sha256": self.shards.manifest_sha256(),
+            "settings": self.settings,
+            "options": self.options,
+            "model": self.config.to_json(),
+        }))?;
+        Ok(run)
+    }
+}
+
+/// What decides the result of a run that is to be continued.
+struct Earlier {
+    settings: TrainSettings,
+    shards_sha256: String,
+    config: ModelConfig,
+}
+
+impl Earlier {
+    fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
+        Ok(Self {
+            settings: checkpoint.state.settings.clone(),
+            shards_sha256: checkpoint.state.shards_sha256.clone(),
+            config: formats::hf::load_config(&checkpoint.folder)?,
+        })
+    }
+
+    fn of_description(description: &Value) -> Result<Self> {
+        let model = description["model"].to_string();
+        Ok(Self {
+            settings: serde_json::from_value(description["settings"].clone())?,
+            shards_sha256: serde_json::from_value(description["shards_sha256"].clone())?,
+            config: ModelConfig::from_json(&model, Path::new("run.json"))?,
+        })
+    }
+
+    /// Refuses anything that would change the run's result, naming all of it.
+    fn refuse_differences(
+        &self,
+        settings: &TrainSettings,
+        shards: &ShardFolder,
+        config: Option<&ModelConfig>,
+    ) -> Result<()> {
+        let mut differences = settings.differences(&self.settings)?;
+        if shards.manifest_sha256() != self.shards_sha256 {
+            differences.push(format!(
+                "shards: the manifest of {} has SHA-256 {}, not {}",
+                shards.path().display(),
+                shards.manifest_sha256(),
+                self.shards_sha256
+            ));
+        }
+        if config.is_some_and(|given| *given != self.config) {
+            differences.push("--model-config: not the model of this run".to_string());
+        }
+        ensure!(
+            differences.is_empty(),
+            "a resumed run keeps its settings, and these differ: {}. Leave them out, or start a new run with another --out",
+            differences.join("; ")
+        );
+        Ok(())
+    }
+}
+
+/// Refuses a model that the texts do not fit.
+fn check_fit(config: &ModelConfig, settings: &TrainSettings, tokenizer: &Tokenizer) -> Result<()> {
+    ensure!(
+        config.vocab_size == tokenizer.vocab_size(),
+        "vocab_size of the model configuration is {}, the tokenizer has {} tokens: use that number",
+        config.vocab_size,
+        tokenizer.vocab_size()
+    );
+    ensure!(
+        settings.max_length <= config.max_position_embeddings,
+        "--max-length is {}, the model configuration's max_position_embeddings only {}: lower the one or raise the other",
+        settings.max_length,
+        config.max_position_embeddings
+    );
+    Ok(())
+}
+
+impl Arguments {
+    /// The given settings over `base`; a given preset over that takes its place.
+    fn settings(&self, base: &TrainSettings) -> TrainSettings {
+        let base = match self.preset {
+            Some(preset) => TrainSettings::preset(preset),
+            None => base.clone(),
+        };
+        TrainSettings {
+            epochs: self.epochs.unwrap_or(base.epochs),
+            batch_size: self.batch_size.unwrap_or(base.batch_size),
+            learning_rate: self.learning_rate.unwrap_or(base.learning_rate),
+            gradient_accumulation_steps: self
+                .gradient_accumulation_steps
+                .unwrap_or(base.gradient_accumulation_steps),
+            max_length: self.max_length.unwrap_or(base.max_length),
+            max_steps: self.max_steps.or(base.max_steps),
+            warmup_steps: self.warmup_steps.or(base.warmup_steps),
+            weight_decay: self.weight_decay.unwrap_or(base.weight_decay),
+            loss_on: self.loss_on.unwrap_or(base.loss_on),
+            eval_every: self.eval_every.or(base.eval_every),
+            seed: self.seed.unwrap_or(base.seed),
+            ..base
+        }
+    }
+
+    fn options(&self, base: &RunOptions) -> RunOptions {
+        RunOptions {
+            micro_batch: self.micro_batch.unwrap_or(base.micro_batch),
+            save_every: self.save_every.or(base.save_every),
+            keep: self.keep.unwrap_or(base.keep),
+        }
+    }
+
+    fn config(&self) -> Result<Option<ModelConfig>> {
+        let Some(path) = &self.model_config else {
+            return Ok(None);
+        };
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        ModelConfig::from_json(&text, path).map(Some)
+    }
+}
+
+/// `20260701-093000-super`, in UTC.
+fn run_name(preset: Stage) -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = now
+        .context("the clock stands before 1970: set it, or give --out")?
+        .as_secs();
+    Ok(format!("{}-{}", date_time(seconds), preset.name()))
+}
+
+/// `YYYYMMDD-HHMMSS` of seconds since 1970, by the civil calendar of 400-year cycles that begin in March.
+fn date_time(seconds: u64) -> String {
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    let days = days + 719_468;
+    let (cycle, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    let year = 400 * cycle + year + next;
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+}
+
+/// Answers the fixed questions with the model in training.
+fn sampler<'a, D: Device>(device: &'a D, tokenizer: &'a Tokenizer) -> Box<SampleFn<'a, D>> {
+    Box::new(move |model| {
+        let mut generator = Generator::new(device, model)?;
+        SAMPLE_QUESTIONS
+            .iter()
+            .map(|&question| {
+                let text = answer(&mut generator, tokenizer, question, SAMPLE_TOKENS)?;
+                Ok((question.to_string(), text))
+            })
+            .collect()
+    })
+}
+
+/// The most probable answer, on one line.
+fn answer<D: Device>(
+    generator: &mut Generator<D>,
+    tokenizer: &Tokenizer,
+    question: &str,
+    tokens: usize,
+) -> Result<String> {
+    let settings = GenerateSettings {
+        max_new_tokens: Some(tokens),
+        end_token: Some(tokenizer.end_of_text()),
+        stop_strings: vec![NEXT_QUESTION.to_string()],
+        trim: true,
+        ..GenerateSettings::default()
+    };
+    let prompt = question_prompt(question)?;
+    let output = generator.generate_text(tokenizer, &prompt, &settings, &mut |_| {
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(output.text.replace('\n', " "))
+}
+
+/// Where the model is, how to ask it, and one answer of what was really saved.
+fn say_finished<D: Device>(device: &D, tokenizer: &Tokenizer, root: &Path) -> Result<()> {
+    let folder = root.join("best_model");
+    let loaded = formats::load_folder(&folder)?;
+    let parameters = Parameters::upload(device, &loaded.config, &loaded.fused)?;
+    let model = Model::new(loaded.config, parameters)?;
+    let mut generator = Generator::new(device, &model)?;
+    let text = answer(&mut generator, tokenizer, FINAL_QUESTION, FINAL_TOKENS)?;
+    let folder = folder.display();
+    println!("The best model is {folder}. Ask it:");
+    println!(
+        "  muni-engine prompt --model-path {folder} --prompt \"Frage: {FINAL_QUESTION}\\nAntwort:\""
+    );
+    println!("\nFrage: {FINAL_QUESTION}\nAntwort: {text}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_civil() {
+        assert_eq!(date_time(0), "19700101-000000");
+        assert_eq!(date_time(951_782_399), "20000228-235959");
+        assert_eq!(date_time(951_782_400), "20000229-000000");
+        assert_eq!(date_time(1_798_761_599), "20261231-235959");
+        assert_eq!(date_time(1_772_323_200), "20260301-000000");
+    }
+
+    #[test]
+    fn devices_are_named_exactly() {
+        assert_eq!("auto".parse(), Ok(DeviceChoice::Cpu));
+        assert_eq!("cuda:1".parse(), Ok(DeviceChoice::Cuda(1)));
+        assert_eq!("sim".parse(), Ok(DeviceChoice::Simulator));
+        for wrong in ["cuda", "cuda:", "cuda:x", "gpu", ""] {
+            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,1 +1,5 @@
-//! The `eval` module.
+//! Measures of a trained model.
+
+pub mod perplexity;
+
+pub use perplexity::{Perplexity, perplexity};

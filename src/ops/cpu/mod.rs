@@ -1,1 +1,31 @@
-//! Fast operations on the CPU.
+//! Fast operations on the CPU: blocked products with register tiles for AVX2 and AVX-512, everything else vectorised and
+//! spread over rayon's threads. The same bits whatever the number of threads: sums are cut into parts of fixed size and
+//! added in order.
+
+mod attention;
+mod device;
+pub mod gemm;
+mod head;
+pub mod kernel;
+mod moe;
+mod norm;
+mod optimizer;
+mod rope;
+mod scratch;
+mod shared;
+pub mod simd;
+mod small;
+
+/// The CPU as a [`Device`]: every buffer is a `Vec`, all numbers are `f32`.
+#[derive(Default)]
+pub struct CpuDevice {
+    scratch: scratch::Scratch,
+    rope: rope::RopeCache,
+}
+
+impl CpuDevice {
+    /// The device; it computes on rayon's current pool.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}

@@ -1,0 +1,324 @@
+//! Causal grouped-query attention over packed segments, in blocks of queries; the backward recomputes the
+//! probabilities from the saved logarithm of each row's sum (Dao 2023) and needs no `[T, T]` matrix.
+
+use super::gemm::{Matrix, Start, gemm_here};
+use super::scratch::Scratch;
+use super::shared::SharedMut;
+use super::simd::{dot, dot_body, exp, fma, vectorised};
+use crate::ops::AttentionShape;
+use rayon::prelude::*;
+
+/// Queries per block: its scores against 256 keys take 64 KiB.
+const QUERIES: usize = 64;
+
+/// The parts of one `qkv` row, and the tasks that operations are split into.
+struct Layout {
+    shape: AttentionShape,
+    stride: usize,
+    scale: f32,
+}
+
+impl Layout {
+    fn new(shape: &AttentionShape) -> Self {
+        Self {
+            shape: *shape,
+            stride: shape.qkv_size(),
+            scale: 1.0 / (shape.head_dim as f32).sqrt(),
+        }
+    }
+
+    fn query(&self, row: usize, head: usize) -> usize {
+        row * self.stride + head * self.shape.head_dim
+    }
+
+    fn key(&self, row: usize, kv: usize) -> usize {
+        row * self.stride + self.shape.out_size() + kv * self.shape.head_dim
+    }
+
+    fn value(&self, row: usize, kv: usize) -> usize {
+        self.key(row, kv) + self.shape.kv_size()
+    }
+
+    /// Query heads that read key/value head `kv`.
+    fn heads_of(&self, kv: usize) -> std::ops::Range<usize> {
+        let group = self.shape.heads / self.shape.kv_heads;
+        kv * group..(kv + 1) * group
+    }
+}
+
+/// (first row, end row, key/value head) of each task, longest segments first so that threads finish together.
+fn tasks(segments: &[u32], kv_heads: usize) -> Vec<(usize, usize, usize)> {
+    let mut all: Vec<_> = segments
+        .windows(2)
+        .flat_map(|pair| (0..kv_heads).map(move |kv| (pair[0] as usize, pair[1] as usize, kv)))
+        .filter(|(start, end, _)| start < end)
+        .collect();
+    all.sort_by_key(|&(start, end, _)| std::cmp::Reverse(end - start));
+    all
+}
+
+/// See [`Device::attention_forward`](crate::ops::Device::attention_forward).
+pub fn forward(
+    scratch: &Scratch,
+    qkv: &[f32],
+    segments: &[u32],
+    out: &mut [f32],
+    log_sum: &mut [f32],
+    shape: &AttentionShape,
+) {
+    let layout = Layout::new(shape);
+    let (out, log_sum) = (SharedMut::new(out), SharedMut::new(log_sum));
+    tasks(segments, shape.kv_heads)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|(start, end, kv)| {
+            let mut scores = scratch.take(QUERIES * (end - start));
+            for head in layout.heads_of(kv) {
+                for q0 in (start..end).step_by(QUERIES) {
+                    let q1 = (q0 + QUERIES).min(end);
+                    let (rows, keys, d) = (q1 - q0, q1 - start, shape.head_dim);
+                    raw_scores(&layout, qkv, (start, q0, q1), head, kv, &mut scores);
+                    for r in 0..rows {
+                        let row = &mut scores[r * keys..(r + 1) * keys];
+                        let visible = q0 - start + r + 1;
+                        row[visible..].fill(0.0);
+                        let sum = softmax(&mut row[..visible], layout.scale);
+                        // SAFETY: this task alone handles this row and head.
+                        unsafe { log_sum.slice((q0 + r) * shape.heads + head, 1)[0] = sum };
+                    }
+                    let v = Matrix::rows(&qkv[layout.value(start, kv)..], layout.stride);
+                    let at = q0 * shape.out_size() + head * d;
+                    // SAFETY: gemm touches columns head * d.. of rows q0..q1 only, which are this task's.
+                    let o = unsafe { out.slice(at, (rows - 1) * shape.out_size() + d) };
+                    gemm_here(
+                        rows,
+                        d,
+                        keys,
+                        Matrix::rows(&scores, keys),
+                        v,
+                        Start::Zero,
+                        o,
+                        shape.out_size(),
+                    );
+                }
+            }
+        });
+}
+
+/// `scores[r, key] = q[r] . k[key]` of queries `q0..q1` against keys `start..q1`, not scaled.
+fn raw_scores(
+    layout: &Layout,
+    qkv: &[f32],
+    (start, q0, q1): (usize, usize, usize),
+    head: usize,
+    kv: usize,
+    scores: &mut [f32],
+) {
+    let keys = q1 - start;
+    let q = Matrix::rows(&qkv[layout.query(q0, head)..], layout.stride);
+    let k = Matrix::transposed(&qkv[layout.key(start, kv)..], layout.stride);
+    gemm_here(
+        q1 - q0,
+        keys,
+        layout.shape.head_dim,
+        q,
+        k,
+        Start::Zero,
+        scores,
+        keys,
+    );
+}
+
+vectorised! {
+    /// Softmax of `scale * row` in place; returns the logarithm of the sum of exponentials.
+    pub fn softmax(row: &mut [f32], scale: f32) -> f32 {
+        let mut max = f32::NEG_INFINITY;
+        for &x in row.iter() {
+            max = max.max(x * scale);
+        }
+        for x in row.iter_mut() {
+            *x = exp::<FMA>(*x * scale - max);
+        }
+        let mut sum = 0.0f32;
+        for &x in row.iter() {
+            sum += x;
+        }
+        let inverse = 1.0 / sum;
+        for x in row.iter_mut() {
+            *x *= inverse;
+        }
+        max + sum.ln()
+    }
+}
+
+vectorised! {
+    /// `row = exp(scale * row - log_sum)`: the probabilities again.
+    pub fn probabilities(row: &mut [f32], scale: f32, log_sum: f32) {
+        for x in row.iter_mut() {
+            *x = exp::<FMA>(*x * scale - log_sum);
+        }
+    }
+}
+
+vectorised! {
+    /// `grad = p (grad - delta) scale`: from gradients of probabilities to gradients of raw scores.
+    pub fn softmax_gradient(p: &[f32], grad: &mut [f32], delta: f32, scale: f32) {
+        for (g, p) in grad.iter_mut().zip(p) {
+            *g = p * (*g - delta) * scale;
+        }
+    }
+}
+
+/// See [`Device::attention_backward`](crate::ops::Device::attention_backward).
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    scratch: &Scratch,
+    grad_out: &[f32],
+    qkv: &[f32],
+    out: &[f32],
+    log_sum: &[f32],
+    segments: &[u32],
+    grad_qkv: &mut [f32],
+    shape: &AttentionShape,
+) {
+    let layout = Layout::new(shape);
+    let d = shape.head_dim;
+    grad_qkv.fill(0.0);
+    let grad = SharedMut::new(grad_qkv);
+    tasks(segments, shape.kv_heads)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|(start, end, kv)| {
+            let len = end - start;
+            let mut p = scratch.take(QUERIES * len);
+            let mut ds = scratch.take(QUERIES * len);
+            for head in layout.heads_of(kv) {
+                for q0 in (start..end).step_by(QUERIES) {
+                    let q1 = (q0 + QUERIES).min(end);
+                    let (rows, keys) = (q1 - q0, q1 - start);
+                    let go_at = |row: usize| row * shape.out_size() + head * d;
+                    let go = Matrix::rows(&grad_out[go_at(q0)..], shape.out_size());
+                    raw_scores(&layout, qkv, (start, q0, q1), head, kv, &mut p);
+                    let v = Matrix::transposed(&qkv[layout.value(start, kv)..], layout.stride);
+                    gemm_here(rows, keys, d, go, v, Start::Zero, &mut ds, keys);
+                    for r in 0..rows {
+                        let row = q0 + r;
+                        let visible = row - start + 1;
+                        let (p, ds) = (&mut p[r * keys..][..keys], &mut ds[r * keys..][..keys]);
+                        p[visible..].fill(0.0);
+                        ds[visible..].fill(0.0);
+                        probabilities(
+                            &mut p[..visible],
+                            layout.scale,
+                            log_sum[row * shape.heads + head],
+                        );
+                        let delta = dot(&grad_out[go_at(row)..][..d], &out[go_at(row)..][..d]);
+                        softmax_gradient(&p[..visible], &mut ds[..visible], delta, layout.scale);
+                    }
+                    let span = |from: usize, rows: usize| (from, (rows - 1) * layout.stride + d);
+                    // SAFETY (all three): this task alone handles key/value head `kv` of this segment and the query heads
+                    // that read it, and gemm touches those columns only.
+                    let (from, n) = span(layout.query(q0, head), rows);
+                    let dq = unsafe { grad.slice(from, n) };
+                    let k = Matrix::rows(&qkv[layout.key(start, kv)..], layout.stride);
+                    gemm_here(
+                        rows,
+                        d,
+                        keys,
+                        Matrix::rows(&ds, keys),
+                        k,
+                        Start::Zero,
+                        dq,
+                        layout.stride,
+                    );
+                    let (from, n) = span(layout.key(start, kv), keys);
+                    // SAFETY: as above.
+                    let dk = unsafe { grad.slice(from, n) };
+                    let q = Matrix::rows(&qkv[layout.query(q0, head)..], layout.stride);
+                    gemm_here(
+                        keys,
+                        d,
+                        rows,
+                        Matrix::transposed(&ds, keys),
+                        q,
+                        Start::Accumulate,
+                        dk,
+                        layout.stride,
+                    );
+                    let (from, n) = span(layout.value(start, kv), keys);
+                    // SAFETY: as above.
+                    let dv = unsafe { grad.slice(from, n) };
+                    gemm_here(
+                        keys,
+                        d,
+                        rows,
+                        Matrix::transposed(&p, keys),
+                        go,
+                        Start::Accumulate,
+                        dv,
+                        layout.stride,
+                    );
+                }
+            }
+        });
+}
+
+/// See [`Device::attention_cached`](crate::ops::Device::attention_cached).
+pub fn cached(
+    scratch: &Scratch,
+    qkv: &[f32],
+    keys: &mut [f32],
+    values: &mut [f32],
+    out: &mut [f32],
+    shape: &AttentionShape,
+    past: usize,
+) {
+    let layout = Layout::new(shape);
+    let (kv_size, d) = (shape.kv_size(), shape.head_dim);
+    for (r, row) in qkv.chunks_exact(layout.stride).enumerate() {
+        let at = (past + r) * kv_size;
+        keys[at..at + kv_size].copy_from_slice(&row[shape.out_size()..][..kv_size]);
+        values[at..at + kv_size].copy_from_slice(&row[shape.out_size() + kv_size..][..kv_size]);
+    }
+    let (keys, values) = (&*keys, &*values);
+    let group = shape.heads / shape.kv_heads;
+    let rows = qkv
+        .par_chunks_exact(layout.stride)
+        .zip(out.par_chunks_exact_mut(shape.out_size()));
+    rows.enumerate()
+        .with_min_len(8)
+        .for_each(|(r, (row, out))| {
+            let visible = past + r + 1;
+            let mut scores = scratch.take(visible);
+            for (head, out) in out.chunks_exact_mut(d).enumerate() {
+                let column = head / group * d;
+                cached_row(
+                    &row[head * d..][..d],
+                    &keys[column..],
+                    &values[column..],
+                    kv_size,
+                    layout.scale,
+                    &mut scores,
+                    out,
+                );
+            }
+        });
+}
+
+vectorised! {
+    /// One query against `scores.len()` cached keys and values, whose rows are `stride` apart.
+    pub fn cached_row(query: &[f32], keys: &[f32], values: &[f32], stride: usize, scale: f32, scores: &mut [f32], out: &mut [f32]) {
+        let d = query.len();
+        for (i, score) in scores.iter_mut().enumerate() {
+            *score = dot_body::<FMA>(query, &keys[i * stride..][..d]);
+        }
+        softmax(scores, scale);
+        out.fill(0.0);
+        for (i, &p) in scores.iter().enumerate() {
+            let value = &values[i * stride..][..d];
+            for j in 0..d {
+                out[j] = fma::<FMA>(p, value[j], out[j]);
+            }
+        }
+    }
+}

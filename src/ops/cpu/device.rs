@@ -1,0 +1,766 @@
+//! [`Device`] for the CPU: checks what each operation is given, then calls its module.
+
+use super::gemm::{Matrix, Start, gemm};
+use super::kernel::Level;
+use super::{CpuDevice, attention, head, moe, norm, optimizer, small};
+use crate::ops::checks::{
+    RoutingIndices, element_count, expect_adam_step, expect_attention_shape, expect_len,
+    expect_moe_shape, expect_nonzero, expect_offsets, expect_routing, expect_targets_in_range,
+    expect_tokens_in_range, prefix, prefix_mut,
+};
+use crate::ops::{AdamState, AdamStep, AttentionShape, Balance, Device, MoeShape, Routing};
+use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
+
+/// A zeroed buffer straight from the system: pages that are never touched cost nothing.
+fn zeros<T: bytemuck::Zeroable + Clone>(len: usize) -> Result<Vec<T>> {
+    bytemuck::allocation::try_zeroed_slice_box::<T>(len)
+        .map(Vec::from)
+        .ok()
+        .with_context(|| {
+            format!(
+                "no memory for a buffer of {len} elements of {} bytes",
+                size_of::<T>()
+            )
+        })
+}
+
+fn upload<T: Copy>(values: &[T], buffer: &mut [T]) -> Result<()> {
+    prefix_mut("upload", "buffer", buffer, &[values.len()])?.copy_from_slice(values);
+    Ok(())
+}
+
+fn download<T: Copy>(buffer: &[T], len: usize) -> Result<Vec<T>> {
+    Ok(prefix("download", "buffer", buffer, &[len])?.to_vec())
+}
+
+fn clear(buffer: &mut [f32], len: usize) -> Result<()> {
+    prefix_mut("clear", "buffer", buffer, &[len])?
+        .par_chunks_mut(1 << 16)
+        .for_each(|part| part.fill(0.0));
+    Ok(())
+}
+
+/// The routing made for `count` tokens, checked: after it every index is in range.
+fn check_routing(
+    op: &str,
+    routing: &Routing<CpuDevice>,
+    shape: &MoeShape,
+    count: usize,
+) -> Result<()> {
+    let indices = RoutingIndices {
+        experts: &routing.experts,
+        offsets: &routing.offsets,
+        slot_source: &routing.slot_source,
+        source_slot: &routing.source_slot,
+    };
+    expect_routing(op, indices, shape, count)?;
+    expect_len(
+        op,
+        "routing.weights",
+        routing.weights.len(),
+        count * shape.top_k,
+    )?;
+    expect_len(
+        op,
+        "routing.probs",
+        routing.probs.len(),
+        count * shape.experts,
+    )
+}
+
+impl Device for CpuDevice {
+    type Float = Vec<f32>;
+    type Single = Vec<f32>;
+    type Index = Vec<u32>;
+
+    fn name(&self) -> String {
+        let level = match Level::detect() {
+            Level::Avx512 => "AVX-512",
+            Level::Avx2 => "AVX2",
+            Level::Portable => "portable",
+        };
+        let threads = rayon::current_num_threads();
+        format!(
+            "cpu ({level}, {threads} thread{})",
+            if threads == 1 { "" } else { "s" }
+        )
+    }
+
+    fn zeros_float(&self, len: usize) -> Result<Vec<f32>> {
+        zeros(len)
+    }
+
+    fn zeros_single(&self, len: usize) -> Result<Vec<f32>> {
+        zeros(len)
+    }
+
+    fn zeros_index(&self, len: usize) -> Result<Vec<u32>> {
+        zeros(len)
+    }
+
+    fn upload_float(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
+        upload(values, buffer)
+    }
+
+    fn upload_single(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
+        upload(values, buffer)
+    }
+
+    fn upload_index(&self, values: &[u32], buffer: &mut Vec<u32>) -> Result<()> {
+        upload(values, buffer)
+    }
+
+    fn download_float(&self, buffer: &Vec<f32>, len: usize) -> Result<Vec<f32>> {
+        download(buffer, len)
+    }
+
+    fn download_single(&self, buffer: &Vec<f32>, len: usize) -> Result<Vec<f32>> {
+        download(buffer, len)
+    }
+
+    fn download_index(&self, buffer: &Vec<u32>, len: usize) -> Result<Vec<u32>> {
+        download(buffer, len)
+    }
+
+    fn clear_float(&self, buffer: &mut Vec<f32>, len: usize) -> Result<()> {
+        clear(buffer, len)
+    }
+
+    fn clear_single(&self, buffer: &mut Vec<f32>, len: usize) -> Result<()> {
+        clear(buffer, len)
+    }
+
+    fn embedding_forward(
+        &self,
+        table: &Vec<f32>,
+        tokens: &Vec<u32>,
+        out: &mut Vec<f32>,
+        count: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        let op = "embedding_forward";
+        expect_nonzero(op, "the hidden size", hidden)?;
+        let table = prefix(op, "table", table, &[vocab, hidden])?;
+        let tokens = prefix(op, "tokens", tokens, &[count])?;
+        expect_tokens_in_range(op, "tokens", tokens, vocab)?;
+        let out = prefix_mut(op, "out", out, &[count, hidden])?;
+        for (row, &token) in out.chunks_exact_mut(hidden).zip(tokens) {
+            row.copy_from_slice(&table[token as usize * hidden..][..hidden]);
+        }
+        Ok(())
+    }
+
+    fn embedding_backward(
+        &self,
+        grad_out: &Vec<f32>,
+        tokens: &Vec<u32>,
+        grad_table: &mut Vec<f32>,
+        count: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        let op = "embedding_backward";
+        expect_nonzero(op, "the hidden size", hidden)?;
+        let grad_out = prefix(op, "grad_out", grad_out, &[count, hidden])?;
+        let tokens = prefix(op, "tokens", tokens, &[count])?;
+        expect_tokens_in_range(op, "tokens", tokens, vocab)?;
+        let grad_table = prefix_mut(op, "grad_table", grad_table, &[vocab, hidden])?;
+        for (row, &token) in grad_out.chunks_exact(hidden).zip(tokens) {
+            super::simd::add_scaled(
+                &mut grad_table[token as usize * hidden..][..hidden],
+                1.0,
+                row,
+            );
+        }
+        Ok(())
+    }
+
+    fn rmsnorm_forward(
+        &self,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        epsilon: f32,
+        out: &mut Vec<f32>,
+        inv_rms: &mut Vec<f32>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        let op = "rmsnorm_forward";
+        expect_nonzero(op, "the number of columns", cols)?;
+        let x = prefix(op, "x", x, &[rows, cols])?;
+        let weight = prefix(op, "weight", weight, &[cols])?;
+        let out = prefix_mut(op, "out", out, &[rows, cols])?;
+        let inv_rms = prefix_mut(op, "inv_rms", inv_rms, &[rows])?;
+        norm::forward(x, weight, epsilon, out, inv_rms, cols);
+        Ok(())
+    }
+
+    fn rmsnorm_backward(
+        &self,
+        grad_out: &Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        inv_rms: &Vec<f32>,
+        grad_x: &mut Vec<f32>,
+        grad_weight: &mut Vec<f32>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        let op = "rmsnorm_backward";
+        expect_nonzero(op, "the number of columns", cols)?;
+        let grad_out = prefix(op, "grad_out", grad_out, &[rows, cols])?;
+        let x = prefix(op, "x", x, &[rows, cols])?;
+        let weight = prefix(op, "weight", weight, &[cols])?;
+        let inv_rms = prefix(op, "inv_rms", inv_rms, &[rows])?;
+        let grad_x = prefix_mut(op, "grad_x", grad_x, &[rows, cols])?;
+        let grad_weight = prefix_mut(op, "grad_weight", grad_weight, &[cols])?;
+        norm::backward(
+            &self.scratch,
+            grad_out,
+            x,
+            weight,
+            inv_rms,
+            grad_x,
+            grad_weight,
+            cols,
+        );
+        Ok(())
+    }
+
+    fn linear_forward(
+        &self,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        residual: Option<&Vec<f32>>,
+        y: &mut Vec<f32>,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<()> {
+        let op = "linear_forward";
+        let x = prefix(op, "x", x, &[rows, inputs])?;
+        let weight = prefix(op, "weight", weight, &[outputs, inputs])?;
+        let y = prefix_mut(op, "y", y, &[rows, outputs])?;
+        let residual = residual
+            .map(|r| prefix(op, "residual", r, &[rows, outputs]))
+            .transpose()?;
+        if small::fits(rows) && inputs > 0 {
+            small::linear(x, weight, residual, y, rows, inputs, outputs);
+            return Ok(());
+        }
+        let start = residual.map_or(Start::Zero, |r| Start::From(r, outputs));
+        gemm(
+            rows,
+            outputs,
+            inputs,
+            Matrix::rows(x, inputs),
+            Matrix::transposed(weight, inputs),
+            start,
+            y,
+            outputs,
+        );
+        Ok(())
+    }
+
+    fn linear_backward_input(
+        &self,
+        grad_y: &Vec<f32>,
+        weight: &Vec<f32>,
+        grad_x: &mut Vec<f32>,
+        accumulate: bool,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<()> {
+        let op = "linear_backward_input";
+        let grad_y = prefix(op, "grad_y", grad_y, &[rows, outputs])?;
+        let weight = prefix(op, "weight", weight, &[outputs, inputs])?;
+        let grad_x = prefix_mut(op, "grad_x", grad_x, &[rows, inputs])?;
+        let start = if accumulate {
+            Start::Accumulate
+        } else {
+            Start::Zero
+        };
+        gemm(
+            rows,
+            inputs,
+            outputs,
+            Matrix::rows(grad_y, outputs),
+            Matrix::rows(weight, inputs),
+            start,
+            grad_x,
+            inputs,
+        );
+        Ok(())
+    }
+
+    fn linear_backward_weight(
+        &self,
+        grad_y: &Vec<f32>,
+        x: &Vec<f32>,
+        grad_weight: &mut Vec<f32>,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<()> {
+        let op = "linear_backward_weight";
+        let grad_y = prefix(op, "grad_y", grad_y, &[rows, outputs])?;
+        let x = prefix(op, "x", x, &[rows, inputs])?;
+        let grad_weight = prefix_mut(op, "grad_weight", grad_weight, &[outputs, inputs])?;
+        let left = Matrix::transposed(grad_y, outputs);
+        gemm(
+            outputs,
+            inputs,
+            rows,
+            left,
+            Matrix::rows(x, inputs),
+            Start::Accumulate,
+            grad_weight,
+            inputs,
+        );
+        Ok(())
+    }
+
+    fn rope_forward(
+        &self,
+        qkv: &mut Vec<f32>,
+        positions: &Vec<u32>,
+        theta: f32,
+        shape: &AttentionShape,
+        count: usize,
+    ) -> Result<()> {
+        self.rotate("rope_forward", qkv, positions, theta, shape, count, false)
+    }
+
+    fn rope_backward(
+        &self,
+        grad_qkv: &mut Vec<f32>,
+        positions: &Vec<u32>,
+        theta: f32,
+        shape: &AttentionShape,
+        count: usize,
+    ) -> Result<()> {
+        self.rotate(
+            "rope_backward",
+            grad_qkv,
+            positions,
+            theta,
+            shape,
+            count,
+            true,
+        )
+    }
+
+    fn attention_forward(
+        &self,
+        qkv: &Vec<f32>,
+        segments: &Vec<u32>,
+        out: &mut Vec<f32>,
+        log_sum: &mut Vec<f32>,
+        shape: &AttentionShape,
+        segment_count: usize,
+        count: usize,
+    ) -> Result<()> {
+        let op = "attention_forward";
+        expect_attention_shape(op, shape)?;
+        let qkv = prefix(op, "qkv", qkv, &[count, shape.qkv_size()])?;
+        let segments = expect_offsets(op, "segments", segments, segment_count, count)?;
+        let out = prefix_mut(op, "out", out, &[count, shape.out_size()])?;
+        let log_sum = prefix_mut(op, "log_sum", log_sum, &[count, shape.heads])?;
+        attention::forward(&self.scratch, qkv, segments, out, log_sum, shape);
+        Ok(())
+    }
+
+    fn attention_backward(
+        &self,
+        grad_out: &Vec<f32>,
+        qkv: &Vec<f32>,
+        out: &Vec<f32>,
+        log_sum: &Vec<f32>,
+        segments: &Vec<u32>,
+        grad_qkv: &mut Vec<f32>,
+        shape: &AttentionShape,
+        segment_count: usize,
+        count: usize,
+    ) -> Result<()> {
+        let op = "attention_backward";
+        expect_attention_shape(op, shape)?;
+        let grad_out = prefix(op, "grad_out", grad_out, &[count, shape.out_size()])?;
+        let qkv = prefix(op, "qkv", qkv, &[count, shape.qkv_size()])?;
+        let out = prefix(op, "out", out, &[count, shape.out_size()])?;
+        let log_sum = prefix(op, "log_sum", log_sum, &[count, shape.heads])?;
+        let segments = expect_offsets(op, "segments", segments, segment_count, count)?;
+        let grad_qkv = prefix_mut(op, "grad_qkv", grad_qkv, &[count, shape.qkv_size()])?;
+        attention::backward(
+            &self.scratch,
+            grad_out,
+            qkv,
+            out,
+            log_sum,
+            segments,
+            grad_qkv,
+            shape,
+        );
+        Ok(())
+    }
+
+    fn attention_cached(
+        &self,
+        qkv: &Vec<f32>,
+        keys: &mut Vec<f32>,
+        values: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+        shape: &AttentionShape,
+        past: usize,
+        count: usize,
+        capacity: usize,
+    ) -> Result<()> {
+        let op = "attention_cached";
+        expect_attention_shape(op, shape)?;
+        ensure!(
+            past.checked_add(count).is_some_and(|end| end <= capacity),
+            "{op}: {past} cached and {count} new positions exceed the capacity of {capacity}"
+        );
+        let qkv = prefix(op, "qkv", qkv, &[count, shape.qkv_size()])?;
+        let keys = prefix_mut(op, "keys", keys, &[capacity, shape.kv_size()])?;
+        let values = prefix_mut(op, "values", values, &[capacity, shape.kv_size()])?;
+        let out = prefix_mut(op, "out", out, &[count, shape.out_size()])?;
+        attention::cached(&self.scratch, qkv, keys, values, out, shape, past);
+        Ok(())
+    }
+
+    fn router_forward(
+        &self,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        routing: &mut Routing<Self>,
+        balance: &mut Balance<Self>,
+        groups: &Vec<u32>,
+        group_count: usize,
+        shape: &MoeShape,
+        count: usize,
+    ) -> Result<()> {
+        let op = "router_forward";
+        expect_moe_shape(op, shape, count)?;
+        let slots = count * shape.top_k;
+        let x = prefix(op, "x", x, &[count, shape.hidden])?;
+        let weight = prefix(op, "weight", weight, &[shape.experts, shape.hidden])?;
+        let groups = expect_offsets(op, "groups", groups, group_count, count)?;
+        expect_len(
+            op,
+            "routing.probs",
+            routing.probs.len(),
+            count * shape.experts,
+        )?;
+        expect_len(op, "routing.experts", routing.experts.len(), slots)?;
+        expect_len(op, "routing.weights", routing.weights.len(), slots)?;
+        expect_len(
+            op,
+            "routing.offsets",
+            routing.offsets.len(),
+            shape.experts + 1,
+        )?;
+        expect_len(op, "routing.slot_source", routing.slot_source.len(), slots)?;
+        expect_len(op, "routing.source_slot", routing.source_slot.len(), slots)?;
+        let sums = element_count(op, "balance", &[group_count, shape.experts])?;
+        expect_len(op, "balance.counts", balance.counts.len(), sums)?;
+        expect_len(op, "balance.prob_sums", balance.prob_sums.len(), sums)?;
+        moe::router_forward(x, weight, routing, balance, groups, shape, count);
+        Ok(())
+    }
+
+    fn router_backward(
+        &self,
+        grad_weights: &Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        routing: &Routing<Self>,
+        balance: &Balance<Self>,
+        groups: &Vec<u32>,
+        group_count: usize,
+        layers: usize,
+        balance_scale: f32,
+        grad_x: &mut Vec<f32>,
+        grad_weight: &mut Vec<f32>,
+        shape: &MoeShape,
+        count: usize,
+    ) -> Result<()> {
+        let op = "router_backward";
+        check_routing(op, routing, shape, count)?;
+        expect_nonzero(op, "the number of layers", layers)?;
+        let grad_weights = prefix(op, "grad_weights", grad_weights, &[count, shape.top_k])?;
+        let x = prefix(op, "x", x, &[count, shape.hidden])?;
+        let weight = prefix(op, "weight", weight, &[shape.experts, shape.hidden])?;
+        let groups = expect_offsets(op, "groups", groups, group_count, count)?;
+        let sums = element_count(op, "balance", &[group_count, shape.experts])?;
+        expect_len(op, "balance.counts", balance.counts.len(), sums)?;
+        expect_len(op, "balance.prob_sums", balance.prob_sums.len(), sums)?;
+        let grad_x = prefix_mut(op, "grad_x", grad_x, &[count, shape.hidden])?;
+        let grad_weight = prefix_mut(
+            op,
+            "grad_weight",
+            grad_weight,
+            &[shape.experts, shape.hidden],
+        )?;
+        moe::router_backward(
+            &self.scratch,
+            grad_weights,
+            x,
+            weight,
+            routing,
+            balance,
+            groups,
+            layers,
+            balance_scale,
+            grad_x,
+            grad_weight,
+            shape,
+            count,
+        );
+        Ok(())
+    }
+
+    fn experts_forward(
+        &self,
+        x: &Vec<f32>,
+        routing: &Routing<Self>,
+        w13: &Vec<f32>,
+        w2: &Vec<f32>,
+        residual: &Vec<f32>,
+        gate_up: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+        shape: &MoeShape,
+        count: usize,
+    ) -> Result<()> {
+        let op = "experts_forward";
+        check_routing(op, routing, shape, count)?;
+        let (e, f, c) = (shape.experts, shape.intermediate, shape.hidden);
+        let x = prefix(op, "x", x, &[count, c])?;
+        let w13 = prefix(op, "w13", w13, &[e, 2, f, c])?;
+        let w2 = prefix(op, "w2", w2, &[e, c, f])?;
+        let residual = prefix(op, "residual", residual, &[count, c])?;
+        let gate_up = prefix_mut(op, "gate_up", gate_up, &[count, shape.top_k, 2, f])?;
+        let out = prefix_mut(op, "out", out, &[count, c])?;
+        moe::experts_forward(
+            &self.scratch,
+            x,
+            routing,
+            w13,
+            w2,
+            residual,
+            gate_up,
+            out,
+            shape,
+            count,
+        );
+        Ok(())
+    }
+
+    fn experts_backward(
+        &self,
+        grad_out: &Vec<f32>,
+        x: &Vec<f32>,
+        routing: &Routing<Self>,
+        w13: &Vec<f32>,
+        w2: &Vec<f32>,
+        gate_up: &Vec<f32>,
+        grad_x: &mut Vec<f32>,
+        grad_w13: &mut Vec<f32>,
+        grad_w2: &mut Vec<f32>,
+        grad_weights: &mut Vec<f32>,
+        shape: &MoeShape,
+        count: usize,
+    ) -> Result<()> {
+        let op = "experts_backward";
+        check_routing(op, routing, shape, count)?;
+        let (e, f, c) = (shape.experts, shape.intermediate, shape.hidden);
+        let grad_out = prefix(op, "grad_out", grad_out, &[count, c])?;
+        let x = prefix(op, "x", x, &[count, c])?;
+        let w13 = prefix(op, "w13", w13, &[e, 2, f, c])?;
+        let w2 = prefix(op, "w2", w2, &[e, c, f])?;
+        let gate_up = prefix(op, "gate_up", gate_up, &[count, shape.top_k, 2, f])?;
+        let grad_x = prefix_mut(op, "grad_x", grad_x, &[count, c])?;
+        let grad_w13 = prefix_mut(op, "grad_w13", grad_w13, &[e, 2, f, c])?;
+        let grad_w2 = prefix_mut(op, "grad_w2", grad_w2, &[e, c, f])?;
+        let grad_weights = prefix_mut(op, "grad_weights", grad_weights, &[count, shape.top_k])?;
+        moe::experts_backward(
+            &self.scratch,
+            grad_out,
+            x,
+            routing,
+            w13,
+            w2,
+            gate_up,
+            grad_x,
+            grad_w13,
+            grad_w2,
+            grad_weights,
+            shape,
+            count,
+        );
+        Ok(())
+    }
+
+    fn head_loss(
+        &self,
+        x: &Vec<f32>,
+        table: &Vec<f32>,
+        targets: &Vec<u32>,
+        scale: f32,
+        loss: &mut Vec<f32>,
+        grad_x: &mut Vec<f32>,
+        grad_table: &mut Vec<f32>,
+        count: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        let op = "head_loss";
+        expect_nonzero(op, "the hidden size", hidden)?;
+        let x = prefix(op, "x", x, &[count, hidden])?;
+        let table = prefix(op, "table", table, &[vocab, hidden])?;
+        let targets = prefix(op, "targets", targets, &[count])?;
+        expect_targets_in_range(op, "targets", targets, vocab)?;
+        let loss = prefix_mut(op, "loss", loss, &[1])?;
+        let grad_x = prefix_mut(op, "grad_x", grad_x, &[count, hidden])?;
+        let grad_table = prefix_mut(op, "grad_table", grad_table, &[vocab, hidden])?;
+        loss[0] += head::loss(
+            &self.scratch,
+            x,
+            table,
+            targets,
+            scale,
+            grad_x,
+            grad_table,
+            vocab,
+            hidden,
+        ) as f32;
+        Ok(())
+    }
+
+    fn head_losses(
+        &self,
+        x: &Vec<f32>,
+        table: &Vec<f32>,
+        targets: &Vec<u32>,
+        losses: &mut Vec<f32>,
+        count: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        let op = "head_losses";
+        expect_nonzero(op, "the hidden size", hidden)?;
+        let x = prefix(op, "x", x, &[count, hidden])?;
+        let table = prefix(op, "table", table, &[vocab, hidden])?;
+        let targets = prefix(op, "targets", targets, &[count])?;
+        expect_targets_in_range(op, "targets", targets, vocab)?;
+        let losses = prefix_mut(op, "losses", losses, &[count])?;
+        head::losses(&self.scratch, x, table, targets, losses, vocab, hidden);
+        Ok(())
+    }
+
+    fn head_logits(
+        &self,
+        x: &Vec<f32>,
+        table: &Vec<f32>,
+        logits: &mut Vec<f32>,
+        first_row: usize,
+        rows: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        let op = "head_logits";
+        expect_nonzero(op, "the hidden size", hidden)?;
+        let x =
+            &prefix(op, "x", x, &[first_row.saturating_add(rows), hidden])?[first_row * hidden..];
+        let table = prefix(op, "table", table, &[vocab, hidden])?;
+        let logits = prefix_mut(op, "logits", logits, &[rows, vocab])?;
+        if small::fits(rows) {
+            small::linear(x, table, None, logits, rows, hidden, vocab);
+            return Ok(());
+        }
+        let right = Matrix::transposed(table, hidden);
+        gemm(
+            rows,
+            vocab,
+            hidden,
+            Matrix::rows(x, hidden),
+            right,
+            Start::Zero,
+            logits,
+            vocab,
+        );
+        Ok(())
+    }
+
+    fn adam_state(&self, weight: &Vec<f32>, len: usize) -> Result<AdamState<Self>> {
+        expect_len("adam_state", "weight", weight.len(), len)?;
+        Ok(AdamState {
+            master: None,
+            first: zeros(len)?,
+            second: zeros(len)?,
+        })
+    }
+
+    fn global_norm(&self, gradients: &[(&Vec<f32>, usize)], norm: &mut Vec<f32>) -> Result<()> {
+        let op = "global_norm";
+        let mut total = 0.0f64;
+        for (gradient, len) in gradients {
+            total += optimizer::sum_of_squares(prefix(op, "gradient", gradient, &[*len])?);
+        }
+        prefix_mut(op, "norm", norm, &[1])?[0] = total.sqrt() as f32;
+        Ok(())
+    }
+
+    fn adamw(
+        &self,
+        weight: &mut Vec<f32>,
+        gradient: &Vec<f32>,
+        state: &mut AdamState<Self>,
+        norm: &Vec<f32>,
+        step: &AdamStep,
+        len: usize,
+    ) -> Result<()> {
+        let op = "adamw";
+        expect_adam_step(op, step)?;
+        ensure!(
+            state.master.is_none(),
+            "{op}: this device keeps no master copy, its weights are f32"
+        );
+        let weight = prefix_mut(op, "weight", weight, &[len])?;
+        let gradient = prefix(op, "gradient", gradient, &[len])?;
+        let first = prefix_mut(op, "first moment", &mut state.first, &[len])?;
+        let second = prefix_mut(op, "second moment", &mut state.second, &[len])?;
+        let norm = prefix(op, "norm", norm, &[1])?[0];
+        if norm.is_finite() {
+            let clip = (step.max_norm / (norm + 1e-6)).min(1.0);
+            optimizer::adamw(weight, gradient, first, second, clip, step);
+        }
+        Ok(())
+    }
+}
+
+impl CpuDevice {
+    #[allow(clippy::too_many_arguments)]
+    fn rotate(
+        &self,
+        op: &str,
+        qkv: &mut [f32],
+        positions: &[u32],
+        theta: f32,
+        shape: &AttentionShape,
+        count: usize,
+        inverse: bool,
+    ) -> Result<()> {
+        expect_attention_shape(op, shape)?;
+        ensure!(
+            theta.is_finite() && theta > 0.0,
+            "{op}: theta is {theta}, it must be finite and positive"
+        );
+        let qkv = prefix_mut(op, "qkv", qkv, &[count, shape.qkv_size()])?;
+        let positions = prefix(op, "positions", positions, &[count])?;
+        self.rope.rotate(qkv, positions, theta, shape, inverse);
+        Ok(())
+    }
+}

@@ -1,0 +1,558 @@
+//! The matrix product that every dense operation is made of: `C = A B`, `C += A B` or `C = R + A B`.
+//!
+//! `A` (m x k) is read in place where its rows are contiguous and packed otherwise; `B` (k x n) is packed into panels.
+//! Blocks: `KC` deep so that a panel stays in L1, `MC` rows so that the block of `A` stays in L2. Each element of `C` is
+//! summed in the same order whatever the number of threads: work is split over `C` only.
+
+use super::kernel::{Level, Tile, prefetch, run_tile};
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// Greatest depth of a block: a panel of 16 columns takes 16 KiB of the 32 KiB L1 data cache. (At 24 KiB the tile kernel
+/// was measured at 70% of its speed.)
+pub const KC: usize = 256;
+/// Rows of `A` that are used against one set of panels before the next: 144 x 256 x 4 B = 144 KiB of L2.
+const MC: usize = 144;
+/// Elements of a cache line.
+const LINE: usize = 16;
+/// Multiplications below which a product is not worth splitting over threads.
+const PARALLEL_WORK: usize = 1 << 20;
+
+/// A matrix to read: element `(r, c)` is at `data[r * row + c * col]`.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    data: &'a [f32],
+    row: usize,
+    col: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row-major with `row` elements between rows.
+    pub fn rows(data: &'a [f32], row: usize) -> Self {
+        Self { data, row, col: 1 }
+    }
+
+    /// The transpose of a row-major matrix with `row` elements between rows.
+    pub fn transposed(data: &'a [f32], row: usize) -> Self {
+        Self {
+            data,
+            row: 1,
+            col: row,
+        }
+    }
+
+    /// The same matrix from row `r` on.
+    pub fn from_row(self, r: usize) -> Self {
+        Self {
+            data: &self.data[r * self.row..],
+            ..self
+        }
+    }
+
+    fn covers(&self, rows: usize, cols: usize) -> bool {
+        rows == 0 || cols == 0 || (rows - 1) * self.row + (cols - 1) * self.col < self.data.len()
+    }
+}
+
+/// What the product is added to.
+#[derive(Clone, Copy)]
+pub enum Start<'a> {
+    /// Nothing: `C = A B`.
+    Zero,
+    /// The old value: `C += A B`.
+    Accumulate,
+    /// Another matrix with the same rows: `C = R + A B`; the second number is the distance between its rows.
+    From(&'a [f32], usize),
+}
+
+/// Raw parts of the output, shared by threads that write disjoint tiles.
+#[derive(Clone, Copy)]
+struct Out {
+    c: *mut f32,
+    c_row: usize,
+    init: *const f32,
+    init_row: usize,
+}
+
+impl Out {
+    fn new(m: usize, n: usize, start: Start, c: &mut [f32], c_row: usize) -> Self {
+        assert!(
+            c_row >= n && (m - 1) * c_row + n <= c.len(),
+            "gemm: the output is shorter than {m} x {n} needs"
+        );
+        let pointer = c.as_mut_ptr();
+        let (init, init_row) = match start {
+            Start::Zero => (std::ptr::null(), 0),
+            Start::Accumulate => (pointer.cast_const(), c_row),
+            Start::From(r, row) => {
+                assert!(
+                    (m - 1) * row + n <= r.len(),
+                    "gemm: the residual is shorter than {m} x {n} needs"
+                );
+                (r.as_ptr(), row)
+            }
+        };
+        Self {
+            c: pointer,
+            c_row,
+            init,
+            init_row,
+        }
+    }
+
+    /// The same output, for the second block of the depth on.
+    fn accumulating(self) -> Self {
+        Self {
+            init: self.c.cast_const(),
+            init_row: self.c_row,
+            ..self
+        }
+    }
+}
+
+// SAFETY: each task writes its own columns and rows of C only; see `split`.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+thread_local! {
+    /// Packed panels of this thread, kept between calls.
+    static PANELS: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// `c[m x n] = start + a[m x k] b[k x n]` on all threads of the current pool. `c` has `c_row` elements between rows.
+pub fn gemm(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix,
+    b: Matrix,
+    start: Start,
+    c: &mut [f32],
+    c_row: usize,
+) {
+    let tasks = if m * n * k < PARALLEL_WORK {
+        1
+    } else {
+        2 * rayon::current_num_threads()
+    };
+    gemm_tasks(tasks, m, n, k, a, b, start, c, c_row);
+}
+
+/// As [`gemm`] on the calling thread.
+pub fn gemm_here(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix,
+    b: Matrix,
+    start: Start,
+    c: &mut [f32],
+    c_row: usize,
+) {
+    gemm_tasks(1, m, n, k, a, b, start, c, c_row);
+}
+
+#[allow(clippy::too_many_arguments)]
+fn gemm_tasks(
+    tasks: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix,
+    b: Matrix,
+    start: Start,
+    c: &mut [f32],
+    c_row: usize,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(
+        a.covers(m, k) && b.covers(k, n),
+        "gemm: an operand is shorter than {m} x {n} x {k} needs"
+    );
+    let out = Out::new(m, n, start, c, c_row);
+    let level = Level::detect();
+    let nr = level.nr();
+    let panels = n.div_ceil(nr);
+    // Columns are split first: only B is packed, so nothing is packed twice. Few columns: rows as well.
+    let col_tasks = tasks.min(panels);
+    let row_tasks = (tasks / col_tasks).clamp(1, m.div_ceil(MC));
+    if col_tasks * row_tasks == 1 {
+        return block(level, (0, m), (0, n), k, a, b, out);
+    }
+    (0..col_tasks * row_tasks).into_par_iter().for_each(|task| {
+        let (ct, rt) = (task % col_tasks, task / col_tasks);
+        let cols = (
+            panels * ct / col_tasks * nr,
+            (panels * (ct + 1) / col_tasks * nr).min(n),
+        );
+        let step = m.div_ceil(row_tasks).next_multiple_of(level.mr());
+        let rows = ((step * rt).min(m), (step * (rt + 1)).min(m));
+        block(level, rows, cols, k, a, b, out);
+    });
+}
+
+/// A right-hand matrix packed once and used for many products.
+#[derive(Default)]
+pub struct Packed {
+    panels: Vec<f32>,
+    k: usize,
+    n: usize,
+}
+
+impl Packed {
+    /// Packs `b` (k x n), replacing what was packed before.
+    pub fn pack(&mut self, k: usize, n: usize, b: Matrix) {
+        assert!(
+            b.covers(k, n),
+            "pack: the matrix is shorter than {k} x {n} needs"
+        );
+        let nr = Level::detect().nr();
+        let width = n.div_ceil(nr) * nr;
+        self.panels.resize(self.panels.len().max(width * k), 0.0);
+        (self.k, self.n) = (k, n);
+        for (k0, depth) in depths(k) {
+            pack_panels(
+                nr,
+                depth,
+                (0, n),
+                k0,
+                b,
+                &mut self.panels[k0 * width..][..depth * width],
+            );
+        }
+    }
+}
+
+/// `c[m x n] = start + a[m x k] b` on the calling thread. Meant for a block of rows that stays in L2 with its `c`.
+pub fn gemm_packed(m: usize, a: Matrix, b: &Packed, start: Start, c: &mut [f32], c_row: usize) {
+    if m == 0 || b.n == 0 {
+        return;
+    }
+    assert!(
+        a.covers(m, b.k),
+        "gemm: the left operand is shorter than {m} x {} needs",
+        b.k
+    );
+    let out = Out::new(m, b.n, start, c, c_row);
+    let level = Level::detect();
+    let width = b.n.next_multiple_of(level.nr());
+    PANELS.with_borrow_mut(|(_, packed_a)| {
+        for m0 in (0..m).step_by(MC) {
+            let rows = (m0, (m0 + MC).min(m));
+            for (k0, depth) in depths(b.k) {
+                let left = pack_left(level.mr(), rows, k0, depth, a, packed_a);
+                let out = if k0 == 0 { out } else { out.accumulating() };
+                tiles(
+                    level,
+                    rows,
+                    (0, b.n),
+                    depth,
+                    left,
+                    &b.panels[k0 * width..][..depth * width],
+                    out,
+                );
+            }
+        }
+    });
+}
+
+/// Blocks (first, depth) of nearly equal depth: 384 is 2 x 192, not 256 + 128.
+fn depths(k: usize) -> impl Iterator<Item = (usize, usize)> {
+    let blocks = k.div_ceil(KC).max(1);
+    (0..blocks).map(move |i| (k * i / blocks, k * (i + 1) / blocks - k * i / blocks))
+}
+
+/// Rows `rows` and columns `cols` of the product. `cols.0` is a multiple of the panel width.
+fn block(
+    level: Level,
+    rows: (usize, usize),
+    cols: (usize, usize),
+    k: usize,
+    a: Matrix,
+    b: Matrix,
+    out: Out,
+) {
+    if rows.0 >= rows.1 || cols.0 >= cols.1 {
+        return;
+    }
+    PANELS.with_borrow_mut(|(packed_b, packed_a)| {
+        for (k0, depth) in depths(k) {
+            let size = (cols.1 - cols.0).next_multiple_of(level.nr()) * depth;
+            packed_b.resize(packed_b.len().max(size), 0.0);
+            pack_panels(level.nr(), depth, cols, k0, b, &mut packed_b[..size]);
+            let out = if k0 == 0 { out } else { out.accumulating() };
+            for m0 in (rows.0..rows.1).step_by(MC) {
+                let m1 = (m0 + MC).min(rows.1);
+                let left = pack_left(level.mr(), (m0, m1), k0, depth, a, packed_a);
+                tiles(level, (m0, m1), cols, depth, left, packed_b, out);
+            }
+        }
+    });
+}
+
+/// Where the kernel reads `A`: in place, or in panels of `mr` rows.
+#[derive(Clone, Copy)]
+struct Left {
+    a: *const f32,
+    a_row: usize,
+    a_col: usize,
+    /// Elements from one group of `mr` rows to the next.
+    group: usize,
+}
+
+fn tiles(
+    level: Level,
+    rows: (usize, usize),
+    cols: (usize, usize),
+    depth: usize,
+    left: Left,
+    panels: &[f32],
+    out: Out,
+) {
+    let (mr, nr) = (level.mr(), level.nr());
+    for (panel, c0) in (cols.0..cols.1).step_by(nr).enumerate() {
+        let width = nr.min(cols.1 - c0);
+        let b = panels[panel * depth * nr..][..depth * nr].as_ptr();
+        let groups = (rows.1 - rows.0).div_ceil(mr);
+        let share = (depth * nr).div_ceil(groups).next_multiple_of(LINE);
+        for (group, r0) in (rows.0..rows.1).step_by(mr).enumerate() {
+            let height = mr.min(rows.1 - r0);
+            // The next panel comes from L3; each tile asks for its share of it.
+            for line in (0..share).step_by(LINE) {
+                prefetch(b.wrapping_add(depth * nr + group * share + line));
+            }
+            // SAFETY: `gemm_tasks` checked that C, the start and A cover the whole product; the packed parts were sized
+            // by their packing; tasks own disjoint rows and columns of C.
+            unsafe {
+                let init = if out.init.is_null() {
+                    out.init
+                } else {
+                    out.init.add(r0 * out.init_row + c0)
+                };
+                let tile = Tile {
+                    k: depth,
+                    a: left.a.add(group * left.group),
+                    a_row: left.a_row,
+                    a_col: left.a_col,
+                    b,
+                    c: out.c.add(r0 * out.c_row + c0),
+                    c_row: out.c_row,
+                    init,
+                    init_row: out.init_row,
+                };
+                run_tile(level, &tile, height, width);
+            }
+        }
+    }
+}
+
+fn pack_left(
+    mr: usize,
+    rows: (usize, usize),
+    k0: usize,
+    depth: usize,
+    a: Matrix,
+    packed: &mut Vec<f32>,
+) -> Left {
+    if a.col == 1 || depth == 0 {
+        let from = &a.data[(rows.0 * a.row + k0).min(a.data.len())..];
+        return Left {
+            a: from.as_ptr(),
+            a_row: a.row,
+            a_col: 1,
+            group: mr * a.row,
+        };
+    }
+    // Columns are contiguous (a transpose): groups of mr rows become contiguous too, or each step of k would touch
+    // another page.
+    let groups = (rows.1 - rows.0).div_ceil(mr);
+    packed.resize(packed.len().max(groups * mr * depth), 0.0);
+    for p in 0..depth {
+        let column = &a.data[(k0 + p) * a.col + rows.0 * a.row..];
+        if a.row == 1 {
+            let column = &column[..rows.1 - rows.0];
+            match mr {
+                12 => pack_column::<12>(column, &mut packed[p * mr..], depth * mr),
+                _ => pack_column::<6>(column, &mut packed[p * mr..], depth * mr),
+            }
+        } else {
+            for r in 0..rows.1 - rows.0 {
+                packed[(r / mr * depth + p) * mr + r % mr] = column[r * a.row];
+            }
+        }
+    }
+    Left {
+        a: packed.as_ptr(),
+        a_row: 1,
+        a_col: mr,
+        group: depth * mr,
+    }
+}
+
+/// One column's groups of `MR` rows, each to its place; a copy of a length known when compiling is a few moves.
+#[inline]
+fn pack_column<const MR: usize>(column: &[f32], to: &mut [f32], group: usize) {
+    let (whole, rest) = column.as_chunks::<MR>();
+    for (g, rows) in whole.iter().enumerate() {
+        to[g * group..g * group + MR].copy_from_slice(rows);
+    }
+    if !rest.is_empty() {
+        to[whole.len() * group..][..rest.len()].copy_from_slice(rest);
+    }
+}
+
+/// Packs columns `cols` and rows `k0..k0 + depth` of `b` into panels of `nr` columns, the last padded with zeros.
+fn pack_panels(
+    nr: usize,
+    depth: usize,
+    cols: (usize, usize),
+    k0: usize,
+    b: Matrix,
+    packed: &mut [f32],
+) {
+    let count = (cols.1 - cols.0).div_ceil(nr);
+    for panel in 0..count {
+        let c0 = cols.0 + panel * nr;
+        let width = nr.min(cols.1 - c0);
+        let to = &mut packed[panel * nr * depth..][..nr * depth];
+        if b.col == 1 {
+            let rows = &b.data[k0 * b.row + c0..];
+            match (width == nr, nr) {
+                (true, 32) => pack_rows::<32>(rows, b.row, to),
+                (true, 16) => pack_rows::<16>(rows, b.row, to),
+                _ => {
+                    for (p, row) in to.chunks_exact_mut(nr).enumerate() {
+                        row[..width].copy_from_slice(&rows[p * b.row..][..width]);
+                        row[width..].fill(0.0);
+                    }
+                }
+            }
+        } else {
+            pack_transposed(
+                nr,
+                depth,
+                width,
+                &b.data[k0 * b.row + c0 * b.col..],
+                b.row,
+                b.col,
+                to,
+            );
+        }
+    }
+}
+
+/// A full panel from a row-major matrix.
+#[inline]
+fn pack_rows<const NR: usize>(from: &[f32], row: usize, to: &mut [f32]) {
+    for (p, line) in to.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
+        line.copy_from_slice(&from[p * row..p * row + NR]);
+    }
+}
+
+/// One panel from a matrix whose columns are contiguous (`row == 1` in practice): a transpose in squares of 8.
+fn pack_transposed(
+    nr: usize,
+    depth: usize,
+    width: usize,
+    from: &[f32],
+    row: usize,
+    col: usize,
+    to: &mut [f32],
+) {
+    if width < nr {
+        to.fill(0.0);
+    }
+    let (square_k, square_c) = if row == 1 {
+        (depth / 8 * 8, width / 8 * 8)
+    } else {
+        (0, 0)
+    };
+    for c in (0..square_c).step_by(8) {
+        transpose_strip(
+            Level::detect(),
+            &from[c * col..],
+            col,
+            &mut to[c..],
+            nr,
+            square_k,
+        );
+    }
+    for c in 0..width {
+        let start = if c < square_c { square_k } else { 0 };
+        for p in start..depth {
+            to[p * nr + c] = from[c * col + p * row];
+        }
+    }
+}
+
+/// Eight rows of `from`, `col` apart, become eight columns of `to`, whose rows are `nr` apart: `depth` (a multiple of 8)
+/// elements each.
+fn transpose_strip(
+    level: Level,
+    from: &[f32],
+    col: usize,
+    to: &mut [f32],
+    nr: usize,
+    depth: usize,
+) {
+    for p in (0..depth).step_by(8) {
+        let (source, target) = (&from[p..7 * col + p + 8], &mut to[p * nr..(p + 7) * nr + 8]);
+        #[cfg(target_arch = "x86_64")]
+        if level != Level::Portable {
+            // SAFETY: AVX2 is there at this level; the slices above hold 8 rows of 8.
+            unsafe { transpose8_avx2(source, col, target, nr) };
+            continue;
+        }
+        let _ = level;
+        for i in 0..8 {
+            for j in 0..8 {
+                target[j * nr + i] = source[i * col + j];
+            }
+        }
+    }
+}
+
+/// # Safety
+/// AVX2; both slices hold 8 rows of 8, `col` and `nr` apart.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn transpose8_avx2(from: &[f32], col: usize, to: &mut [f32], nr: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: 8 rows of 8 by contract.
+    unsafe {
+        let row = |i: usize| _mm256_loadu_ps(from.as_ptr().add(i * col));
+        let pairs = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (a0, a1) = pairs(row(0), row(1));
+        let (a2, a3) = pairs(row(2), row(3));
+        let (a4, a5) = pairs(row(4), row(5));
+        let (a6, a7) = pairs(row(6), row(7));
+        let quads = |a, b| {
+            (
+                _mm256_shuffle_ps::<0x44>(a, b),
+                _mm256_shuffle_ps::<0xEE>(a, b),
+            )
+        };
+        let (b0, b1) = quads(a0, a2);
+        let (b2, b3) = quads(a1, a3);
+        let (b4, b5) = quads(a4, a6);
+        let (b6, b7) = quads(a5, a7);
+        let low = |a, b| _mm256_permute2f128_ps::<0x20>(a, b);
+        let high = |a, b| _mm256_permute2f128_ps::<0x31>(a, b);
+        let columns = [
+            low(b0, b4),
+            low(b1, b5),
+            low(b2, b6),
+            low(b3, b7),
+            high(b0, b4),
+            high(b1, b5),
+            high(b2, b6),
+            high(b3, b7),
+        ];
+        for (j, column) in columns.into_iter().enumerate() {
+            _mm256_storeu_ps(to.as_mut_ptr().add(j * nr), column);
+        }
+    }
+}

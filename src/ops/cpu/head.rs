@@ -1,0 +1,301 @@
+//! Tied head and cross-entropy, two thirds of a training step's arithmetic.
+//!
+//! Tokens come in chunks; of a chunk the logits are kept transposed, `[vocab, tokens]`, so that
+//! - the table stands on the left of its product and is never packed,
+//! - the softmax runs along tokens, which are the vector lanes,
+//! - rows of the transposed gradient are contiguous for the product that makes the table's gradient.
+//!
+//! The vocabulary is cut into parts (the unit of parallel work and of ordered sums) and blocks of rows that stay in L2: a
+//! block's logits are made and their softmax statistics taken in one go; in the second pass a block's gradient is made from
+//! its logits and used for both products at once, so it never goes to memory. Tokens without loss are left out.
+
+use super::gemm::{Matrix, Packed, Start, gemm_packed};
+use super::scratch::Scratch;
+use super::shared::SharedMut;
+use super::simd::{exp, vectorised};
+use crate::ops::IGNORE_TARGET;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Tokens per chunk: its logits take 103 MB at GPT-2's vocabulary.
+const CHUNK: usize = 512;
+/// Vocabulary rows per block: 96 rows x 512 tokens x 4 B = 192 KiB.
+const BLOCK: usize = 96;
+/// Parts of the vocabulary. Sums over parts are taken in their order, so this must not depend on the threads.
+const PARTS: usize = 16;
+
+/// The counted tokens of one chunk.
+struct Chunk<'a> {
+    /// Their positions in the batch.
+    positions: &'a [u32],
+    /// Their rows of `x`, gathered `[n, C]`.
+    x: &'a [f32],
+    /// (target, token within the chunk), sorted.
+    targets: Vec<(u32, u32)>,
+}
+
+impl Chunk<'_> {
+    fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Tokens whose target is one of `rows`.
+    fn targets_in(&self, rows: &Range<usize>) -> &[(u32, u32)] {
+        let from = self
+            .targets
+            .partition_point(|(target, _)| (*target as usize) < rows.start);
+        let to = self
+            .targets
+            .partition_point(|(target, _)| (*target as usize) < rows.end);
+        &self.targets[from..to]
+    }
+}
+
+/// Row ranges of one part's blocks.
+fn blocks(part: usize, vocab: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = vocab.div_ceil(BLOCK);
+    (count * part / PARTS..count * (part + 1) / PARTS)
+        .map(move |b| b * BLOCK..((b + 1) * BLOCK).min(vocab))
+}
+
+/// Calls `run` for each chunk of counted tokens.
+fn for_chunks(
+    scratch: &Scratch,
+    x: &[f32],
+    targets: &[u32],
+    hidden: usize,
+    mut run: impl FnMut(&Chunk),
+) {
+    let counted: Vec<u32> = (0..targets.len() as u32)
+        .filter(|&t| targets[t as usize] != IGNORE_TARGET)
+        .collect();
+    // Chunks of nearly equal size: 600 tokens are 2 x 300, not 512 + 88.
+    let count = counted.len().div_ceil(CHUNK);
+    for i in 0..count {
+        let positions = &counted[counted.len() * i / count..counted.len() * (i + 1) / count];
+        let mut rows = scratch.take(positions.len() * hidden);
+        for (row, &t) in rows.chunks_exact_mut(hidden).zip(positions) {
+            row.copy_from_slice(&x[t as usize * hidden..][..hidden]);
+        }
+        let mut order: Vec<(u32, u32)> = positions
+            .iter()
+            .map(|&t| targets[t as usize])
+            .zip(0..)
+            .collect();
+        order.sort_unstable();
+        run(&Chunk {
+            positions,
+            x: &rows,
+            targets: order,
+        });
+    }
+}
+
+/// First pass: logits block by block, kept in `logits` where given; returns each token's logarithm of the sum and loss.
+fn statistics(
+    scratch: &Scratch,
+    chunk: &Chunk,
+    table: &[f32],
+    vocab: usize,
+    hidden: usize,
+    logits: Option<&mut [f32]>,
+) -> (Vec<f32>, Vec<f32>) {
+    let n = chunk.len();
+    let mut columns = Packed::default();
+    columns.pack(hidden, n, Matrix::transposed(chunk.x, hidden));
+    let logits = logits.map(SharedMut::new);
+    let parts: Vec<(Vec<f32>, Vec<f32>, Vec<(u32, f32)>)> = (0..PARTS)
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|part| {
+            let (mut max, mut sum, mut found) =
+                (vec![f32::NEG_INFINITY; n], vec![0.0f32; n], Vec::new());
+            let mut own = scratch.take(if logits.is_none() { BLOCK * n } else { 0 });
+            let mut before = vec![0.0f32; n];
+            for rows in blocks(part, vocab) {
+                let block: &mut [f32] = match &logits {
+                    // SAFETY: blocks are disjoint rows.
+                    Some(all) => unsafe { all.slice(rows.start * n, rows.len() * n) },
+                    None => &mut own[..rows.len() * n],
+                };
+                let weights = Matrix::rows(&table[rows.start * hidden..rows.end * hidden], hidden);
+                gemm_packed(rows.len(), weights, &columns, Start::Zero, block, n);
+                for &(target, t) in chunk.targets_in(&rows) {
+                    found.push((t, block[(target as usize - rows.start) * n + t as usize]));
+                }
+                add_to_sum(block, &mut max, &mut sum, &mut before);
+            }
+            (max, sum, found)
+        })
+        .collect();
+    let mut losses = vec![0.0f32; n];
+    let mut log_sum = vec![0.0f32; n];
+    for (t, log_sum) in log_sum.iter_mut().enumerate() {
+        let max = parts
+            .iter()
+            .map(|(max, ..)| max[t])
+            .fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = parts
+            .iter()
+            .map(|(m, s, _)| f64::from(s[t]) * f64::from(m[t] - max).exp())
+            .sum();
+        *log_sum = (f64::from(max) + sum.ln()) as f32;
+    }
+    for &(t, logit) in parts.iter().flat_map(|(.., found)| found) {
+        losses[t as usize] = log_sum[t as usize] - logit;
+    }
+    (log_sum, losses)
+}
+
+vectorised! {
+    /// Adds a block `[rows, n]` of logits to each token's running maximum and sum of exponentials.
+    pub fn add_to_sum(block: &[f32], max: &mut [f32], sum: &mut [f32], before: &mut [f32]) {
+        let n = max.len();
+        before.copy_from_slice(max);
+        for row in block.chunks_exact(n) {
+            for t in 0..n {
+                // Not f32::max: a NaN logit must reach the loss.
+                max[t] = if row[t] <= max[t] { max[t] } else { row[t] };
+            }
+        }
+        for t in 0..n {
+            sum[t] *= exp::<FMA>(before[t] - max[t]);
+        }
+        for row in block.chunks_exact(n) {
+            for t in 0..n {
+                sum[t] += exp::<FMA>(row[t] - max[t]);
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// `gradient = scale softmax`: a block `[rows, n]` of logits and each token's logarithm of the sum.
+    pub fn scaled_softmax(logits: &[f32], log_sum: &[f32], scale: f32, gradient: &mut [f32]) {
+        let n = log_sum.len();
+        for (logits, gradient) in logits.chunks_exact(n).zip(gradient.chunks_exact_mut(n)) {
+            for t in 0..n {
+                gradient[t] = exp::<FMA>(logits[t] - log_sum[t]) * scale;
+            }
+        }
+    }
+}
+
+/// Losses only; see [`Device::head_losses`](crate::ops::Device::head_losses).
+pub fn losses(
+    scratch: &Scratch,
+    x: &[f32],
+    table: &[f32],
+    targets: &[u32],
+    losses: &mut [f32],
+    vocab: usize,
+    hidden: usize,
+) {
+    losses.fill(0.0);
+    for_chunks(scratch, x, targets, hidden, |chunk| {
+        let (_, found) = statistics(scratch, chunk, table, vocab, hidden, None);
+        for (&t, loss) in chunk.positions.iter().zip(found) {
+            losses[t as usize] = loss;
+        }
+    });
+}
+
+/// Loss and gradients; see [`Device::head_loss`](crate::ops::Device::head_loss). Returns the sum of losses.
+#[allow(clippy::too_many_arguments)]
+pub fn loss(
+    scratch: &Scratch,
+    x: &[f32],
+    table: &[f32],
+    targets: &[u32],
+    scale: f32,
+    grad_x: &mut [f32],
+    grad_table: &mut [f32],
+    vocab: usize,
+    hidden: usize,
+) -> f64 {
+    grad_x.fill(0.0);
+    let mut total = 0.0f64;
+    for_chunks(scratch, x, targets, hidden, |chunk| {
+        let mut logits = scratch.take(vocab * chunk.len());
+        let (log_sum, losses) = statistics(scratch, chunk, table, vocab, hidden, Some(&mut logits));
+        total += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
+        let grad = gradients(
+            scratch, chunk, table, &logits, &log_sum, scale, grad_table, vocab, hidden,
+        );
+        for (&t, row) in chunk.positions.iter().zip(grad.chunks_exact(hidden)) {
+            grad_x[t as usize * hidden..][..hidden].copy_from_slice(row);
+        }
+    });
+    total
+}
+
+/// Second pass: adds to `grad_table`, returns the gradient of the chunk's rows `[n, C]`.
+#[allow(clippy::too_many_arguments)]
+fn gradients<'s>(
+    scratch: &'s Scratch,
+    chunk: &Chunk,
+    table: &[f32],
+    logits: &[f32],
+    log_sum: &[f32],
+    scale: f32,
+    grad_table: &mut [f32],
+    vocab: usize,
+    hidden: usize,
+) -> super::scratch::Borrowed<'s> {
+    let n = chunk.len();
+    let mut rows_of_x = Packed::default();
+    rows_of_x.pack(n, hidden, Matrix::rows(chunk.x, hidden));
+    let grad_table = SharedMut::new(grad_table);
+    let mut partial = scratch.zeroed(PARTS * n * hidden);
+    partial
+        .par_chunks_exact_mut(n * hidden)
+        .enumerate()
+        .with_max_len(1)
+        .for_each(|(part, grad_x)| {
+            let mut block = scratch.take(BLOCK * n);
+            let mut weights = Packed::default();
+            for rows in blocks(part, vocab) {
+                let block = &mut block[..rows.len() * n];
+                scaled_softmax(&logits[rows.start * n..rows.end * n], log_sum, scale, block);
+                for &(target, t) in chunk.targets_in(&rows) {
+                    block[(target as usize - rows.start) * n + t as usize] -= scale;
+                }
+                // SAFETY: blocks are disjoint rows.
+                let grad = unsafe { grad_table.slice(rows.start * hidden, rows.len() * hidden) };
+                gemm_packed(
+                    rows.len(),
+                    Matrix::rows(block, n),
+                    &rows_of_x,
+                    Start::Accumulate,
+                    grad,
+                    hidden,
+                );
+                weights.pack(
+                    rows.len(),
+                    hidden,
+                    Matrix::rows(&table[rows.start * hidden..rows.end * hidden], hidden),
+                );
+                gemm_packed(
+                    n,
+                    Matrix::transposed(block, n),
+                    &weights,
+                    Start::Accumulate,
+                    grad_x,
+                    hidden,
+                );
+            }
+        });
+    let mut total = scratch.take(n * hidden);
+    total
+        .par_chunks_mut(4096)
+        .enumerate()
+        .for_each(|(i, total)| {
+            let from = i * 4096;
+            total.copy_from_slice(&partial[from..from + total.len()]);
+            for part in 1..PARTS {
+                let other = &partial[part * n * hidden + from..][..total.len()];
+                super::simd::add_scaled(total, 1.0, other);
+            }
+        });
+    total
+}

@@ -1,0 +1,300 @@
+//! Register-tile kernels of the matrix product: `C[MR x NR] (+)= A[MR x k] B[k x NR]`, one per instruction set.
+//!
+//! `B` comes packed in panels of `NR` columns (`k` rows of `NR` contiguous values); `A` is read in place through strides
+//! and broadcast, so large weights that stand on the left need no packing at all. Sizes of the register tiles: AVX2 has
+//! 16 registers, 6 x 16 uses 12 as accumulators; AVX-512 has 32, 12 x 32 uses 24. Both hide the FMA latency of 4 cycles.
+
+use std::sync::OnceLock;
+
+/// Instruction set that the kernels use; found once per process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// AVX-512F with FMA.
+    Avx512,
+    /// AVX2 with FMA.
+    Avx2,
+    /// Whatever the compiler makes of plain Rust.
+    Portable,
+}
+
+impl Level {
+    /// The best set of this processor. `MUNI_CPU=avx2` or `portable` asks for a smaller one.
+    pub fn detect() -> Self {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| {
+            let wish = std::env::var("MUNI_CPU").unwrap_or_default();
+            #[cfg(target_arch = "x86_64")]
+            {
+                let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+                if avx2
+                    && is_x86_feature_detected!("avx512f")
+                    && !matches!(wish.as_str(), "avx2" | "portable")
+                {
+                    return Level::Avx512;
+                }
+                if avx2 && wish != "portable" {
+                    return Level::Avx2;
+                }
+            }
+            let _ = wish;
+            Level::Portable
+        })
+    }
+
+    /// Rows of the register tile.
+    pub const fn mr(self) -> usize {
+        match self {
+            Level::Avx512 => 12,
+            _ => 6,
+        }
+    }
+
+    /// Columns of the register tile, and the width of a packed panel.
+    pub const fn nr(self) -> usize {
+        match self {
+            Level::Avx512 => 32,
+            _ => 16,
+        }
+    }
+}
+
+/// Widest panel of any level.
+pub const MAX_NR: usize = 32;
+
+/// Asks for the cache line at `address` without waiting for it; any address is allowed.
+#[inline(always)]
+pub fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and prefetching an address that is not mapped does nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// One tile's operands.
+#[derive(Clone, Copy)]
+pub struct Tile {
+    /// Depth of the product.
+    pub k: usize,
+    /// First element of the tile's rows of `A`.
+    pub a: *const f32,
+    /// Distance between rows of `A`.
+    pub a_row: usize,
+    /// Distance between columns of `A`.
+    pub a_col: usize,
+    /// Packed panel of `B`.
+    pub b: *const f32,
+    /// First element of the tile of `C`.
+    pub c: *mut f32,
+    /// Distance between rows of `C`.
+    pub c_row: usize,
+    /// Added to the product instead of the old `C` when not null; rows `init_row` apart.
+    pub init: *const f32,
+    /// Distance between rows of `init`.
+    pub init_row: usize,
+}
+
+/// Computes a tile with `rows <= mr` valid rows and `cols <= nr` valid columns.
+///
+/// # Safety
+/// The processor has the instructions of `level`. `a` is readable for `rows` x `k` through its strides, `b` for `k * nr`, `c` is
+/// writable (and `init`, unless null, readable) for `rows` x `cols` through their strides, and nobody else touches that part of `c`.
+#[inline]
+pub unsafe fn run_tile(level: Level, tile: &Tile, rows: usize, cols: usize) {
+    if cols == level.nr() {
+        // SAFETY: as this function's contract.
+        return unsafe { run_full_width(level, tile, rows) };
+    }
+    // A narrow tile goes through a full-width copy: the panel is padded with zeros, so only C needs care.
+    let mut copy = [0.0f32; 12 * MAX_NR];
+    let nr = level.nr();
+    if !tile.init.is_null() {
+        for r in 0..rows {
+            for c in 0..cols {
+                // SAFETY: r < rows and c < cols lie inside `init` by contract.
+                copy[r * nr + c] = unsafe { *tile.init.add(r * tile.init_row + c) };
+            }
+        }
+    }
+    let pointer = copy.as_mut_ptr();
+    let init = if tile.init.is_null() {
+        std::ptr::null()
+    } else {
+        pointer.cast_const()
+    };
+    let inner = Tile {
+        c: pointer,
+        c_row: nr,
+        init,
+        init_row: nr,
+        ..*tile
+    };
+    // SAFETY: `copy` holds rows x nr values.
+    unsafe { run_full_width(level, &inner, rows) };
+    for r in 0..rows {
+        for c in 0..cols {
+            // SAFETY: r < rows and c < cols lie inside `c` by contract.
+            unsafe { *tile.c.add(r * tile.c_row + c) = copy[r * nr + c] };
+        }
+    }
+}
+
+/// # Safety
+/// As [`run_tile`] with `cols == nr`.
+#[inline]
+unsafe fn run_full_width(level: Level, tile: &Tile, rows: usize) {
+    // SAFETY: the caller promises the instruction set and the extents.
+    unsafe {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => match rows {
+                12 => avx512::<12>(tile),
+                11 => avx512::<11>(tile),
+                10 => avx512::<10>(tile),
+                9 => avx512::<9>(tile),
+                8 => avx512::<8>(tile),
+                7 => avx512::<7>(tile),
+                6 => avx512::<6>(tile),
+                5 => avx512::<5>(tile),
+                4 => avx512::<4>(tile),
+                3 => avx512::<3>(tile),
+                2 => avx512::<2>(tile),
+                _ => avx512::<1>(tile),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => match rows {
+                6 => avx2::<6>(tile),
+                5 => avx2::<5>(tile),
+                4 => avx2::<4>(tile),
+                3 => avx2::<3>(tile),
+                2 => avx2::<2>(tile),
+                _ => avx2::<1>(tile),
+            },
+            _ => match rows {
+                6 => portable::<6>(tile),
+                5 => portable::<5>(tile),
+                4 => portable::<4>(tile),
+                3 => portable::<3>(tile),
+                2 => portable::<2>(tile),
+                _ => portable::<1>(tile),
+            },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<const M: usize>(tile: &Tile) {
+    use std::arch::x86_64::*;
+    let t = *tile;
+    let mut acc = [[_mm256_setzero_ps(); 2]; M];
+    // SAFETY: every address lies inside the extents promised to `run_tile`.
+    unsafe {
+        if !t.init.is_null() {
+            // Asked for now, added at the end: the tile would otherwise begin by waiting for L2 or L3.
+            for r in 0..M {
+                _mm_prefetch::<_MM_HINT_T0>(t.init.add(r * t.init_row).cast());
+                _mm_prefetch::<_MM_HINT_T0>(t.init.add(r * t.init_row + 15).cast());
+            }
+        }
+        let (mut b, mut a) = (t.b, t.a);
+        for _ in 0..t.k {
+            let b0 = _mm256_loadu_ps(b);
+            let b1 = _mm256_loadu_ps(b.add(8));
+            for (r, row) in acc.iter_mut().enumerate() {
+                let x = _mm256_broadcast_ss(&*a.add(r * t.a_row));
+                row[0] = _mm256_fmadd_ps(x, b0, row[0]);
+                row[1] = _mm256_fmadd_ps(x, b1, row[1]);
+            }
+            b = b.add(16);
+            a = a.add(t.a_col);
+        }
+        if !t.init.is_null() {
+            for (r, row) in acc.iter_mut().enumerate() {
+                let from = t.init.add(r * t.init_row);
+                row[0] = _mm256_add_ps(row[0], _mm256_loadu_ps(from));
+                row[1] = _mm256_add_ps(row[1], _mm256_loadu_ps(from.add(8)));
+            }
+        }
+        for (r, row) in acc.iter().enumerate() {
+            let to = t.c.add(r * t.c_row);
+            _mm256_storeu_ps(to, row[0]);
+            _mm256_storeu_ps(to.add(8), row[1]);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512<const M: usize>(tile: &Tile) {
+    use std::arch::x86_64::*;
+    let t = *tile;
+    let mut acc = [[_mm512_setzero_ps(); 2]; M];
+    // SAFETY: every address lies inside the extents promised to `run_tile`.
+    unsafe {
+        if !t.init.is_null() {
+            // Asked for now, added at the end: the tile would otherwise begin by waiting for L2 or L3.
+            for r in 0..M {
+                _mm_prefetch::<_MM_HINT_T0>(t.init.add(r * t.init_row).cast());
+                _mm_prefetch::<_MM_HINT_T0>(t.init.add(r * t.init_row + 31).cast());
+            }
+        }
+        let (mut b, mut a) = (t.b, t.a);
+        for _ in 0..t.k {
+            let b0 = _mm512_loadu_ps(b);
+            let b1 = _mm512_loadu_ps(b.add(16));
+            for (r, row) in acc.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*a.add(r * t.a_row));
+                row[0] = _mm512_fmadd_ps(x, b0, row[0]);
+                row[1] = _mm512_fmadd_ps(x, b1, row[1]);
+            }
+            b = b.add(32);
+            a = a.add(t.a_col);
+        }
+        if !t.init.is_null() {
+            for (r, row) in acc.iter_mut().enumerate() {
+                let from = t.init.add(r * t.init_row);
+                row[0] = _mm512_add_ps(row[0], _mm512_loadu_ps(from));
+                row[1] = _mm512_add_ps(row[1], _mm512_loadu_ps(from.add(16)));
+            }
+        }
+        for (r, row) in acc.iter().enumerate() {
+            let to = t.c.add(r * t.c_row);
+            _mm512_storeu_ps(to, row[0]);
+            _mm512_storeu_ps(to.add(16), row[1]);
+        }
+    }
+}
+
+/// # Safety
+/// As [`run_tile`] with `cols == 16`.
+unsafe fn portable<const M: usize>(tile: &Tile) {
+    let t = *tile;
+    let mut acc = [[0.0f32; 16]; M];
+    // SAFETY: every address lies inside the extents promised to `run_tile`.
+    unsafe {
+        for p in 0..t.k {
+            let b = std::slice::from_raw_parts(t.b.add(p * 16), 16);
+            for (r, row) in acc.iter_mut().enumerate() {
+                let x = *t.a.add(r * t.a_row + p * t.a_col);
+                for (sum, &y) in row.iter_mut().zip(b) {
+                    *sum += x * y;
+                }
+            }
+        }
+        for (r, row) in acc.iter_mut().enumerate() {
+            if !t.init.is_null() {
+                for (sum, x) in row
+                    .iter_mut()
+                    .zip(std::slice::from_raw_parts(t.init.add(r * t.init_row), 16))
+                {
+                    *sum += x;
+                }
+            }
+            std::slice::from_raw_parts_mut(t.c.add(r * t.c_row), 16).copy_from_slice(row);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Global gradient norm and AdamW.
+
+use super::simd::{LANES, fma, sum_lanes, vectorised};
+use crate::ops::AdamStep;
+use rayon::prelude::*;
+
+/// Elements of one task; sums are kept per chunk, in order, in f64.
+const CHUNK: usize = 1 << 16;
+
+/// `sum_i x[i]^2`.
+pub fn sum_of_squares(x: &[f32]) -> f64 {
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(squares_of_chunk).collect();
+    parts.iter().sum()
+}
+
+vectorised! {
+    /// Blocks of 4,096 in f32 lanes, their sums in f64.
+    pub fn squares_of_chunk(x: &[f32]) -> f64 {
+        let mut total = 0.0f64;
+        for block in x.chunks(4096) {
+            let mut lanes = [0.0f32; LANES];
+            let lines = block.chunks_exact(LANES);
+            let rest = lines.remainder();
+            for line in lines {
+                for i in 0..LANES {
+                    lanes[i] = fma::<FMA>(line[i], line[i], lanes[i]);
+                }
+            }
+            total += f64::from(sum_lanes(lanes));
+            for &value in rest {
+                total += f64::from(value) * f64::from(value);
+            }
+        }
+        total
+    }
+}
+
+/// One AdamW update; `clip` multiplies the gradient.
+pub fn adamw(
+    weight: &mut [f32],
+    gradient: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    clip: f32,
+    step: &AdamStep,
+) {
+    (
+        weight.par_chunks_mut(CHUNK),
+        gradient.par_chunks(CHUNK),
+        first.par_chunks_mut(CHUNK),
+        second.par_chunks_mut(CHUNK),
+    )
+        .into_par_iter()
+        .for_each(|(w, g, m, v)| adamw_chunk(w, g, m, v, clip, step));
+}
+
+vectorised! {
+    /// The update of `torch.optim.AdamW`: decay first, then the bias-corrected step.
+    pub fn adamw_chunk(weight: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], clip: f32, step: &AdamStep) {
+        // In f64, as PyTorch computes these scalars.
+        let bias1 = 1.0 - f64::from(step.beta1).powi(step.step as i32);
+        let bias2 = 1.0 - f64::from(step.beta2).powi(step.step as i32);
+        let rate = (f64::from(step.learning_rate) / bias1) as f32;
+        let root = (1.0 / bias2.sqrt()) as f32;
+        let keep = (1.0 - f64::from(step.learning_rate) * f64::from(step.weight_decay)) as f32;
+        let (fresh1, fresh2) = (1.0 - step.beta1, 1.0 - step.beta2);
+        let n = weight.len();
+        let (gradient, first, second) = (&gradient[..n], &mut first[..n], &mut second[..n]);
+        for i in 0..n {
+            let g = gradient[i] * clip;
+            let m = fma::<FMA>(first[i], step.beta1, fresh1 * g);
+            let v = fma::<FMA>(second[i], step.beta2, fresh2 * g * g);
+            first[i] = m;
+            second[i] = v;
+            weight[i] = weight[i] * keep - rate * m / fma::<FMA>(v.sqrt(), root, step.epsilon);
+        }
+    }
+}

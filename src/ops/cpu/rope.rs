@@ -1,0 +1,97 @@
+//! Rotary position embedding (Su et al. 2021), half-split as Transformers' `rotate_half`.
+
+use super::simd::vectorised;
+use crate::ops::AttentionShape;
+use rayon::prelude::*;
+use std::sync::{Arc, Mutex};
+
+/// Cosines and sines `[positions, D/2]`, grown on demand.
+#[derive(Default)]
+pub struct RopeCache {
+    table: Mutex<Option<Arc<Table>>>,
+}
+
+struct Table {
+    theta: f32,
+    half: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RopeCache {
+    fn table(&self, theta: f32, half: usize, positions: usize) -> Arc<Table> {
+        let mut slot = self
+            .table
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(table) = slot.as_ref()
+            && table.theta == theta
+            && table.half == half
+            && table.cos.len() >= positions * half
+        {
+            return table.clone();
+        }
+        let positions = positions.next_power_of_two().max(256);
+        let mut table = Table {
+            theta,
+            half,
+            cos: Vec::new(),
+            sin: Vec::new(),
+        };
+        for position in 0..positions {
+            for i in 0..half {
+                // In f32 like Transformers, so that long positions agree with it.
+                let frequency = 1.0 / theta.powf(2.0 * i as f32 / (2 * half) as f32);
+                let angle = position as f32 * frequency;
+                table.cos.push(angle.cos());
+                table.sin.push(angle.sin());
+            }
+        }
+        let table = Arc::new(table);
+        *slot = Some(table.clone());
+        table
+    }
+
+    /// Rotates queries and keys in place, backwards with `inverse`.
+    pub fn rotate(
+        &self,
+        qkv: &mut [f32],
+        positions: &[u32],
+        theta: f32,
+        shape: &AttentionShape,
+        inverse: bool,
+    ) {
+        let half = shape.head_dim / 2;
+        let last = positions.iter().copied().max().unwrap_or(0) as usize;
+        let table = self.table(theta, half, last + 1);
+        let sign = if inverse { -1.0 } else { 1.0 };
+        let heads = shape.heads + shape.kv_heads;
+        qkv.par_chunks_mut(shape.qkv_size())
+            .zip(positions)
+            .with_min_len(32)
+            .for_each(|(row, &position)| {
+                let at = position as usize * half;
+                rotate_row(
+                    &mut row[..heads * shape.head_dim],
+                    &table.cos[at..at + half],
+                    &table.sin[at..at + half],
+                    sign,
+                );
+            });
+    }
+}
+
+vectorised! {
+    /// Rotates each head of one token.
+    pub fn rotate_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+        let half = cos.len();
+        for head in row.chunks_exact_mut(2 * half) {
+            let (low, high) = head.split_at_mut(half);
+            for i in 0..half {
+                let (a, b, s) = (low[i], high[i], sign * sin[i]);
+                low[i] = a * cos[i] - b * s;
+                high[i] = b * cos[i] + a * s;
+            }
+        }
+    }
+}

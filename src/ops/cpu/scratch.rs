@@ -1,0 +1,73 @@
+//! Buffers that operations need for the length of one call, kept between calls: a fresh allocation of many megabytes
+//! would cost a page fault per 4 KiB every time.
+
+use std::sync::Mutex;
+
+/// A pool of `f32` buffers.
+#[derive(Default)]
+pub struct Scratch {
+    free: Mutex<Vec<Vec<f32>>>,
+}
+
+impl Scratch {
+    /// A buffer of `len` elements with arbitrary contents. It goes back to the pool when it is dropped.
+    pub fn take(&self, len: usize) -> Borrowed<'_> {
+        let mut free = self
+            .free
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        // The smallest that fits; else the largest, grown.
+        let fits = (0..free.len())
+            .filter(|&i| free[i].capacity() >= len)
+            .min_by_key(|&i| free[i].capacity());
+        let pick = fits.or_else(|| (0..free.len()).max_by_key(|&i| free[i].capacity()));
+        let mut buffer = pick.map(|i| free.swap_remove(i)).unwrap_or_default();
+        drop(free);
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        Borrowed {
+            buffer,
+            len,
+            pool: self,
+        }
+    }
+
+    /// As [`take`](Self::take), filled with zeros.
+    pub fn zeroed(&self, len: usize) -> Borrowed<'_> {
+        let mut buffer = self.take(len);
+        buffer.fill(0.0);
+        buffer
+    }
+}
+
+/// A buffer on loan.
+pub struct Borrowed<'a> {
+    buffer: Vec<f32>,
+    len: usize,
+    pool: &'a Scratch,
+}
+
+impl std::ops::Deref for Borrowed<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl std::ops::DerefMut for Borrowed<'_> {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[..self.len]
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        let mut free = self
+            .pool
+            .free
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        free.push(std::mem::take(&mut self.buffer));
+    }
+}

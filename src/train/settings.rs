@@ -1,0 +1,305 @@
+//! What a run is trained with: the presets of the five stages in one table, and the rule of what may change on resume.
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+/// Size of a training set, which is what a preset is chosen by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// About 75 examples.
+    Basis,
+    /// About 500 examples.
+    Large,
+    /// About 2,000 examples.
+    Super,
+    /// About 20,000 examples.
+    Ultra,
+    /// 500,000 examples and more.
+    Massive,
+}
+
+impl Stage {
+    /// All stages, the smallest first.
+    pub const ALL: [Stage; 5] = [
+        Stage::Basis,
+        Stage::Large,
+        Stage::Super,
+        Stage::Ultra,
+        Stage::Massive,
+    ];
+
+    /// The stage's name on the command line and in a shard manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Basis => "basis",
+            Stage::Large => "large",
+            Stage::Super => "super",
+            Stage::Ultra => "ultra",
+            Stage::Massive => "massive",
+        }
+    }
+
+    /// The stage of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+}
+
+/// Which tokens carry loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LossOn {
+    /// Every token of an example.
+    All,
+    /// The answer's tokens only.
+    Answers,
+}
+
+/// Everything that decides the weights a run ends with, apart from the data and the model's configuration. Two runs with
+/// equal settings, data and configuration end with the same bits on the same device and binary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSettings {
+    /// Stage whose row of the preset table filled what was not given.
+    pub preset: Stage,
+    /// Passes over the training examples.
+    pub epochs: usize,
+    /// Rows of a logical batch.
+    pub batch_size: usize,
+    /// Highest learning rate, reached after the warmup.
+    pub learning_rate: f32,
+    /// Logical batches of one optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// Tokens of a row.
+    pub max_length: usize,
+    /// Stops (and anneals the learning rate) earlier than the epochs would.
+    pub max_steps: Option<u64>,
+    /// Steps of linear warmup; `None`: a twentieth of the run, at most 1,000.
+    pub warmup_steps: Option<u64>,
+    /// Decoupled weight decay of everything but norms.
+    pub weight_decay: f32,
+    /// Where the cosine ends, as a share of `learning_rate`.
+    pub final_learning_rate_ratio: f32,
+    /// Decay of the gradient's mean.
+    pub beta1: f32,
+    /// Decay of the squared gradient's mean.
+    pub beta2: f32,
+    /// Added to the root of the squared gradient's mean.
+    pub epsilon: f32,
+    /// Largest norm of a step's whole gradient.
+    pub max_grad_norm: f32,
+    /// Which tokens carry loss.
+    pub loss_on: LossOn,
+    /// Steps between validations, which choose the best model; `None`: a tenth of the run.
+    pub eval_every: Option<u64>,
+    /// Logical batches of one validation at most.
+    pub eval_batches: usize,
+    /// Seed of the initial weights and of the order of examples.
+    pub seed: u64,
+}
+
+/// One row of the preset table.
+struct Preset {
+    stage: Stage,
+    epochs: usize,
+    batch_size: usize,
+    learning_rate: f32,
+    gradient_accumulation_steps: usize,
+    max_length: usize,
+}
+
+/// The presets. `massive` is the product's reference setting; a smaller set sees its examples more often, at a higher rate
+/// and in smaller steps, because it has few of them.
+#[rustfmt::skip]
+const PRESETS: [Preset; 5] = [
+    Preset { stage: Stage::Basis,   epochs: 40, batch_size: 4, learning_rate: 1e-3, gradient_accumulation_steps: 1, max_length: 256 },
+    Preset { stage: Stage::Large,   epochs: 15, batch_size: 4, learning_rate: 1e-3, gradient_accumulation_steps: 1, max_length: 256 },
+    Preset { stage: Stage::Super,   epochs: 8,  batch_size: 4, learning_rate: 1e-3, gradient_accumulation_steps: 1, max_length: 256 },
+    Preset { stage: Stage::Ultra,   epochs: 4,  batch_size: 4, learning_rate: 5e-4, gradient_accumulation_steps: 2, max_length: 256 },
+    Preset { stage: Stage::Massive, epochs: 3,  batch_size: 4, learning_rate: 5e-5, gradient_accumulation_steps: 4, max_length: 256 },
+];
+
+impl TrainSettings {
+    /// The settings of a stage.
+    pub fn preset(stage: Stage) -> Self {
+        // The table has a row per stage (held by a test); its last row stands in so that this cannot fail.
+        let row = PRESETS
+            .iter()
+            .find(|row| row.stage == stage)
+            .unwrap_or(&PRESETS[PRESETS.len() - 1]);
+        Self {
+            preset: stage,
+            epochs: row.epochs,
+            batch_size: row.batch_size,
+            learning_rate: row.learning_rate,
+            gradient_accumulation_steps: row.gradient_accumulation_steps,
+            max_length: row.max_length,
+            max_steps: None,
+            warmup_steps: None,
+            weight_decay: 0.1,
+            final_learning_rate_ratio: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            loss_on: LossOn::All,
+            eval_every: None,
+            eval_batches: 50,
+            seed: 42,
+        }
+    }
+
+    /// Refuses settings that no run can be made with, naming the option and its value.
+    pub fn validate(&self) -> Result<()> {
+        for (option, value) in [
+            ("--epochs", self.epochs),
+            ("--batch-size", self.batch_size),
+            (
+                "--gradient-accumulation-steps",
+                self.gradient_accumulation_steps,
+            ),
+        ] {
+            ensure!(value >= 1, "{option} is {value}; it must be at least 1");
+        }
+        ensure!(
+            self.max_length >= 2,
+            "--max-length is {}; it must be at least 2",
+            self.max_length
+        );
+        ensure!(
+            self.max_steps != Some(0),
+            "--max-steps is 0; it must be at least 1"
+        );
+        ensure!(
+            self.eval_every != Some(0),
+            "--eval-every is 0; it must be at least 1"
+        );
+        ensure!(
+            self.learning_rate.is_finite() && self.learning_rate > 0.0,
+            "--learning-rate is {}; it must be a positive number",
+            self.learning_rate
+        );
+        ensure!(
+            self.weight_decay.is_finite() && self.weight_decay >= 0.0,
+            "--weight-decay is {}; it must be 0 or a positive number",
+            self.weight_decay
+        );
+        Ok(())
+    }
+
+    /// What differs between these settings and `other`, each as `name: mine, theirs`; empty when equal.
+    pub fn differences(&self, other: &Self) -> Result<Vec<String>> {
+        let (mine, theirs) = (serde_json::to_value(self)?, serde_json::to_value(other)?);
+        let (Some(mine), Some(theirs)) = (mine.as_object(), theirs.as_object()) else {
+            return Ok(Vec::new());
+        };
+        Ok(mine
+            .iter()
+            .filter(|(name, value)| theirs.get(*name) != Some(value))
+            .map(|(name, value)| {
+                let other = theirs.get(name).unwrap_or(&serde_json::Value::Null);
+                format!("{name}: {value}, not {other}")
+            })
+            .collect())
+    }
+}
+
+/// How a run is carried out; none of it decides what is learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunOptions {
+    /// Logical batches computed at once. Changes the result by rounding only.
+    pub micro_batch: usize,
+    /// Steps between checkpoints; `None`: at each validation and every ten minutes.
+    pub save_every: Option<u64>,
+    /// Checkpoints kept.
+    pub keep: usize,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            micro_batch: 1,
+            save_every: None,
+            keep: 2,
+        }
+    }
+}
+
+impl RunOptions {
+    /// Refuses options that no run can be made with, naming the option and its value.
+    pub fn validate(&self) -> Result<()> {
+        ensure!(
+            self.micro_batch >= 1,
+            "--micro-batch is 0; it must be at least 1"
+        );
+        ensure!(self.keep >= 1, "--keep is 0; it must be at least 1");
+        ensure!(
+            self.save_every != Some(0),
+            "--save-every is 0; it must be at least 1"
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_has_its_row_and_name() {
+        for (index, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(PRESETS[index].stage, stage);
+            assert_eq!(Stage::from_name(stage.name()), Some(stage));
+            assert_eq!(
+                serde_json::to_value(stage).unwrap(),
+                serde_json::json!(stage.name())
+            );
+            TrainSettings::preset(stage).validate().unwrap();
+        }
+        assert_eq!(Stage::from_name("huge"), None);
+    }
+
+    #[test]
+    fn massive_is_the_reference_setting() {
+        let settings = TrainSettings::preset(Stage::Massive);
+        assert_eq!(
+            (settings.epochs, settings.batch_size, settings.max_length),
+            (3, 4, 256)
+        );
+        assert_eq!(settings.learning_rate, 5e-5);
+        assert_eq!(settings.gradient_accumulation_steps, 4);
+    }
+
+    #[test]
+    fn settings_survive_json_exactly() {
+        let mut settings = TrainSettings::preset(Stage::Super);
+        settings.learning_rate = 0.1 + f32::EPSILON;
+        let text = serde_json::to_string(&settings).unwrap();
+        let back: TrainSettings = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, settings);
+        assert!(settings.differences(&back).unwrap().is_empty());
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let mine = TrainSettings::preset(Stage::Super);
+        let theirs = TrainSettings {
+            seed: 7,
+            max_steps: Some(5),
+            ..mine.clone()
+        };
+        assert_eq!(
+            mine.differences(&theirs).unwrap(),
+            ["max_steps: null, not 5", "seed: 42, not 7"]
+        );
+    }
+
+    #[test]
+    fn impossible_settings_are_refused_by_name() {
+        let mut settings = TrainSettings::preset(Stage::Super);
+        settings.learning_rate = f32::NAN;
+        let message = settings.validate().unwrap_err().to_string();
+        assert!(message.contains("--learning-rate is NaN"), "{message}");
+    }
+}

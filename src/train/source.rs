@@ -1,0 +1,116 @@
+//! Batches of a run, from a shard folder.
+
+use anyhow::{Context, Result};
+use std::path::Path;
+
+use crate::model::Batch;
+use crate::shards::{self, Sampler, SamplerConfig, ShardSet, Split};
+use crate::tokenizer::Tokenizer;
+use crate::train::files;
+use crate::train::settings::{LossOn, Stage, TrainSettings};
+
+/// A checked shard folder.
+pub struct ShardFolder {
+    set: ShardSet,
+    manifest_sha256: String,
+}
+
+impl ShardFolder {
+    /// Opens and checks a folder.
+    ///
+    /// # Errors
+    /// Names the file that is missing, damaged or made with another tokenizer.
+    pub fn open(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
+        let set = ShardSet::open(folder, &tokenizer.fingerprint())?;
+        let manifest_sha256 = files::sha256_file(&folder.join("manifest.json"))?;
+        Ok(Self {
+            set,
+            manifest_sha256,
+        })
+    }
+
+    /// Its path, as it was given.
+    pub fn path(&self) -> &Path {
+        self.set.dir()
+    }
+
+    /// The stage that it was made for, if that is one with a preset.
+    pub fn stage(&self) -> Option<Stage> {
+        Stage::from_name(&self.set.manifest().stage)
+    }
+
+    /// SHA-256 of its manifest, which holds those of all its files.
+    pub fn manifest_sha256(&self) -> &str {
+        &self.manifest_sha256
+    }
+}
+
+/// Training batches by epoch and number, and the batches to validate on.
+pub struct Source {
+    train: Sampler,
+    validation: Sampler,
+}
+
+impl Source {
+    /// The batches of a folder with these settings.
+    ///
+    /// # Errors
+    /// When the settings make no batch.
+    pub fn new(folder: &ShardFolder, settings: &TrainSettings) -> Result<Self> {
+        let config = |shuffle| SamplerConfig {
+            seed: settings.seed,
+            batch_size: settings.batch_size,
+            max_length: settings.max_length,
+            loss_on: match settings.loss_on {
+                LossOn::All => shards::LossOn::All,
+                LossOn::Answers => shards::LossOn::Answers,
+            },
+            shuffle,
+        };
+        Ok(Self {
+            train: Sampler::new(&folder.set, Split::Train, config(true))?,
+            validation: Sampler::new(&folder.set, Split::Validation, config(false))?,
+        })
+    }
+
+    /// Logical batches of each of the first `epochs` epochs.
+    pub fn batches_per_epoch(&self, epochs: usize) -> Vec<usize> {
+        (0..epochs as u64)
+            .map(|epoch| self.train.epoch_batches(epoch))
+            .collect()
+    }
+
+    /// A logical batch of an epoch, both from 0.
+    ///
+    /// # Errors
+    /// When the epoch has no such batch.
+    pub fn batch(&self, epoch: usize, index: usize) -> Result<Batch> {
+        self.train
+            .batch(epoch as u64, index)
+            .with_context(|| format!("batch {index} of epoch {epoch}"))
+    }
+
+    /// The first batches of the validation split, `limit` at most; the same at every validation.
+    ///
+    /// # Errors
+    /// When a batch cannot be read.
+    pub fn validation(&self, limit: usize) -> Result<Vec<Batch>> {
+        let count = self.validation.epoch_batches(0).min(limit);
+        (0..count)
+            .map(|index| self.validation.batch(0, index))
+            .collect()
+    }
+
+    /// A sentence about examples that do not fit a row, if there are any.
+    pub fn cut_warning(&self) -> Option<String> {
+        let report = self.train.report(0);
+        (report.cut_examples > 0).then(|| {
+            format!(
+                "{} examples are longer than --max-length {} and lose {} tokens at their ends",
+                report.cut_examples,
+                self.train.config().max_length,
+                report.cut_tokens
+            )
+        })
+    }
+}

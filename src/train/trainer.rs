@@ -1,0 +1,477 @@
+//! The loop of a run: steps, validations, checkpoints, and what happens when something goes wrong.
+
+use anyhow::{Context, Result, bail, ensure};
+use rayon::prelude::*;
+use serde::Serialize;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::formats;
+use crate::model::{Batch, Model};
+use crate::ops::Device;
+use crate::tokenizer::Tokenizer;
+use crate::train::checkpoint::{self, Best, Checkpoint, State};
+use crate::train::interrupt;
+use crate::train::metrics::{JsonLines, StepMetrics};
+use crate::train::optimizer::Moments;
+use crate::train::progress::Progress;
+use crate::train::run_folder::RunFolder;
+use crate::train::schedule::{Plan, Schedule};
+use crate::train::settings::{RunOptions, TrainSettings};
+use crate::train::source::Source;
+use crate::train::step::{Engine, StepResult};
+
+/// Where no `--save-every` is given, a checkpoint is at most this old.
+const SAVE_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Answers a few fixed questions with the model as it is: (question, answer) pairs. Called at each validation.
+pub type SampleFn<'a, D> = dyn FnMut(&Model<D>) -> Result<Vec<(String, String)>> + 'a;
+
+/// How a run ended, when it did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished,
+    /// It was asked to stop, and saved a checkpoint.
+    Interrupted,
+}
+
+/// What a run is made of.
+pub struct Setup<'a, D: Device> {
+    /// Where to compute.
+    pub device: &'a D,
+    /// What to train with.
+    pub settings: TrainSettings,
+    /// How to carry it out.
+    pub options: RunOptions,
+    /// Where batches come from.
+    pub source: Source,
+    /// SHA-256 of the shard folder's manifest.
+    pub shards_sha256: String,
+    /// Goes into every model folder.
+    pub tokenizer: &'a Tokenizer,
+    /// Where everything is written.
+    pub run: RunFolder,
+    /// Early look at answers, if wanted.
+    pub sample: Option<Box<SampleFn<'a, D>>>,
+}
+
+/// A run in progress.
+pub struct Trainer<'a, D: Device> {
+    setup: Setup<'a, D>,
+    engine: Engine<D>,
+    plan: Plan,
+    schedule: Schedule,
+    eval_every: u64,
+    validation: Vec<Batch>,
+    metrics: JsonLines,
+    samples: JsonLines,
+    progress: Progress,
+    position: Position,
+    /// Why the newest save of the best model failed.
+    best_failure: Option<String>,
+    metrics_failed: bool,
+}
+
+/// Where the run stands.
+struct Position {
+    step: u64,
+    tokens: u64,
+    best: Option<Best>,
+    /// Seconds of earlier sittings.
+    earlier_s: f64,
+    began: Instant,
+    /// Step of the newest checkpoint, and when this process saved it or began.
+    saved_step: Option<u64>,
+    saved_at: Instant,
+}
+
+/// One line of `samples.jsonl`.
+#[derive(Serialize)]
+struct SampleLine<'a> {
+    step: u64,
+    question: &'a str,
+    answer: &'a str,
+}
+
+impl<'a, D: Device> Trainer<'a, D> {
+    /// A run from its first step with these weights, or from a checkpoint: then the weights are the checkpoint's and come
+    /// with their moments.
+    ///
+    /// # Errors
+    /// When there is nothing to train on, a file cannot be opened, or the device has no memory.
+    pub fn new(
+        setup: Setup<'a, D>,
+        model: Model<D>,
+        resume: Option<(&Checkpoint, &[Vec<f32>], &[Moments])>,
+    ) -> Result<Self> {
+        setup.settings.validate()?;
+        setup.options.validate()?;
+        let settings = &setup.settings;
+        let plan = Plan::new(
+            setup.source.batches_per_epoch(settings.epochs),
+            settings.gradient_accumulation_steps,
+            settings.max_steps,
+        );
+        let total = plan.total_steps();
+        ensure!(total > 0, "the shards hold no training batch");
+        let validation = setup.source.validation(settings.eval_batches)?;
+        let mut engine = Engine::new(setup.device, model, settings, setup.options.micro_batch)?;
+        let mut position = Position::start();
+        if let Some((checkpoint, weights, moments)) = resume {
+            let config = &engine.model.config;
+            engine
+                .optimizer
+                .restore(setup.device, config, weights, moments)?;
+            position.restore(&checkpoint.state);
+            checkpoint::remove_leftovers(&setup.run.checkpoints())?;
+        }
+        Ok(Self {
+            schedule: Schedule::new(settings, total),
+            eval_every: settings.eval_every.unwrap_or((total / 10).max(1)),
+            metrics: JsonLines::open_after(&setup.run.metrics(), position.step)?,
+            samples: JsonLines::open_after(&setup.run.samples(), position.step)?,
+            progress: Progress::new(total, position.step),
+            engine,
+            plan,
+            validation,
+            position,
+            setup,
+            best_failure: None,
+            metrics_failed: false,
+        })
+    }
+
+    /// Steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.plan.total_steps()
+    }
+
+    /// Trains until the end, or until the process is asked to stop.
+    ///
+    /// # Errors
+    /// When a step is not finite, the device fails, or the final checkpoint or the best model could not be saved. What was
+    /// saved before stays.
+    pub fn run(&mut self) -> Result<Outcome> {
+        let result = self.run_steps();
+        self.progress.finish();
+        result
+    }
+
+    fn run_steps(&mut self) -> Result<Outcome> {
+        let total = self.plan.total_steps();
+        while self.position.step < total {
+            let mut metrics = self.train_step()?;
+            let step = metrics.step;
+            let due = step.is_multiple_of(self.eval_every) || step == total;
+            if due {
+                metrics.val_loss = self.validate()?;
+            }
+            self.write_metrics(&metrics);
+            self.progress.step(&metrics);
+            if due {
+                self.look_at_samples();
+            }
+            let stop = interrupt::requested() && step < total;
+            if stop || self.save_is_due(due) {
+                self.save_checkpoint(stop || step == total)?;
+            }
+            if stop {
+                return Ok(Outcome::Interrupted);
+            }
+        }
+        self.finish()
+    }
+
+    /// The run is only a success if its result is on the disk.
+    fn finish(&mut self) -> Result<Outcome> {
+        let folder = self.setup.run.best_model();
+        if let Some(failure) = &self.best_failure {
+            bail!(
+                "the run is finished, but its best model could not be saved: {failure}. {} holds an earlier one, if any; the last step's model is {}",
+                folder.display(),
+                self.last_good()
+            );
+        }
+        formats::find_folder(&folder)?;
+        Ok(Outcome::Finished)
+    }
+
+    fn train_step(&mut self) -> Result<StepMetrics> {
+        let began = Instant::now();
+        let step = self.position.step + 1;
+        let at = self
+            .plan
+            .step(step)
+            .with_context(|| format!("step {step} lies outside the run"))?;
+        let batches = (at.first..at.first + at.count)
+            .map(|index| self.setup.source.batch(at.epoch, index))
+            .collect::<Result<Vec<_>>>()?;
+        let learning_rate = self.schedule.learning_rate(step);
+        let result = self.engine.step(
+            self.setup.device,
+            &batches,
+            self.setup.options.micro_batch,
+            &self.setup.settings,
+            step,
+            learning_rate,
+        )?;
+        self.refuse_non_finite(step, learning_rate, &result)?;
+        self.position.step = step;
+        self.position.tokens += result.tokens;
+        Ok(StepMetrics {
+            step,
+            epoch: at.epoch + 1,
+            tokens: self.position.tokens,
+            loss: result.loss,
+            router_loss: result.router_loss,
+            learning_rate,
+            grad_norm: result.grad_norm,
+            tokens_per_second: result.tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
+            elapsed_s: self.position.elapsed_s(),
+            expert_share: result.expert_share,
+            val_loss: None,
+        })
+    }
+
+    /// The optimizer has left the weights as they were; going on would repeat the same, so the run stops here.
+    fn refuse_non_finite(&self, step: u64, learning_rate: f32, result: &StepResult) -> Result<()> {
+        if result.grad_norm.is_finite() && result.loss.is_finite() {
+            return Ok(());
+        }
+        bail!(
+            "step {step} is not finite: loss {}, gradient norm {} (learning rate {learning_rate:e}). Nothing of it was saved; {}",
+            result.loss,
+            result.grad_norm,
+            self.way_on()
+        )
+    }
+
+    /// What to do after a step that is not finite.
+    fn way_on(&self) -> String {
+        let advice = "if the same step fails again, start a new run with a lower --learning-rate";
+        match self.position.saved_step {
+            Some(step) => format!(
+                "the last good checkpoint is {}, and `muni-engine train --resume {}` continues from it; {advice}",
+                checkpoint::folder_of(&self.setup.run.checkpoints(), step).display(),
+                self.setup.run.root().display()
+            ),
+            None => format!("there is no checkpoint yet; {advice}"),
+        }
+    }
+
+    /// Measures the validation loss and keeps the model if it is the best so far.
+    fn validate(&mut self) -> Result<Option<f64>> {
+        let loss = self.engine.validate(self.setup.device, &self.validation)?;
+        let step = self.position.step;
+        let better = match (loss, self.position.best) {
+            (Some(loss), Some(best)) => (loss as f32) < best.loss,
+            (Some(loss), None) => loss.is_finite(),
+            // Without a validation split the newest model is the best one.
+            (None, _) => true,
+        };
+        if better {
+            let folder = self.setup.run.best_model();
+            let saved =
+                formats::replace_folder(&folder, "config.json", |folder| self.write_model(folder));
+            match saved {
+                Ok(()) => {
+                    self.position.best = loss.map(|loss| Best {
+                        loss: loss as f32,
+                        step,
+                    });
+                    self.best_failure = None;
+                }
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    self.progress.message(&format!(
+                        "warning: the best model so far (step {step}) was not saved: {text}"
+                    ));
+                    self.best_failure = Some(text);
+                }
+            }
+        }
+        Ok(loss)
+    }
+
+    /// Answers the fixed questions into the log. A failure here is told, and costs the run nothing.
+    fn look_at_samples(&mut self) {
+        let Some(sample) = &mut self.setup.sample else {
+            return;
+        };
+        match sample(&self.engine.model) {
+            Ok(samples) => {
+                for (question, answer) in &samples {
+                    let step = self.position.step;
+                    self.progress.message(&format!("  {question} -> {answer}"));
+                    if let Err(error) = self.samples.write(&SampleLine {
+                        step,
+                        question,
+                        answer,
+                    }) {
+                        self.progress
+                            .message(&format!("warning: samples.jsonl: {error:#}"));
+                    }
+                }
+            }
+            Err(error) => self
+                .progress
+                .message(&format!("warning: no samples: {error:#}")),
+        }
+    }
+
+    fn write_metrics(&mut self, metrics: &StepMetrics) {
+        match self.metrics.write(metrics) {
+            Ok(()) => self.metrics_failed = false,
+            // Once is enough: on a full disk every step fails the same way.
+            Err(error) if !self.metrics_failed => {
+                self.metrics_failed = true;
+                self.progress.message(&format!(
+                    "warning: metrics.jsonl lacks step {} and perhaps later ones: {error:#}",
+                    metrics.step
+                ));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn save_is_due(&self, after_validation: bool) -> bool {
+        let step = self.position.step;
+        let regular = match self.setup.options.save_every {
+            Some(every) => step.is_multiple_of(every),
+            None => after_validation || self.position.saved_at.elapsed() >= SAVE_INTERVAL,
+        };
+        regular || step == self.plan.total_steps()
+    }
+
+    /// Saves a checkpoint. Where it is not the `last` thing that the run does, a failure is a warning: the earlier
+    /// checkpoint stays, and the next interval tries again.
+    fn save_checkpoint(&mut self, last: bool) -> Result<()> {
+        let step = self.position.step;
+        self.position.saved_at = Instant::now();
+        let checkpoints = self.setup.run.checkpoints();
+        let saved = checkpoint::save(&checkpoints, self.state(), |folder| {
+            self.write_model(folder)?;
+            let moments = self
+                .engine
+                .optimizer
+                .moments(self.setup.device, &self.engine.model.parameters)?;
+            ensure_finite(moments.iter().flat_map(|both| [&both.first, &both.second]))?;
+            checkpoint::write_moments(folder, &self.engine.model.config, &moments)
+        });
+        match saved {
+            Ok(_) => {
+                self.position.saved_step = Some(step);
+                let keep = self.setup.options.keep;
+                if let Err(error) = checkpoint::prune(&checkpoints, step, keep) {
+                    self.progress.message(&format!("warning: {error:#}"));
+                }
+                Ok(())
+            }
+            Err(error) if error.is::<NotFinite>() => bail!(
+                "the weights are not finite after step {step}, so they were not saved; {}",
+                self.way_on()
+            ),
+            Err(error) if last => Err(error.context(format!(
+                "the checkpoint of step {step} could not be saved; the last good one is {}",
+                self.last_good()
+            ))),
+            Err(error) => {
+                self.progress.message(&format!(
+                    "warning: the checkpoint of step {step} was not saved: {error:#}. The run goes on and tries again at the next one; the last good one is {}",
+                    self.last_good()
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    fn last_good(&self) -> String {
+        match self.position.saved_step {
+            Some(step) => checkpoint::folder_of(&self.setup.run.checkpoints(), step)
+                .display()
+                .to_string(),
+            None => "none yet".to_string(),
+        }
+    }
+
+    /// Writes the model's files into a folder.
+    fn write_model(&self, folder: &Path) -> Result<()> {
+        let engine = &self.engine;
+        let weights = engine
+            .optimizer
+            .weights(self.setup.device, &engine.model.parameters)?;
+        ensure_finite(weights.iter())?;
+        formats::write_files(
+            folder,
+            &engine.model.config,
+            &weights,
+            Some(self.setup.tokenizer),
+        )
+    }
+
+    fn state(&self) -> State {
+        let next = self.plan.step(self.position.step + 1);
+        State {
+            format_version: checkpoint::FORMAT_VERSION,
+            engine_version: env!("CARGO_PKG_VERSION").to_string(),
+            checksum: String::new(),
+            step: self.position.step,
+            total_steps: self.plan.total_steps(),
+            epoch: next.map_or(self.setup.settings.epochs, |at| at.epoch),
+            batch: next.map_or(0, |at| at.first),
+            tokens: self.position.tokens,
+            elapsed_s: self.position.elapsed_s(),
+            best: self.position.best,
+            shards_sha256: self.setup.shards_sha256.clone(),
+            settings: self.setup.settings.clone(),
+            files: Default::default(),
+        }
+    }
+}
+
+impl Position {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self {
+            step: 0,
+            tokens: 0,
+            best: None,
+            earlier_s: 0.0,
+            began: now,
+            saved_step: None,
+            saved_at: now,
+        }
+    }
+
+    fn restore(&mut self, state: &State) {
+        self.step = state.step;
+        self.tokens = state.tokens;
+        self.best = state.best;
+        self.earlier_s = state.elapsed_s;
+        self.saved_step = Some(state.step);
+    }
+
+    fn elapsed_s(&self) -> f64 {
+        self.earlier_s + self.began.elapsed().as_secs_f64()
+    }
+}
+
+/// Weights or moments that must not be saved.
+#[derive(Debug)]
+struct NotFinite;
+
+impl std::fmt::Display for NotFinite {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(formatter, "weights or optimizer state are not finite")
+    }
+}
+
+impl std::error::Error for NotFinite {}
+
+fn ensure_finite<'v>(tensors: impl Iterator<Item = &'v Vec<f32>>) -> Result<()> {
+    for values in tensors {
+        ensure!(values.par_iter().all(|value| value.is_finite()), NotFinite);
+    }
+    Ok(())
+}
