@@ -149,7 +149,7 @@ fn write_shards(
         let split = if example.split == Part::Train {
             Split::Train
         } else {
-            Split::Val
+            Split::Validation
         };
         let stored = Example {
             tokens: example.tokens.clone(),
