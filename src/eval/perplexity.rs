@@ -38,7 +38,7 @@ pub fn perplexity<D: Device>(
         (2..=longest).contains(&max_length),
         "max-length is {max_length}, expected 2 to {longest} (the model's context and the id after it)"
     );
-    let batches = batches(ids, max_length);
+    let batches = batches(ids, max_length)?;
     let rows = batches.iter().map(|batch| batch.tokens.len()).max();
     let segments = batches.iter().map(|batch| batch.segments.len() - 1).max();
     let (Some(rows), Some(segments)) = (rows, segments) else {
@@ -55,31 +55,23 @@ pub fn perplexity<D: Device>(
 }
 
 /// The windows as segments of batches of about [`BATCH_TOKENS`] tokens.
-fn batches(ids: &[u32], max_length: usize) -> Vec<Batch> {
+fn batches(ids: &[u32], max_length: usize) -> Result<Vec<Batch>> {
     let mut batches: Vec<Batch> = Vec::new();
     // A single id at the end predicts nothing.
     for window in ids.chunks(max_length).filter(|window| window.len() > 1) {
         let inputs = window.len() - 1;
-        let batch = match batches.last_mut() {
-            Some(batch) if batch.tokens.len() + inputs <= BATCH_TOKENS => batch,
-            _ => {
-                batches.push(Batch {
-                    segments: vec![0],
-                    groups: vec![0, 0],
-                    ..Batch::default()
-                });
-                let last = batches.len() - 1;
-                &mut batches[last]
+        match batches.last_mut() {
+            Some(batch) if batch.tokens.len() + inputs <= BATCH_TOKENS => {
+                batch.push_segment(&window[..inputs], &window[1..])?;
             }
-        };
-        batch.tokens.extend_from_slice(&window[..inputs]);
-        batch.targets.extend_from_slice(&window[1..]);
-        batch.positions.extend(0..inputs as u32);
-        let end = batch.tokens.len() as u32;
-        batch.segments.push(end);
-        batch.groups[1] = end;
+            _ => {
+                let mut batch = Batch::new();
+                batch.push_segment(&window[..inputs], &window[1..])?;
+                batches.push(batch);
+            }
+        }
     }
-    batches
+    Ok(batches)
 }
 
 #[cfg(test)]
@@ -89,7 +81,7 @@ mod tests {
     #[test]
     fn each_window_is_a_segment_of_its_own() {
         let ids: Vec<u32> = (0..10).collect();
-        let batches = batches(&ids, 4);
+        let batches = batches(&ids, 4).unwrap();
         assert_eq!(batches.len(), 1);
         let Batch {
             tokens,
@@ -109,10 +101,10 @@ mod tests {
     fn a_lone_last_id_is_not_scored_and_long_texts_are_split() {
         let count = |batches: &[Batch]| batches.iter().map(|b| b.targets.len()).sum::<usize>();
         let ids: Vec<u32> = (0..9).collect();
-        assert_eq!(count(&batches(&ids, 4)), 6);
-        assert!(batches(&[7], 4).is_empty());
+        assert_eq!(count(&batches(&ids, 4).unwrap()), 6);
+        assert!(batches(&[7], 4).unwrap().is_empty());
         let ids = vec![1; 20_000];
-        let split = batches(&ids, 256);
+        let split = batches(&ids, 256).unwrap();
         assert!(split.len() > 1 && split.iter().all(|b| b.tokens.len() <= BATCH_TOKENS));
         assert_eq!(count(&split), 20_000 - 20_000usize.div_ceil(256));
     }

@@ -48,6 +48,7 @@ pub fn write_files(
     fused: &[Vec<f32>],
     tokenizer: Option<&Tokenizer>,
 ) -> Result<()> {
+    check_lengths(config, fused)?;
     write_json(&dir.join(CONFIG_FILE), &config.to_json())?;
     write_json(
         &dir.join("generation_config.json"),
@@ -60,7 +61,7 @@ pub fn write_files(
         .tensors()
         .into_iter()
         .map(|spec| {
-            let values = hf_tensor(config, fused, &spec)?;
+            let values = hf_tensor(config, fused, &spec);
             Ok(Tensor {
                 name: spec.name,
                 shape: spec.shape,
@@ -109,6 +110,16 @@ pub fn load_config(dir: &Path) -> Result<ModelConfig> {
         );
     }
     ModelConfig::from_json(&read_text(&path, MAX_CONFIG_BYTES)?, &path)
+}
+
+fn check_lengths(config: &ModelConfig, fused: &[Vec<f32>]) -> Result<()> {
+    let found: Vec<usize> = fused.iter().map(Vec::len).collect();
+    let expected: Vec<usize> = config.parameters().iter().map(|spec| spec.len()).collect();
+    ensure!(
+        found == expected,
+        "the weights have {found:?} elements, expected {expected:?} for this configuration"
+    );
+    Ok(())
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

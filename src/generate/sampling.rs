@@ -91,9 +91,10 @@ impl Sampler {
             logits.iter().all(|logit| logit.is_finite()),
             "the model's logits hold NaN or infinity: the checkpoint is damaged, use another one"
         );
+        ensure!(!logits.is_empty(), "the model has no tokens to choose from");
         penalize(logits, context, self.settings.repetition_penalty)?;
         if self.settings.temperature == 0.0 {
-            return greedy(logits);
+            return Ok(greedy(logits));
         }
         let candidates = candidates(logits, &self.settings);
         self.draw(&candidates)
@@ -114,10 +115,10 @@ impl Sampler {
             }
         }
         // Rounding may leave a crumb after the last one.
-        candidates
+        let last = candidates
             .last()
-            .map(|candidate| candidate.token)
-            .context("the model has no tokens")
+            .context("the model has no tokens to choose from")?;
+        Ok(last.token)
     }
 }
 
@@ -141,14 +142,10 @@ fn penalize(logits: &mut [f32], context: &[u32], penalty: f32) -> Result<()> {
 }
 
 /// The highest logit's token; of equals the lowest id.
-fn greedy(logits: &[f32]) -> Result<u32> {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > *logits.get(best).context("the model has no tokens")? {
-            best = token;
-        }
-    }
-    Ok(best as u32)
+fn greedy(logits: &[f32]) -> u32 {
+    let first = (0u32, f32::NEG_INFINITY);
+    let better = |best: (u32, f32), next: (u32, f32)| if next.1 > best.1 { next } else { best };
+    (0..).zip(logits.iter().copied()).fold(first, better).0
 }
 
 /// The tokens that temperature, top-k and top-p leave (temperature above 0), the most probable first where either limit is on.

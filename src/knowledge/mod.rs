@@ -1,1 +1,187 @@
-//! The `knowledge` module.
+//! The knowledge base: what each office does, with deadlines, fees, documents and legal sources. One TOML file per office,
+//! `kommune.toml` for one city's own values, `ausserhalb.toml` for requests that belong elsewhere.
+
+mod check;
+mod municipality;
+mod schema;
+mod source;
+
+pub use check::{Date, Finding, Severity, check};
+pub use municipality::{LocalValue, Municipality};
+pub use schema::{Fact, ForeignRequest, Intent, Office, OfficeAbout, OutOfRemit, Service};
+pub use source::{SourceFile, Text};
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+
+const MUNICIPALITY_FILE: &str = "kommune.toml";
+const OUT_OF_REMIT_FILE: &str = "ausserhalb.toml";
+
+/// Everything that a knowledge folder holds.
+#[derive(Clone, Debug)]
+pub struct Knowledge {
+    /// The offices, sorted by id.
+    pub offices: Vec<Office>,
+    /// One city's own values.
+    pub municipality: Municipality,
+    /// Requests that none of the offices handles.
+    pub out_of_remit: OutOfRemit,
+}
+
+impl Knowledge {
+    /// Reads every `*.toml` of the folder. `kommune.toml` must be there; `ausserhalb.toml` may be missing.
+    /// Errors name the file and, for a mistake inside it, the line.
+    pub fn load(folder: &Path) -> Result<Knowledge> {
+        let mut offices = Vec::new();
+        let mut municipality = None;
+        let mut out_of_remit = OutOfRemit::default();
+        for path in toml_files(folder)? {
+            match path.file_name().and_then(|name| name.to_str()) {
+                Some(MUNICIPALITY_FILE) => {
+                    let (file, raw): (_, municipality::MunicipalityFile) = SourceFile::read(&path)?;
+                    let (values, values_by_office) = (raw.werte, raw.werte_je_amt);
+                    municipality = Some(Municipality {
+                        file,
+                        values,
+                        values_by_office,
+                    });
+                }
+                Some(OUT_OF_REMIT_FILE) => {
+                    let (file, raw): (_, schema::OutOfRemitFile) = SourceFile::read(&path)?;
+                    out_of_remit = OutOfRemit {
+                        file,
+                        requests: raw.anfrage,
+                    };
+                }
+                _ => {
+                    let (file, raw): (_, schema::OfficeFile) = SourceFile::read(&path)?;
+                    offices.push(Office {
+                        file,
+                        about: raw.amt,
+                        services: raw.leistung,
+                    });
+                }
+            }
+        }
+        let Some(municipality) = municipality else {
+            bail!(
+                "{} has no {MUNICIPALITY_FILE}: it holds the city's own values (see docs/knowledge.md)",
+                folder.display()
+            );
+        };
+        if offices.is_empty() {
+            bail!(
+                "{} has no office: expected one TOML file per office (see docs/knowledge.md)",
+                folder.display()
+            );
+        }
+        offices.sort_by(|a, b| a.id().cmp(b.id()));
+        Ok(Knowledge {
+            offices,
+            municipality,
+            out_of_remit,
+        })
+    }
+
+    /// The office with this id.
+    pub fn office(&self, id: &str) -> Option<&Office> {
+        self.offices.iter().find(|office| office.id() == id)
+    }
+}
+
+fn toml_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| {
+        format!(
+            "cannot read the knowledge folder {}: give the right one with --knowledge",
+            folder.display()
+        )
+    })?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry
+            .with_context(|| format!("cannot list {}", folder.display()))?
+            .path();
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        if !hidden
+            && path
+                .extension()
+                .is_some_and(|extension| extension == "toml")
+        {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The text with case, spacing, punctuation and umlaut spelling evened out, so that two texts which differ only in those
+/// compare equal: `Gebühr?` and `gebuehr` give the same.
+pub fn fold(text: &str) -> String {
+    let mut folded = String::with_capacity(text.len() + 8);
+    let mut pending_space = false;
+    for c in text.chars().flat_map(char::to_lowercase) {
+        if !c.is_alphanumeric() {
+            pending_space = !folded.is_empty();
+            continue;
+        }
+        if std::mem::take(&mut pending_space) {
+            folded.push(' ');
+        }
+        match c {
+            'ä' => folded.push_str("ae"),
+            'ö' => folded.push_str("oe"),
+            'ü' => folded.push_str("ue"),
+            'ß' => folded.push_str("ss"),
+            other => folded.push(other),
+        }
+    }
+    folded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folding_ignores_case_space_punctuation_and_umlaut_spelling() {
+        assert_eq!(fold("  Gebühr, bitte?! "), "gebuehr bitte");
+        assert_eq!(fold("Gebuehr\n bitte"), fold("GEBÜHR bitte."));
+        assert_ne!(fold("Hund"), fold("Hunde"));
+        assert_eq!(fold("Straße"), "strasse");
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_file_and_line() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("kommune.toml"), "[werte]\n").unwrap();
+        let office = folder.path().join("bauamt.toml");
+        std::fs::write(
+            &office,
+            "[amt]\nid = \"bauamt\"\nname = \"Bauamt\"\nartikel = \"das\"\nfarbe = \"rot\"\n",
+        )
+        .unwrap();
+        let message = Knowledge::load(folder.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("bauamt.toml:5") && message.contains("farbe"),
+            "{message}"
+        );
+        std::fs::write(&office, "[amt]\nid = \"bauamt\"\nname = \"Bauamt\n").unwrap();
+        let message = Knowledge::load(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("bauamt.toml:3"), "{message}");
+    }
+
+    #[test]
+    fn an_empty_or_missing_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(
+            Knowledge::load(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("kommune.toml")
+        );
+        let missing = Knowledge::load(&folder.path().join("missing")).unwrap_err();
+        assert!(format!("{missing:#}").contains("--knowledge"));
+    }
+}

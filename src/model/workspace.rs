@@ -181,7 +181,7 @@ impl<D: Device> Workspace<D> {
         Ok(workspace)
     }
 
-    /// A workspace for the forward pass only: about an eighth of the memory at six layers, since layers share buffers.
+    /// A workspace for the forward pass only: about a sixth of the memory at six layers, since layers share buffers.
     ///
     /// # Errors
     /// If a size is 0 or the device is out of memory.

@@ -4,7 +4,7 @@
 //! Blocks: `KC` deep so that a panel stays in L1, `MC` rows so that the block of `A` stays in L2. Each element of `C` is
 //! summed in the same order whatever the number of threads: work is split over `C` only.
 
-use super::kernel::{Level, Tile, run_tile};
+use super::kernel::{Level, Tile, prefetch, run_tile};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -13,6 +13,8 @@ use std::cell::RefCell;
 pub const KC: usize = 256;
 /// Rows of `A` that are used against one set of panels before the next: 144 x 256 x 4 B = 144 KiB of L2.
 const MC: usize = 144;
+/// Elements of a cache line.
+const LINE: usize = 16;
 /// Multiplications below which a product is not worth splitting over threads.
 const PARALLEL_WORK: usize = 1 << 20;
 
@@ -314,8 +316,14 @@ fn tiles(
     for (panel, c0) in (cols.0..cols.1).step_by(nr).enumerate() {
         let width = nr.min(cols.1 - c0);
         let b = panels[panel * depth * nr..][..depth * nr].as_ptr();
+        let groups = (rows.1 - rows.0).div_ceil(mr);
+        let share = (depth * nr).div_ceil(groups).next_multiple_of(LINE);
         for (group, r0) in (rows.0..rows.1).step_by(mr).enumerate() {
             let height = mr.min(rows.1 - r0);
+            // The next panel comes from L3; each tile asks for its share of it.
+            for line in (0..share).step_by(LINE) {
+                prefetch(b.wrapping_add(depth * nr + group * share + line));
+            }
             // SAFETY: `gemm_tasks` checked that C, the start and A cover the whole product; the packed parts were sized
             // by their packing; tasks own disjoint rows and columns of C.
             unsafe {
@@ -364,15 +372,15 @@ fn pack_left(
     packed.resize(packed.len().max(groups * mr * depth), 0.0);
     for p in 0..depth {
         let column = &a.data[(k0 + p) * a.col + rows.0 * a.row..];
-        for g in 0..groups {
-            let height = mr.min(rows.1 - rows.0 - g * mr);
-            let to = &mut packed[(g * depth + p) * mr..][..height];
-            if a.row == 1 {
-                to.copy_from_slice(&column[g * mr..][..height]);
-            } else {
-                for (r, value) in to.iter_mut().enumerate() {
-                    *value = column[(g * mr + r) * a.row];
-                }
+        if a.row == 1 {
+            let column = &column[..rows.1 - rows.0];
+            match mr {
+                12 => pack_column::<12>(column, &mut packed[p * mr..], depth * mr),
+                _ => pack_column::<6>(column, &mut packed[p * mr..], depth * mr),
+            }
+        } else {
+            for r in 0..rows.1 - rows.0 {
+                packed[(r / mr * depth + p) * mr + r % mr] = column[r * a.row];
             }
         }
     }
@@ -381,6 +389,18 @@ fn pack_left(
         a_row: 1,
         a_col: mr,
         group: depth * mr,
+    }
+}
+
+/// One column's groups of `MR` rows, each to its place; a copy of a length known when compiling is a few moves.
+#[inline]
+fn pack_column<const MR: usize>(column: &[f32], to: &mut [f32], group: usize) {
+    let (whole, rest) = column.as_chunks::<MR>();
+    for (g, rows) in whole.iter().enumerate() {
+        to[g * group..g * group + MR].copy_from_slice(rows);
+    }
+    if !rest.is_empty() {
+        to[whole.len() * group..][..rest.len()].copy_from_slice(rest);
     }
 }
 
@@ -399,9 +419,16 @@ fn pack_panels(
         let width = nr.min(cols.1 - c0);
         let to = &mut packed[panel * nr * depth..][..nr * depth];
         if b.col == 1 {
-            for (p, row) in to.chunks_exact_mut(nr).enumerate() {
-                row[..width].copy_from_slice(&b.data[(k0 + p) * b.row + c0..][..width]);
-                row[width..].fill(0.0);
+            let rows = &b.data[k0 * b.row + c0..];
+            match (width == nr, nr) {
+                (true, 32) => pack_rows::<32>(rows, b.row, to),
+                (true, 16) => pack_rows::<16>(rows, b.row, to),
+                _ => {
+                    for (p, row) in to.chunks_exact_mut(nr).enumerate() {
+                        row[..width].copy_from_slice(&rows[p * b.row..][..width]);
+                        row[width..].fill(0.0);
+                    }
+                }
             }
         } else {
             pack_transposed(
@@ -414,6 +441,14 @@ fn pack_panels(
                 to,
             );
         }
+    }
+}
+
+/// A full panel from a row-major matrix.
+#[inline]
+fn pack_rows<const NR: usize>(from: &[f32], row: usize, to: &mut [f32]) {
+    for (p, line) in to.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
+        line.copy_from_slice(&from[p * row..p * row + NR]);
     }
 }
 

@@ -1,0 +1,215 @@
+"""Times training steps of the 47M model in PyTorch with Transformers' `MixtralForCausalLM`, on the CPU.
+
+Needs: pip install torch==2.11.* transformers==5.* numpy   (and a C++ compiler for --compile)
+Run:   python benches/peers/pytorch_train.py --threads 2 --dtype fp32
+       python benches/peers/pytorch_train.py --threads 2 --sweep      # every sensible variant, then the fastest
+
+Prints one line of JSON. A step is what the engine's step is: `accumulation` batches of `batch-size` rows of `max-length`
+random tokens, each with its token loss on every position and the router loss; gradients clipped to a global norm of 1;
+AdamW without decay on norms. Timed from the start of the first forward to the end of the optimizer's update.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+VOCAB_SIZE = 50257
+PARAMETERS = 46_748_928
+
+# glibc gives large blocks back to the kernel at each free, and every step then faults 200 MB of logits in again.
+# Keeping them is what jemalloc or tcmalloc would do for a careful user of PyTorch.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="bf16 is autocast over fp32 weights")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--accumulation", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the model and the loss")
+    parser.add_argument("--optimizer", choices=["fused", "foreach", "forloop"], default="fused")
+    parser.add_argument("--experts", choices=["eager", "grouped_mm", "batched_mm"], default="grouped_mm")
+    parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
+    parser.add_argument("--memory", choices=["keep", "default"], default="keep", help="what glibc does with freed blocks")
+    parser.add_argument("--matmul-precision", choices=["highest", "high", "medium"], default="highest",
+                        help="below `highest`, fp32 products may be computed in bf16 where the CPU can")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sweep", action="store_true", help="run the variants one after the other and name the fastest")
+    parser.add_argument("--variant-timeout", type=float, default=600.0, help="seconds a variant of a sweep may take")
+    return parser.parse_args(argv)
+
+
+def make_model(arguments):
+    import torch
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(arguments.seed)
+    model = MixtralForCausalLM(MixtralConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=384, intermediate_size=448, num_hidden_layers=6, num_attention_heads=6,
+        num_key_value_heads=3, head_dim=64, num_local_experts=8, num_experts_per_tok=2,
+        max_position_embeddings=arguments.max_length, rms_norm_eps=1e-5, hidden_act="silu", tie_word_embeddings=True,
+        router_aux_loss_coef=0.02, bos_token_id=50256, eos_token_id=50256,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        attn_implementation=arguments.attention, experts_implementation=arguments.experts)).train()
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS
+    return model
+
+
+def make_optimizer(model, kind):
+    import torch
+
+    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=5e-5, betas=(0.9, 0.95), eps=1e-8, fused=kind == "fused",
+                             foreach=kind == "foreach")
+
+
+def make_step(arguments):
+    """A function that runs one training step and returns its loss."""
+    import torch
+
+    model = make_model(arguments)
+    optimizer = make_optimizer(model, arguments.optimizer)
+    generator = torch.Generator().manual_seed(arguments.seed)
+
+    def loss_of(inputs, targets):
+        out = model(input_ids=inputs, output_router_logits=True, use_cache=False)
+        token_loss = torch.nn.functional.cross_entropy(out.logits.float().view(-1, VOCAB_SIZE), targets.reshape(-1))
+        return token_loss + model.config.router_aux_loss_coef * out.aux_loss
+
+    run = torch.compile(loss_of) if arguments.compile else loss_of
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for _ in range(arguments.accumulation):
+            tokens = torch.randint(0, VOCAB_SIZE, (arguments.batch_size, arguments.max_length + 1), generator=generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=arguments.dtype == "bf16"):
+                loss = run(tokens[:, :-1], tokens[:, 1:]) / arguments.accumulation
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return total
+
+    return step
+
+
+def measure(arguments):
+    import torch
+    import transformers
+
+    torch.set_num_threads(arguments.threads)
+    torch.set_num_interop_threads(1)
+    torch.set_float32_matmul_precision(arguments.matmul_precision)
+    torch.set_flush_denormal(True)
+    step = make_step(arguments)
+    losses = [step() for _ in range(arguments.warmup)]
+    seconds = []
+    for _ in range(arguments.steps):
+        start = time.perf_counter()
+        losses.append(step())
+        seconds.append(time.perf_counter() - start)
+    tokens = arguments.batch_size * arguments.max_length * arguments.accumulation
+    return {
+        "peer": "pytorch",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cpu": cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        **{name: getattr(arguments, name) for name in (
+            "threads", "dtype", "batch_size", "max_length", "accumulation", "compile", "optimizer", "experts",
+            "attention", "memory", "matmul_precision", "warmup", "steps")},
+        "tokens_per_step": tokens,
+        "seconds_per_step_median": round(statistics.median(seconds), 4),
+        "seconds_per_step_min": round(min(seconds), 4),
+        "seconds_per_step_max": round(max(seconds), 4),
+        "tokens_per_second": round(tokens / statistics.median(seconds), 1),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "first_loss": round(losses[0], 4),
+        "last_loss": round(losses[-1], 4),
+    }
+
+
+def cpu_name():
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def restart_with_environment(arguments):
+    """Threads and the allocator are settled by the environment before Python starts, so start over once."""
+    wanted = {"OMP_NUM_THREADS": str(arguments.threads), "MKL_NUM_THREADS": str(arguments.threads)}
+    if arguments.memory == "keep":
+        wanted |= KEEP_MEMORY
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
+
+
+def run_variant(options, timeout):
+    """The variant's result, or a sentence saying why there is none."""
+    try:
+        done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return f"not done after {timeout:.0f} s"
+    if done.returncode != 0:
+        return f"failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def sweep(arguments):
+    """Each variant in a process of its own; the variants that differ from the base by one choice, and the compiled ones."""
+    shared = ["--threads", arguments.threads, "--batch-size", arguments.batch_size, "--max-length", arguments.max_length,
+              "--accumulation", arguments.accumulation, "--steps", arguments.steps, "--warmup", arguments.warmup,
+              "--seed", arguments.seed]
+    variants = []
+    for dtype in ("fp32", "bf16"):
+        for experts in ("eager", "grouped_mm"):  # batched_mm copies a weight matrix per token: minutes per step
+            variants.append(["--dtype", dtype, "--experts", experts])
+            variants.append(["--dtype", dtype, "--experts", experts, "--compile"])
+    for change in (["--attention", "eager"], ["--optimizer", "foreach"], ["--memory", "default"]):
+        variants.append(["--dtype", "fp32", "--experts", "eager", *change])
+    results = []
+    for variant in variants:
+        result = run_variant([*map(str, shared), *variant], arguments.variant_timeout)
+        if isinstance(result, str):
+            print(f"{' '.join(variant)}: {result}", file=sys.stderr)
+            continue
+        results.append(result)
+        print(f"{result['tokens_per_second']:9.1f} tokens/s  {result['peak_rss_bytes'] / 2**30:5.2f} GiB  {' '.join(variant)}",
+              file=sys.stderr)
+    if not results:
+        raise SystemExit("no variant ran")
+    return max(results, key=lambda result: result["tokens_per_second"]) | {"best_of": len(results)}
+
+
+def main():
+    arguments = parse()
+    if arguments.sweep:
+        print(json.dumps(sweep(arguments)))
+        return
+    restart_with_environment(arguments)
+    print(json.dumps(measure(arguments)))
+
+
+if __name__ == "__main__":
+    main()

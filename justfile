@@ -1,0 +1,21 @@
+# `just check` is what CI runs; every recipe is a plain command that works without just.
+
+# Format, lints, tests, docs.
+check:
+    bash .ci/run
+
+# Train on the bundled data; `just train --max-steps 20` for a short look.
+train *arguments:
+    cargo run --release -- train --shards shards/ {{arguments}}
+
+# Tests only.
+test:
+    cargo test
+
+# Criterion benches: operations, training step, decoding, data set.
+bench *arguments:
+    cargo bench {{arguments}}
+
+# The bundled shards again, from knowledge/.
+shards:
+    cargo run --release -- dataset --knowledge knowledge/ --stage super --out shards/

@@ -1,0 +1,176 @@
+//! Small German grammar: contractions, lists, first letters, spelled-out umlauts.
+
+/// First words of questions that are written in lower case once something stands before them.
+const LOWERABLE: [&str; 62] = [
+    "Ab",
+    "An",
+    "Auf",
+    "Aus",
+    "Bei",
+    "Beim",
+    "Bekomme",
+    "Bis",
+    "Brauche",
+    "Braucht",
+    "Darf",
+    "Das",
+    "Der",
+    "Die",
+    "Ein",
+    "Eine",
+    "Für",
+    "Geht",
+    "Gelten",
+    "Gibt",
+    "Gilt",
+    "Habe",
+    "Hat",
+    "Ich",
+    "Im",
+    "In",
+    "Innerhalb",
+    "Ist",
+    "Kann",
+    "Kostet",
+    "Können",
+    "Lässt",
+    "Man",
+    "Mein",
+    "Meine",
+    "Mit",
+    "Muss",
+    "Müssen",
+    "Nach",
+    "Reicht",
+    "Sind",
+    "Soll",
+    "Um",
+    "Unter",
+    "Von",
+    "Wann",
+    "Warum",
+    "Was",
+    "Welche",
+    "Welchem",
+    "Welchen",
+    "Welcher",
+    "Welches",
+    "Wer",
+    "Wie",
+    "Wir",
+    "Wird",
+    "Wo",
+    "Wofür",
+    "Wohin",
+    "Worum",
+    "Wozu",
+];
+
+/// A preposition before a noun phrase in the dative, contracted where German does: `bei dem Pass` becomes `beim Pass`.
+pub fn with_dative(preposition: &str, noun_phrase: &str) -> String {
+    for (before, article, contracted) in [
+        ("bei", "dem ", "beim "),
+        ("zu", "dem ", "zum "),
+        ("zu", "der ", "zur "),
+        ("von", "dem ", "vom "),
+    ] {
+        if preposition == before
+            && let Some(noun) = noun_phrase.strip_prefix(article)
+        {
+            return format!("{contracted}{noun}");
+        }
+    }
+    format!("{preposition} {noun_phrase}")
+}
+
+/// `a, b und c`; with semicolons where an item holds a comma of its own.
+pub fn list(items: &[&str]) -> String {
+    let Some((last, before)) = items.split_last() else {
+        return String::new();
+    };
+    if before.is_empty() {
+        return (*last).to_string();
+    }
+    if items.iter().any(|item| item.contains(',')) {
+        return items.join("; ");
+    }
+    format!("{} und {last}", before.join(", "))
+}
+
+/// The sentence with its first word in lower case, if that word is not a noun or a name; otherwise `None`.
+pub fn lower_first(sentence: &str) -> Option<String> {
+    let first = sentence.split([' ', ',']).next()?;
+    LOWERABLE
+        .contains(&first)
+        .then(|| format!("{}{}", first.to_lowercase(), &sentence[first.len()..]))
+}
+
+/// The sentence with its first letter in upper case.
+pub fn upper_first(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => String::new(),
+    }
+}
+
+/// The text as typed on a keyboard without umlauts: `Gebühr` becomes `Gebuehr`.
+pub fn spell_out_umlauts(text: &str) -> String {
+    let mut spelled = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            'ä' => spelled.push_str("ae"),
+            'ö' => spelled.push_str("oe"),
+            'ü' => spelled.push_str("ue"),
+            'Ä' => spelled.push_str("Ae"),
+            'Ö' => spelled.push_str("Oe"),
+            'Ü' => spelled.push_str("Ue"),
+            'ß' => spelled.push_str("ss"),
+            other => spelled.push(other),
+        }
+    }
+    spelled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prepositions_contract() {
+        assert_eq!(with_dative("bei", "dem Reisepass"), "beim Reisepass");
+        assert_eq!(with_dative("bei", "der Ummeldung"), "bei der Ummeldung");
+        assert_eq!(with_dative("zu", "der Ummeldung"), "zur Ummeldung");
+        assert_eq!(with_dative("zu", "den Gebühren"), "zu den Gebühren");
+    }
+
+    #[test]
+    fn lists_read_naturally() {
+        assert_eq!(list(&["Ausweis"]), "Ausweis");
+        assert_eq!(
+            list(&["Ausweis", "Foto", "Antrag"]),
+            "Ausweis, Foto und Antrag"
+        );
+        assert_eq!(list(&["Ausweis, gültig", "Foto"]), "Ausweis, gültig; Foto");
+        assert_eq!(list(&[]), "");
+    }
+
+    #[test]
+    fn only_words_that_are_no_nouns_lose_their_capital() {
+        assert_eq!(lower_first("Wo ist das?").as_deref(), Some("wo ist das?"));
+        assert_eq!(
+            lower_first("Ich ziehe um, was nun?").as_deref(),
+            Some("ich ziehe um, was nun?")
+        );
+        assert_eq!(lower_first("Hunde anmelden, wo?"), None);
+        assert_eq!(upper_first("über alles"), "Über alles");
+    }
+
+    #[test]
+    fn umlauts_are_spelled_out() {
+        assert_eq!(
+            spell_out_umlauts("Übergröße für Öl"),
+            "Uebergroesse fuer Oel"
+        );
+    }
+}

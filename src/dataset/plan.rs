@@ -1,0 +1,259 @@
+//! Which example is about what: offices take turns, within an office its subjects, within a subject its phrasings and
+//! recipes. So every office, service and intent gets its even share, however many combinations it could give.
+
+use super::catalog::{Catalog, Phrasing};
+use super::techniques::{RECIPES, Recipe};
+
+/// One in so many training examples is a request that belongs elsewhere.
+const OUT_OF_REMIT_ONE_IN: usize = 25;
+/// One in so many examples is for validation, and at least one per office.
+const VALIDATION_ONE_IN: usize = 20;
+
+/// What one example is to be made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<'a> {
+    /// Index into the catalogue's subjects.
+    pub subject: usize,
+    /// The question to start from.
+    pub phrasing: &'a Phrasing,
+    /// How to put it together.
+    pub recipe: Recipe,
+    /// Whether it is the subject's first example, which has the default layout: the question most citizens ask, put as the
+    /// product puts it.
+    pub first: bool,
+}
+
+/// How many of `examples` are for validation.
+pub fn validation_count(catalog: &Catalog, examples: usize) -> usize {
+    let sources = catalog
+        .turns
+        .iter()
+        .filter(|subjects| !subjects.is_empty())
+        .count();
+    (examples.div_ceil(VALIDATION_ONE_IN))
+        .max(sources)
+        .min(examples / 2)
+}
+
+/// The turn order of the offices: which office the `index`-th example is about, and its how-many-th there.
+struct Rota {
+    offices: Vec<usize>,
+    foreign: Option<usize>,
+}
+
+impl Rota {
+    // Offices for which `has_any` is false take no turns.
+    fn new(catalog: &Catalog, has_any: impl Fn(usize) -> bool) -> Rota {
+        let last = catalog.offices.len() - 1;
+        Rota {
+            offices: (0..last).filter(|&office| has_any(office)).collect(),
+            foreign: has_any(last).then_some(last),
+        }
+    }
+
+    fn turn(&self, index: usize) -> Option<(usize, usize)> {
+        let foreign_before = index / OUT_OF_REMIT_ONE_IN;
+        match self.foreign {
+            Some(foreign)
+                if index % OUT_OF_REMIT_ONE_IN == OUT_OF_REMIT_ONE_IN - 1
+                    || self.offices.is_empty() =>
+            {
+                Some((
+                    foreign,
+                    if self.offices.is_empty() {
+                        index
+                    } else {
+                        foreign_before
+                    },
+                ))
+            }
+            foreign => {
+                let index = if foreign.is_some() {
+                    index - foreign_before
+                } else {
+                    index
+                };
+                let office = self.offices.get(index.checked_rem(self.offices.len())?)?;
+                Some((*office, index / self.offices.len()))
+            }
+        }
+    }
+}
+
+/// Plans the training examples.
+pub struct TrainingPlan<'a> {
+    catalog: &'a Catalog<'a>,
+    rota: Rota,
+}
+
+impl<'a> TrainingPlan<'a> {
+    /// A plan over the whole catalogue.
+    pub fn new(catalog: &'a Catalog<'a>) -> TrainingPlan<'a> {
+        TrainingPlan {
+            catalog,
+            rota: Rota::new(catalog, |office| !catalog.turns[office].is_empty()),
+        }
+    }
+
+    /// The slot of the `index`-th example. Later attempts take other phrasings, then other recipes, then other subjects of the
+    /// same office. `None` if the catalogue is empty.
+    pub fn slot(&self, index: usize, attempt: usize) -> Option<Slot<'a>> {
+        let (office, turn) = self.rota.turn(index)?;
+        let subjects = &self.catalog.turns[office];
+        let rank = (turn + attempt / ATTEMPTS_PER_SUBJECT) % subjects.len();
+        let subject = subjects[rank];
+        let round = turn / subjects.len() + attempt % ATTEMPTS_PER_SUBJECT;
+        let phrasings = &self.catalog.subjects[subject].train;
+        let phrasing = phrasings.get(phrasings_used(round).checked_rem(phrasings.len())?)?;
+        Some(Slot {
+            subject,
+            phrasing,
+            recipe: recipe(round, rank),
+            first: round == 0,
+        })
+    }
+}
+
+// Every subject starts with its plain question; beyond that, neighbours are at different places of the recipes. Plain ones
+// stand at every second place, so each pass over the recipes begins one further on: else half of the phrasings would never be
+// asked plainly.
+fn recipe(round: usize, rank: usize) -> Recipe {
+    if round == 0 {
+        Recipe::Plain
+    } else {
+        RECIPES[(round + rank * 7 + round / RECIPES.len()) % RECIPES.len()]
+    }
+}
+
+// Scraps are mostly made of key words: they use up no phrasing.
+fn phrasings_used(round: usize) -> usize {
+    let scraps = RECIPES
+        .iter()
+        .filter(|&&recipe| recipe == Recipe::Scrap)
+        .count();
+    round - round * scraps / RECIPES.len()
+}
+
+/// After so many attempts at one subject an example turns to the next subject of its office.
+const ATTEMPTS_PER_SUBJECT: usize = 24;
+/// After so many attempts an example is given up.
+pub const ATTEMPTS: usize = 24 * 40;
+
+/// Plans the validation examples: held-out phrasings only, of subjects that the training examples have touched.
+pub struct ValidationPlan<'a> {
+    held_out: Vec<Vec<(usize, &'a Phrasing)>>,
+    rota: Rota,
+}
+
+impl<'a> ValidationPlan<'a> {
+    /// A plan over the held-out phrasings. `trained` says whether a subject is among the training examples; where an office
+    /// has no such subject with a held-out phrasing, all its held-out phrasings are taken.
+    pub fn new(catalog: &'a Catalog<'a>, trained: impl Fn(usize) -> bool) -> ValidationPlan<'a> {
+        let collect = |office: usize, only_trained: bool| -> Vec<(usize, &'a Phrasing)> {
+            let subjects = catalog.turns[office]
+                .iter()
+                .filter(|&&subject| !only_trained || trained(subject));
+            subjects
+                .flat_map(|&index| {
+                    catalog.subjects[index]
+                        .held_out
+                        .iter()
+                        .map(move |phrasing| (index, phrasing))
+                })
+                .collect()
+        };
+        let held_out: Vec<_> = (0..catalog.offices.len())
+            .map(|office| {
+                Some(collect(office, true))
+                    .filter(|found| !found.is_empty())
+                    .unwrap_or_else(|| collect(office, false))
+            })
+            .collect();
+        let rota = Rota::new(catalog, |office| !held_out[office].is_empty());
+        ValidationPlan { held_out, rota }
+    }
+
+    /// The slot of the `index`-th validation example, as for training.
+    pub fn slot(&self, index: usize, attempt: usize) -> Option<Slot<'a>> {
+        // The foreign requests' turn comes early, so that also a small stage validates them.
+        let (office, turn) = self.rota.turn(index + OUT_OF_REMIT_ONE_IN - 1)?;
+        let phrasings = &self.held_out[office];
+        let rank = (turn + attempt / ATTEMPTS_PER_SUBJECT).checked_rem(phrasings.len())?;
+        let (subject, phrasing) = phrasings[rank];
+        let round = turn / phrasings.len() + attempt % ATTEMPTS_PER_SUBJECT;
+        Some(Slot {
+            subject,
+            phrasing,
+            recipe: recipe(round, rank),
+            first: round == 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::catalog::small_knowledge;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn offices_and_subjects_take_even_turns() {
+        let knowledge = small_knowledge();
+        let catalog = Catalog::new(&knowledge, 1);
+        let plan = TrainingPlan::new(&catalog);
+        let mut by_office: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut by_subject: BTreeMap<usize, usize> = BTreeMap::new();
+        for index in 0..1000 {
+            let slot = plan.slot(index, 0).unwrap();
+            *by_office
+                .entry(catalog.subjects[slot.subject].office)
+                .or_default() += 1;
+            *by_subject.entry(slot.subject).or_default() += 1;
+        }
+        assert_eq!(
+            by_office.values().copied().collect::<Vec<_>>(),
+            [480, 480, 40]
+        );
+        for turns in &catalog.turns {
+            let counts: Vec<usize> = turns.iter().map(|subject| by_subject[subject]).collect();
+            let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(most - least <= 1, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn every_training_phrasing_gets_a_turn() {
+        let knowledge = small_knowledge();
+        let catalog = Catalog::new(&knowledge, 1);
+        let plan = TrainingPlan::new(&catalog);
+        let seen: std::collections::BTreeSet<&str> = (0..400)
+            .map(|index| plan.slot(index, 0).unwrap().phrasing.text.as_str())
+            .collect();
+        let missing: Vec<&str> = catalog
+            .subjects
+            .iter()
+            .flat_map(|subject| &subject.train)
+            .map(|phrasing| phrasing.text.as_str())
+            .filter(|text| !seen.contains(text))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn validation_uses_held_out_phrasings_of_every_office() {
+        let knowledge = small_knowledge();
+        let catalog = Catalog::new(&knowledge, 1);
+        let plan = ValidationPlan::new(&catalog, |_| true);
+        let mut offices = std::collections::BTreeSet::new();
+        for index in 0..validation_count(&catalog, 75) {
+            let slot = plan.slot(index, 0).unwrap();
+            assert!(
+                catalog.subjects[slot.subject]
+                    .held_out
+                    .contains(slot.phrasing)
+            );
+            offices.insert(catalog.subjects[slot.subject].office);
+        }
+        assert_eq!(offices.len(), 3);
+    }
+}

@@ -1,0 +1,204 @@
+//! The generator as a whole, on the small knowledge base.
+
+use super::catalog::small_knowledge;
+use super::*;
+use std::collections::BTreeSet;
+
+fn make(examples: usize, seed: u64) -> Result<Dataset> {
+    let settings = Settings {
+        stage: Stage::Basis,
+        examples,
+        seed,
+    };
+    generate(
+        &small_knowledge(),
+        &Tokenizer::gpt2()?,
+        &settings,
+        &AtomicBool::new(false),
+        &|_| {},
+    )
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let made: Vec<Vec<DatasetExample>> = [1, 3]
+        .map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| make(150, 7)).unwrap().examples
+        })
+        .into();
+    assert_eq!(made[0], made[1]);
+    assert_ne!(made[0], make(150, 8).unwrap().examples);
+}
+
+#[test]
+fn examples_are_distinct_and_split_by_phrasing() {
+    let dataset = make(200, 3).unwrap();
+    assert_eq!(dataset.examples.len(), 200);
+    let folded: BTreeSet<String> = dataset
+        .examples
+        .iter()
+        .map(|example| fold(&example.text))
+        .collect();
+    assert_eq!(folded.len(), 200);
+    let questions = |part: Part| -> Vec<String> {
+        let of_part = dataset
+            .examples
+            .iter()
+            .filter(|example| example.split == part);
+        of_part
+            .map(|example| fold(&example.turns[0].content))
+            .collect()
+    };
+    let (train, val) = (questions(Part::Train), questions(Part::Val));
+    assert_eq!(val.len(), 10);
+    let knowledge = small_knowledge();
+    let catalog = Catalog::new(&knowledge, 3);
+    let mut tested = 0;
+    for phrasing in catalog
+        .subjects
+        .iter()
+        .flat_map(|subject| &subject.held_out)
+    {
+        let phrasing = fold(&phrasing.text);
+        tested += val
+            .iter()
+            .filter(|question| question.contains(&phrasing))
+            .count();
+        assert!(
+            train.iter().all(|question| !question.contains(&phrasing)),
+            "{phrasing}"
+        );
+    }
+    assert_eq!(
+        tested,
+        val.len(),
+        "each validation question is a held-out phrasing"
+    );
+}
+
+#[test]
+fn answers_are_marked_in_the_tokens() {
+    let tokenizer = Tokenizer::gpt2().unwrap();
+    let spell = |tokens: &[u16]| -> Vec<u8> {
+        tokens
+            .iter()
+            .flat_map(|&token| tokenizer.token_bytes(u32::from(token)).unwrap().to_vec())
+            .collect()
+    };
+    let mut dialogues = 0;
+    for example in make(200, 5).unwrap().examples {
+        let separator = crate::tokenizer::END_OF_TEXT as u16;
+        let (first, last) = (example.tokens[0], example.tokens[example.tokens.len() - 1]);
+        assert_eq!((first, last), (separator, separator));
+        assert_eq!(
+            spell(&example.tokens[1..example.tokens.len() - 1]),
+            example.text.as_bytes()
+        );
+        assert_eq!(example.answers.len() * 2, example.turns.len());
+        for (number, &(start, end)) in example.answers.iter().enumerate() {
+            let is_last = number + 1 == example.answers.len();
+            assert_eq!(is_last, end as usize == example.tokens.len());
+            let inner = if is_last { end - 1 } else { end };
+            let answer = format!(" {}", example.turns[number * 2 + 1].content);
+            assert_eq!(
+                String::from_utf8_lossy(&spell(&example.tokens[start as usize..inner as usize])),
+                answer
+            );
+        }
+        dialogues += usize::from(example.answers.len() > 1);
+    }
+    assert!(dialogues > 5, "{dialogues}");
+}
+
+#[test]
+fn too_little_knowledge_is_said_with_the_number_it_gives() {
+    let mut knowledge = small_knowledge();
+    knowledge.offices.iter_mut().for_each(|office| office.services.clear());
+    let settings = Settings {
+        stage: Stage::Ultra,
+        examples: 20_000,
+        seed: 1,
+    };
+    let made = generate(
+        &knowledge,
+        &Tokenizer::gpt2().unwrap(),
+        &settings,
+        &AtomicBool::new(false),
+        &|_| {},
+    );
+    let message = made.err().unwrap().to_string();
+    assert!(
+        message.contains("needs 20000 distinct examples") && message.contains("gives only about "),
+        "{message}"
+    );
+    assert!(make(1, 1).is_err());
+}
+
+#[test]
+fn it_can_be_stopped() {
+    let settings = Settings {
+        stage: Stage::Basis,
+        examples: 75,
+        seed: 1,
+    };
+    let stopped = generate(
+        &small_knowledge(),
+        &Tokenizer::gpt2().unwrap(),
+        &settings,
+        &AtomicBool::new(true),
+        &|_| {},
+    );
+    assert!(stopped.err().unwrap().to_string().contains("interrupted"));
+}
+
+#[test]
+fn statistics_count_everything_once() {
+    let dataset = make(100, 2).unwrap();
+    let statistics = statistics::Statistics::of(&dataset);
+    for counts in [
+        &statistics.by_office,
+        &statistics.by_service,
+        &statistics.by_intent,
+        &statistics.by_format,
+        &statistics.by_register,
+    ] {
+        assert_eq!(counts.values().sum::<usize>(), 100);
+    }
+    assert_eq!(
+        statistics.by_split["train"] + statistics.by_split["val"],
+        100
+    );
+    let length = statistics.token_length;
+    assert!(
+        0 < length.min
+            && length.min <= length.median
+            && length.median <= length.p95
+            && length.p95 <= length.max
+    );
+    assert!(length.max <= LONGEST_EXAMPLE);
+    assert!(statistics.table().contains("standesamt"));
+}
+
+#[test]
+fn every_facts_first_question_is_trained_as_the_product_asks_it() {
+    let knowledge = small_knowledge();
+    let dataset = make(200, 4).unwrap();
+    let texts: BTreeSet<&str> = dataset
+        .examples
+        .iter()
+        .map(|example| example.text.as_str())
+        .collect();
+    for fact in knowledge
+        .offices
+        .iter()
+        .flat_map(|office| &office.services)
+        .flat_map(|service| service.facts.values())
+    {
+        let expected = format!("Frage: {}\nAntwort: {}", fact.questions[0], fact.text);
+        assert!(texts.contains(expected.as_str()), "{expected}");
+    }
+}

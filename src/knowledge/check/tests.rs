@@ -1,0 +1,266 @@
+//! Each rule is broken once in a copy of the small knowledge base and must be reported on the line where it was broken.
+
+use super::*;
+use std::path::Path;
+
+const FOLDER: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/fixtures/knowledge_small"
+);
+
+fn findings_as_of(folder: &Path, today: &str) -> Vec<Finding> {
+    check(&Knowledge::load(folder).unwrap(), today.parse().unwrap())
+}
+
+// Replaces the first `from` of the file and expects a finding that holds `expected` where `to` now stands.
+fn expect(file: &str, from: &str, to: &str, severity: Severity, expected: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(FOLDER).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = folder.path().join(file);
+    let content = std::fs::read_to_string(&path).unwrap();
+    let at = content
+        .find(from)
+        .unwrap_or_else(|| panic!("{from} is not in {file}"));
+    std::fs::write(&path, content.replacen(from, to, 1)).unwrap();
+    let line = content[..at].matches('\n').count() + 1;
+    let findings = findings_as_of(folder.path(), "2026-11-01");
+    let found = findings.iter().any(|finding| {
+        finding.line.abs_diff(line) <= usize::from(to.is_empty())
+            && finding.severity == severity
+            && finding.message.contains(expected)
+            && finding.file.ends_with(file)
+    });
+    assert!(
+        found,
+        "no {expected:?} on line {line} of {file} in {findings:#?}"
+    );
+}
+
+#[test]
+fn the_small_knowledge_base_is_clean() {
+    assert_eq!(findings_as_of(Path::new(FOLDER), "2026-11-01"), []);
+}
+
+#[test]
+fn sources_and_dates_are_required() {
+    let file = "einwohnermeldeamt.toml";
+    let fact = "text = \"Nach dem Einzug in eine neue Wohnung ist die Anmeldung bei der Meldebehörde vorgeschrieben.\"";
+    let rest = "\nkurz = \"Die Anmeldung der neuen Wohnung ist Pflicht.\"\nquelle = [";
+    let from = format!("{fact}{rest}\"§ 17 Abs. 1 BMG\"]");
+    expect(
+        file,
+        &from,
+        &format!("{fact}{rest}]"),
+        Severity::Error,
+        "no quelle",
+    );
+    expect(
+        file,
+        "stand = \"2026-07-01\"",
+        "stand = \"2026-07-32\"",
+        Severity::Error,
+        "stand",
+    );
+    expect(
+        file,
+        "stand = \"2026-07-01\"",
+        "stand = \"2027-07-01\"",
+        Severity::Warning,
+        "future",
+    );
+    expect(
+        file,
+        "stand = \"2026-07-01\"",
+        "stand = \"2025-05-01\"",
+        Severity::Warning,
+        "18 months old",
+    );
+    expect(
+        file,
+        "id = \"ewo_anmeldung\"",
+        "id = \"Anmeldung!\"",
+        Severity::Error,
+        "a-z",
+    );
+}
+
+#[test]
+fn a_fact_grows_stale_with_time() {
+    assert_eq!(findings_as_of(Path::new(FOLDER), "2027-12-31"), []);
+    let stale = findings_as_of(Path::new(FOLDER), "2028-01-01");
+    assert_eq!(stale.len(), 3);
+    assert!(
+        stale
+            .iter()
+            .all(|finding| finding.severity == Severity::Warning)
+    );
+}
+
+#[test]
+fn language_is_checked() {
+    let file = "standesamt.toml";
+    let fact = "Eine Geburtsurkunde kostet {gebuehr_urkunde}.";
+    expect(
+        file,
+        fact,
+        "Bitte zahlen Sie {gebuehr_urkunde}.",
+        Severity::Error,
+        "addresses the reader",
+    );
+    expect(
+        file,
+        fact,
+        "Dafür zahlst du {gebuehr_urkunde}.",
+        Severity::Error,
+        "addresses the reader",
+    );
+    expect(
+        file,
+        fact,
+        "Sie müssen bar zahlen: {gebuehr_urkunde}.",
+        Severity::Warning,
+        "may address",
+    );
+    expect(
+        file,
+        fact,
+        "Sie kostet kostet {gebuehr_urkunde}.",
+        Severity::Error,
+        "twice",
+    );
+    expect(
+        file,
+        fact,
+        "Die Gebuehr ist {gebuehr_urkunde}.",
+        Severity::Warning,
+        "umlaut",
+    );
+    expect(
+        file,
+        fact,
+        "Sie kostet (zurzeit {gebuehr_urkunde}.",
+        Severity::Error,
+        "without its",
+    );
+    expect(
+        file,
+        fact,
+        "Sie kostet {gebuehr_pass}.",
+        Severity::Error,
+        "unknown placeholder {gebuehr_pass}",
+    );
+    expect(
+        file,
+        fact,
+        "Sie kostet {gebuehr_urkunde.",
+        Severity::Error,
+        "placeholder",
+    );
+}
+
+#[test]
+fn answers_agree_with_themselves() {
+    let file = "standesamt.toml";
+    expect(
+        file,
+        "Die Anmeldung gilt sechs Monate.\"",
+        "Sie gilt drei Monate.\"",
+        Severity::Error,
+        "3 monat",
+    );
+    expect(
+        file,
+        "nennt = [\"sechs Monate\"]",
+        "nennt = [\"ein Jahr\"]",
+        Severity::Error,
+        "ein Jahr",
+    );
+    expect(
+        file,
+        "artikel = \"das\"",
+        "artikel = \"dem\"",
+        Severity::Error,
+        "artikel",
+    );
+    expect(
+        file,
+        "leika = \"99012004012000\"",
+        "leika = \"12345\"",
+        Severity::Error,
+        "14 digits",
+    );
+}
+
+#[test]
+fn questions_and_aliases_are_unique_and_whole() {
+    let file = "standesamt.toml";
+    expect(
+        file,
+        "\"heiraten\"",
+        "\"Ummeldung\"",
+        Severity::Error,
+        "also stands in",
+    );
+    expect(
+        file,
+        "Wo melde ich die Hochzeit an?",
+        "Wo kann ich mich ummelden?",
+        Severity::Error,
+        "also stands in",
+    );
+    expect(
+        file,
+        "Wo melde ich die Hochzeit an?",
+        "Wo melde ich die Hochzeit an",
+        Severity::Error,
+        "does not end",
+    );
+    expect(
+        file,
+        "Wo melde ich die Hochzeit an?",
+        "Wo meldest du die Hochzeit an?",
+        Severity::Error,
+        "addresses",
+    );
+    expect(
+        file,
+        "Wo melde ich die Hochzeit an?",
+        "Wo ist {adresse}?",
+        Severity::Error,
+        "no placeholder",
+    );
+}
+
+#[test]
+fn required_intents_and_question_counts_are_held() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        Path::new(FOLDER).join("kommune.toml"),
+        folder.path().join("kommune.toml"),
+    )
+    .unwrap();
+    let office = "[amt]\nid = \"bauamt\"\nname = \"Bauamt\"\nartikel = \"das\"\n[[leistung]]\nid = \"bau_x\"\ntitel = \"X\"\n\
+                  stichworte = [\"X\"]\nthema = \"das X\"\nthema_dativ = \"dem X\"\nstand = \"2026-07-01\"\n\
+                  [leistung.fakten.online]\ntext = \"Es geht.\"\nkurz = \"Es geht.\"\nquelle = [\"BauO\"]\nnennt = [\"geht\"]\n\
+                  fragen = [\"Geht es?\"]\n";
+    std::fs::write(folder.path().join("bauamt.toml"), office).unwrap();
+    let messages: Vec<String> = findings_as_of(folder.path(), "2026-11-01")
+        .into_iter()
+        .map(|f| f.message)
+        .collect();
+    for expected in [
+        "[leistung.fakten.was]",
+        "[leistung.fakten.wo]",
+        "frist, gebuehr, unterlagen",
+        "1 question(s)",
+        "standesamt",
+    ] {
+        assert!(
+            messages.iter().any(|message| message.contains(expected)),
+            "{expected}: {messages:#?}"
+        );
+    }
+}

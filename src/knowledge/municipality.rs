@@ -1,0 +1,147 @@
+//! `kommune.toml`: one city's own values, and filling them into texts.
+
+use super::source::{SourceFile, Text};
+use anyhow::{Result, bail};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// One value of a city.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalValue {
+    /// What is filled in.
+    #[serde(rename = "wert")]
+    pub value: Text,
+    /// What the value means, for the person who edits it.
+    #[serde(rename = "text")]
+    pub meaning: Text,
+}
+
+/// What `kommune.toml` holds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MunicipalityFile {
+    #[serde(default)]
+    pub werte: BTreeMap<String, LocalValue>,
+    #[serde(default)]
+    pub werte_je_amt: BTreeMap<String, BTreeMap<String, LocalValue>>,
+}
+
+/// One city's own values.
+#[derive(Clone, Debug, Default)]
+pub struct Municipality {
+    /// The file that describes them.
+    pub file: SourceFile,
+    /// City-wide values by placeholder name.
+    pub values: BTreeMap<String, LocalValue>,
+    /// Values by office id and placeholder name; they go before the city-wide ones.
+    pub values_by_office: BTreeMap<String, BTreeMap<String, LocalValue>>,
+}
+
+impl Municipality {
+    /// The value of the placeholder `name` as the office `office_id` uses it; `None` asks for the city-wide value.
+    pub fn value(&self, name: &str, office_id: Option<&str>) -> Option<&str> {
+        let of_office = office_id
+            .and_then(|id| self.values_by_office.get(id))
+            .and_then(|values| values.get(name));
+        of_office
+            .or_else(|| self.values.get(name))
+            .map(|found| found.value.as_str())
+    }
+
+    /// Replaces every `{name}` in `text` by this city's value. An unknown name or a brace without partner is an error.
+    pub fn fill(&self, text: &str, office_id: Option<&str>) -> Result<String> {
+        let mut filled = String::with_capacity(text.len() + 32);
+        for piece in pieces(text)? {
+            match piece {
+                Piece::Plain(plain) => filled.push_str(plain),
+                Piece::Placeholder(name) => match self.value(name, office_id) {
+                    Some(value) => filled.push_str(value),
+                    None => bail!(
+                        "unknown placeholder {{{name}}} in \"{text}\": {} has no value of that name; add it under [werte]",
+                        self.file.path.display()
+                    ),
+                },
+            }
+        }
+        Ok(filled)
+    }
+}
+
+/// A stretch of plain text or the name of a placeholder.
+#[derive(Debug, PartialEq)]
+pub(super) enum Piece<'a> {
+    Plain(&'a str),
+    Placeholder(&'a str),
+}
+
+/// Cuts a text at its placeholders; a brace without partner or an empty or odd name is an error.
+pub(super) fn pieces(text: &str) -> Result<Vec<Piece<'_>>> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(open) = rest.find(['{', '}']) {
+        let Some(close) = rest[open..].find('}').filter(|&length| length > 0) else {
+            bail!("brace without partner in \"{text}\": a placeholder is written {{name}}");
+        };
+        let name = &rest[open + 1..open + close];
+        if name.is_empty()
+            || !name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        {
+            bail!("\"{{{name}}}\" is not a placeholder: its name may hold a-z, 0-9 and _ only");
+        }
+        if open > 0 {
+            found.push(Piece::Plain(&rest[..open]));
+        }
+        found.push(Piece::Placeholder(name));
+        rest = &rest[open + close + 1..];
+    }
+    if !rest.is_empty() {
+        found.push(Piece::Plain(rest));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn city() -> Municipality {
+        let content = "[werte]\ntelefon = { wert = \"100\", text = \"Zentrale\" }\nstadt = { wert = \"Neustadt\", text = \"Name\" }\n\
+                       [werte_je_amt.bauamt]\ntelefon = { wert = \"200\", text = \"Bauamt\" }\n";
+        let (file, raw): (_, MunicipalityFile) =
+            SourceFile::parse(Path::new("kommune.toml"), content).unwrap();
+        Municipality {
+            file,
+            values: raw.werte,
+            values_by_office: raw.werte_je_amt,
+        }
+    }
+
+    #[test]
+    fn an_offices_own_value_goes_first() {
+        let city = city();
+        assert_eq!(
+            city.fill("{telefon} in {stadt}", Some("bauamt")).unwrap(),
+            "200 in Neustadt"
+        );
+        assert_eq!(city.fill("{telefon}", Some("standesamt")).unwrap(), "100");
+        assert_eq!(city.fill("{telefon}.", None).unwrap(), "100.");
+    }
+
+    #[test]
+    fn unknown_names_and_stray_braces_are_errors() {
+        let city = city();
+        assert!(
+            city.fill("{iban}", None)
+                .unwrap_err()
+                .to_string()
+                .contains("{iban}")
+        );
+        for broken in ["{telefon", "telefon}", "{}", "{Telefon}", "{a{b}}"] {
+            assert!(city.fill(broken, None).is_err(), "{broken}");
+        }
+    }
+}
