@@ -338,7 +338,7 @@ impl Checked {
             "device": device.name(),
             "shards": std::path::absolute(shards).unwrap_or(shards.to_path_buf()),
             "shards_sha256": self.shards.manifest_sha256(),
-            "settings": self.settings,
+            "settings": self.settings.to_json()?,
             "options": self.options,
             "model": self.config.to_json(),
         }))?;

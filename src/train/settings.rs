@@ -188,12 +188,17 @@ impl TrainSettings {
         Ok(())
     }
 
+    /// The settings by name. Through text, so that an `f32` of 0.1 reads 0.1 and not the nearest `f64`.
+    ///
+    /// # Errors
+    /// Never for these types, but serialisation is fallible.
+    pub fn to_json(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        Ok(serde_json::from_str(&serde_json::to_string(self)?)?)
+    }
+
     /// What differs between these settings and `other`, each as `name: mine, theirs`; empty when equal.
     pub fn differences(&self, other: &Self) -> Result<Vec<String>> {
-        let (mine, theirs) = (serde_json::to_value(self)?, serde_json::to_value(other)?);
-        let (Some(mine), Some(theirs)) = (mine.as_object(), theirs.as_object()) else {
-            return Ok(Vec::new());
-        };
+        let (mine, theirs) = (self.to_json()?, other.to_json()?);
         Ok(mine
             .iter()
             .filter(|(name, value)| theirs.get(*name) != Some(value))
