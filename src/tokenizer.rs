@@ -194,6 +194,9 @@ mod tests {
         assert_eq!(tokenizer.vocab_size(), 50257);
         assert_eq!(tokenizer.end_of_text(), END_OF_TEXT);
         assert_eq!(tokenizer.merges().len(), 50000);
+        // Stands in the manifests of all shard folders: it must never change.
+        let fingerprint = "86e2a302f497ef120e2287ed6fc5712dc7f357afc1ff154dc8be5f2e163aff05";
+        assert_eq!(tokenizer.fingerprint(), fingerprint);
         assert_eq!(tokenizer.encode("Hello world").unwrap(), [15496, 995]);
         assert_eq!(tokenizer.encode("").unwrap(), [0u32; 0]);
         assert_eq!(

@@ -240,7 +240,8 @@ mod tests {
     #[test]
     fn check_finds_each_fault() {
         let good = batch(&[&[1, 2], &[3]]);
-        let faults: [(&str, fn(&mut Batch)); 6] = [
+        type Spoil = fn(&mut Batch);
+        let faults: [(&str, Spoil); 6] = [
             ("targets", |batch| batch.targets.truncate(1)),
             ("segments", |batch| batch.segments[1] = 9),
             ("groups", |batch| batch.groups[0] = 1),

@@ -63,7 +63,8 @@ impl Vocabulary {
             .lines()
             .enumerate()
             .filter(|(number, line)| {
-                !line.is_empty() && !(*number == 0 && line.starts_with("#version"))
+                let is_heading = *number == 0 && line.starts_with("#version");
+                !is_heading && !line.is_empty()
             })
             .map(|(number, line)| {
                 split_merge(line)
