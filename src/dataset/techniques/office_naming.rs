@@ -31,7 +31,11 @@ pub fn is_settled(office: &Office, service: &Service) -> bool {
     let Some(fact) = service.facts.get(&Intent::Where) else {
         return false;
     };
-    let text = fold(&format!("{} {}", fact.text, fact.short));
+    // A placeholder may stand for another office in each city.
+    let text = fold(&without_placeholders(&format!(
+        "{} {}",
+        fact.text, fact.short
+    )));
     let words: Vec<&str> = text.split(' ').collect();
     std::iter::once(&office.about.name)
         .chain(&office.about.also)
@@ -46,6 +50,19 @@ pub fn is_settled(office: &Office, service: &Service) -> bool {
                     .all(|(word, part)| word.starts_with(part))
             })
         })
+}
+
+fn without_placeholders(text: &str) -> String {
+    let pieces = text.split('{').enumerate();
+    pieces
+        .map(|(index, piece)| {
+            if index == 0 {
+                piece
+            } else {
+                piece.split_once('}').map_or("", |(_, rest)| rest)
+            }
+        })
+        .collect()
 }
 
 /// The answer for a service.
@@ -92,6 +109,15 @@ mod tests {
                 )
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn placeholders_name_no_office() {
+        assert_eq!(
+            without_placeholders("Dort ({bauamt}) und {x} hier"),
+            "Dort () und  hier"
+        );
+        assert_eq!(without_placeholders("ohne"), "ohne");
     }
 
     #[test]
