@@ -1,1 +1,1 @@
-//! Tests of `tokenizer`.
+//! The tokenizer against GPT-2.

@@ -1,1 +1,5 @@
 //! The `model` module.
+
+mod batch;
+
+pub use batch::Batch;
