@@ -20,7 +20,7 @@ use anyhow::{Result, bail, ensure};
 use catalog::Catalog;
 use draw::{Draw, Purpose};
 use encode::{Encoded, encode};
-use formats::Format;
+use formats::{FORMATS, Format};
 use plan::{ATTEMPTS, Slot, TrainingPlan, ValidationPlan, validation_count};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -285,6 +285,16 @@ struct Made {
     key: u128,
 }
 
+/// What became of one attempt.
+enum Candidate {
+    /// A whole example, not yet compared with others of its chunk.
+    New(Box<Made>),
+    /// Its text was there before.
+    Duplicate,
+    /// The recipe did not suit.
+    Unsuitable,
+}
+
 struct Kitchen<'a> {
     catalog: &'a Catalog<'a>,
     tokenizer: &'a Tokenizer,
@@ -320,17 +330,17 @@ impl<'a> Kitchen<'a> {
                     "interrupted: nothing was written"
                 );
                 let before = done;
-                let candidates: Result<Vec<Option<Made>>> = chunk
+                let candidates: Result<Vec<Candidate>> = chunk
                     .par_iter()
                     .map(|&index| self.candidate(index, attempt, part, slot_of))
                     .collect();
                 for (&index, candidate) in chunk.iter().zip(candidates?) {
-                    match candidate {
-                        Some(candidate) if self.accept(&candidate) => {
-                            made[index] = Some(candidate);
+                    match self.accept(candidate) {
+                        Some(accepted) => {
+                            made[index] = Some(accepted);
                             done += 1;
                         }
-                        _ => again.push(index),
+                        None => again.push(index),
                     }
                 }
                 progress(done);
@@ -352,14 +362,19 @@ impl<'a> Kitchen<'a> {
         Ok(made.into_iter().flatten().collect())
     }
 
-    fn accept(&mut self, candidate: &Made) -> bool {
-        if candidate.encoded.tokens.len() > LONGEST_EXAMPLE + 2 {
-            self.rejected.too_long += 1;
-            return false;
+    fn accept(&mut self, candidate: Candidate) -> Option<Made> {
+        match candidate {
+            Candidate::New(made) if made.encoded.tokens.len() > LONGEST_EXAMPLE + 2 => {
+                self.rejected.too_long += 1;
+                None
+            }
+            Candidate::New(made) if self.seen.insert(made.key) => Some(*made),
+            Candidate::New(_) | Candidate::Duplicate => {
+                self.rejected.duplicates += 1;
+                None
+            }
+            Candidate::Unsuitable => None,
         }
-        let new = self.seen.insert(candidate.key);
-        self.rejected.duplicates += usize::from(!new);
-        new
     }
 
     fn candidate(
@@ -368,9 +383,9 @@ impl<'a> Kitchen<'a> {
         attempt: usize,
         part: Part,
         slot_of: &SlotOf<'a>,
-    ) -> Result<Option<Made>> {
+    ) -> Result<Candidate> {
         let Some(slot) = slot_of(index, attempt) else {
-            return Ok(None);
+            return Ok(Candidate::Unsuitable);
         };
         let subject = &self.catalog.subjects[slot.subject];
         let purpose = if part == Part::Train {
@@ -379,7 +394,11 @@ impl<'a> Kitchen<'a> {
             Purpose::Validation
         };
         let mut draw = Draw::new(self.settings.seed, purpose, index as u64, attempt as u64);
-        let format = Format::draw(&mut draw);
+        let format = if slot.first {
+            &FORMATS[0]
+        } else {
+            Format::draw(&mut draw)
+        };
         let held_out = part == Part::Val;
         let Some(draft) = cook(
             slot.recipe,
@@ -389,13 +408,18 @@ impl<'a> Kitchen<'a> {
             held_out,
             &mut draw,
         ) else {
-            return Ok(None);
+            return Ok(Candidate::Unsuitable);
         };
         let rendered = format.render(&subject.asked(), &draft.pairs);
-        let encoded = encode(self.tokenizer, &rendered.text, &rendered.answers)?;
         let key = key(&rendered.text);
+        // Encoding costs more than all the rest: what is known already is left out before it. `seen` does not change while a
+        // chunk is made.
+        if self.seen.contains(&key) {
+            return Ok(Candidate::Duplicate);
+        }
+        let encoded = encode(self.tokenizer, &rendered.text, &rendered.answers)?;
         let (register, techniques, pairs) = (draft.register, draft.techniques, draft.pairs);
-        Ok(Some(Made {
+        Ok(Candidate::New(Box::new(Made {
             subject: slot.subject,
             format,
             register,
@@ -405,7 +429,7 @@ impl<'a> Kitchen<'a> {
             text: rendered.text,
             encoded,
             key,
-        }))
+        })))
     }
 }
 

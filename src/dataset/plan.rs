@@ -18,6 +18,9 @@ pub struct Slot<'a> {
     pub phrasing: &'a Phrasing,
     /// How to put it together.
     pub recipe: Recipe,
+    /// Whether it is the subject's first example, which has the default layout: the question most citizens ask, put as the
+    /// product puts it.
+    pub first: bool,
 }
 
 /// How many of `examples` are for validation.
@@ -106,6 +109,7 @@ impl<'a> TrainingPlan<'a> {
             subject,
             phrasing,
             recipe: recipe(round, rank),
+            first: round == 0,
         })
     }
 }
@@ -181,6 +185,7 @@ impl<'a> ValidationPlan<'a> {
             subject,
             phrasing,
             recipe: recipe(round, rank),
+            first: round == 0,
         })
     }
 }

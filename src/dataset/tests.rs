@@ -116,9 +116,23 @@ fn answers_are_marked_in_the_tokens() {
 
 #[test]
 fn too_little_knowledge_is_said_with_the_number_it_gives() {
-    let message = make(100_000, 1).err().unwrap().to_string();
+    let mut knowledge = small_knowledge();
+    knowledge.offices.iter_mut().for_each(|office| office.services.clear());
+    let settings = Settings {
+        stage: Stage::Ultra,
+        examples: 20_000,
+        seed: 1,
+    };
+    let made = generate(
+        &knowledge,
+        &Tokenizer::gpt2().unwrap(),
+        &settings,
+        &AtomicBool::new(false),
+        &|_| {},
+    );
+    let message = made.err().unwrap().to_string();
     assert!(
-        message.contains("needs 100000 distinct examples") && message.contains("gives only "),
+        message.contains("needs 20000 distinct examples") && message.contains("gives only about "),
         "{message}"
     );
     assert!(make(1, 1).is_err());
@@ -167,4 +181,24 @@ fn statistics_count_everything_once() {
     );
     assert!(length.max <= LONGEST_EXAMPLE);
     assert!(statistics.table().contains("standesamt"));
+}
+
+#[test]
+fn every_facts_first_question_is_trained_as_the_product_asks_it() {
+    let knowledge = small_knowledge();
+    let dataset = make(200, 4).unwrap();
+    let texts: BTreeSet<&str> = dataset
+        .examples
+        .iter()
+        .map(|example| example.text.as_str())
+        .collect();
+    for fact in knowledge
+        .offices
+        .iter()
+        .flat_map(|office| &office.services)
+        .flat_map(|service| service.facts.values())
+    {
+        let expected = format!("Frage: {}\nAntwort: {}", fact.questions[0], fact.text);
+        assert!(texts.contains(expected.as_str()), "{expected}");
+    }
 }

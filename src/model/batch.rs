@@ -31,7 +31,13 @@ impl Default for Batch {
 impl Batch {
     /// An empty logical batch, to be filled with [`Batch::push_segment`].
     pub fn new() -> Self {
-        Self { tokens: vec![], targets: vec![], positions: vec![], segments: vec![0], groups: vec![0, 0] }
+        Self {
+            tokens: vec![],
+            targets: vec![],
+            positions: vec![],
+            segments: vec![0],
+            groups: vec![0, 0],
+        }
     }
 
     /// Appends one example to the last logical batch: `targets[i]` is to be predicted from `tokens[..=i]`.
@@ -61,15 +67,22 @@ impl Batch {
     /// # Errors
     /// When the whole would exceed 2^32 - 1 tokens.
     pub fn concat(batches: &[Batch]) -> Result<Batch> {
-        let mut whole = Self { groups: vec![0], ..Self::new() };
+        let mut whole = Self {
+            groups: vec![0],
+            ..Self::new()
+        };
         for batch in batches {
             checked_end(whole.tokens.len(), batch.tokens.len())?;
             let offset = whole.tokens.len() as u32;
             whole.tokens.extend_from_slice(&batch.tokens);
             whole.targets.extend_from_slice(&batch.targets);
             whole.positions.extend_from_slice(&batch.positions);
-            whole.segments.extend(batch.segments.iter().skip(1).map(|end| offset + end));
-            whole.groups.extend(batch.groups.iter().skip(1).map(|end| offset + end));
+            whole
+                .segments
+                .extend(batch.segments.iter().skip(1).map(|end| offset + end));
+            whole
+                .groups
+                .extend(batch.groups.iter().skip(1).map(|end| offset + end));
         }
         Ok(whole)
     }
@@ -96,12 +109,19 @@ impl Batch {
 
     /// Length of the longest example.
     pub fn longest_segment(&self) -> usize {
-        self.segments.windows(2).map(|ends| ends[1].saturating_sub(ends[0]) as usize).max().unwrap_or(0)
+        self.segments
+            .windows(2)
+            .map(|ends| ends[1].saturating_sub(ends[0]) as usize)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Number of places that carry loss.
     pub fn counted_targets(&self) -> usize {
-        self.targets.iter().filter(|&&target| target != IGNORE_TARGET).count()
+        self.targets
+            .iter()
+            .filter(|&&target| target != IGNORE_TARGET)
+            .count()
     }
 
     /// Checks everything the model relies on: lengths, offsets, positions, and ids below `vocab_size`.
@@ -119,20 +139,29 @@ impl Batch {
         check_offsets("segments", &self.segments, count, true)?;
         check_offsets("groups", &self.groups, count, false)?;
         ensure!(
-            self.groups.iter().all(|end| self.segments.binary_search(end).is_ok()),
+            self.groups
+                .iter()
+                .all(|end| self.segments.binary_search(end).is_ok()),
             "a logical batch ends inside an example"
         );
         let in_range = |id: u32| (id as usize) < vocab_size;
         if let Some(id) = self.tokens.iter().find(|&&id| !in_range(id)) {
             anyhow::bail!("token {id} in the batch, but the vocabulary has {vocab_size} tokens");
         }
-        if let Some(id) = self.targets.iter().find(|&&id| id != IGNORE_TARGET && !in_range(id)) {
+        if let Some(id) = self
+            .targets
+            .iter()
+            .find(|&&id| id != IGNORE_TARGET && !in_range(id))
+        {
             anyhow::bail!("target {id} in the batch, but the vocabulary has {vocab_size} tokens");
         }
         for ends in self.segments.windows(2) {
             let positions = &self.positions[ends[0] as usize..ends[1] as usize];
             ensure!(
-                positions.iter().zip(0..).all(|(&position, index)| position == index),
+                positions
+                    .iter()
+                    .zip(0..)
+                    .all(|(&position, index)| position == index),
                 "positions do not count up from 0 in the example at token {}",
                 ends[0]
             );
@@ -143,13 +172,22 @@ impl Batch {
 
 fn checked_end(length: usize, added: usize) -> Result<u32> {
     let end = length + added;
-    u32::try_from(end).map_err(|_| anyhow::anyhow!("a batch of {end} tokens is too large: at most {} fit", u32::MAX))
+    u32::try_from(end).map_err(|_| {
+        anyhow::anyhow!(
+            "a batch of {end} tokens is too large: at most {} fit",
+            u32::MAX
+        )
+    })
 }
 
 fn check_offsets(name: &str, offsets: &[u32], count: usize, strict: bool) -> Result<()> {
-    let ordered = offsets.windows(2).all(|pair| pair[0] < pair[1] || (!strict && pair[0] == pair[1]));
+    let ordered = offsets
+        .windows(2)
+        .all(|pair| pair[0] < pair[1] || (!strict && pair[0] == pair[1]));
     ensure!(
-        offsets.first() == Some(&0) && offsets.last().is_some_and(|&last| last as usize == count) && ordered,
+        offsets.first() == Some(&0)
+            && offsets.last().is_some_and(|&last| last as usize == count)
+            && ordered,
         "{name} of the batch do not rise from 0 to {count}"
     );
     Ok(())
@@ -162,7 +200,10 @@ mod tests {
     fn batch(segments: &[&[u32]]) -> Batch {
         let mut batch = Batch::new();
         for tokens in segments {
-            let targets: Vec<u32> = tokens.iter().map(|id| if id % 2 == 0 { *id } else { IGNORE_TARGET }).collect();
+            let targets: Vec<u32> = tokens
+                .iter()
+                .map(|id| if id % 2 == 0 { *id } else { IGNORE_TARGET })
+                .collect();
             batch.push_segment(tokens, &targets).unwrap();
         }
         batch
@@ -181,7 +222,11 @@ mod tests {
 
     #[test]
     fn concat_shifts_segments_and_keeps_groups() {
-        let parts = [batch(&[&[1, 2, 3], &[4]]), batch(&[&[5, 6]]), batch(&[&[7], &[8]])];
+        let parts = [
+            batch(&[&[1, 2, 3], &[4]]),
+            batch(&[&[5, 6]]),
+            batch(&[&[7], &[8]]),
+        ];
         let whole = Batch::concat(&parts).unwrap();
         whole.check(9).unwrap();
         assert_eq!(whole.tokens, [1, 2, 3, 4, 5, 6, 7, 8]);

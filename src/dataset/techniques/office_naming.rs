@@ -25,17 +25,18 @@ pub fn questions(service: &Service) -> Vec<String> {
         .collect()
 }
 
-/// Whether the service's fact `wo` names the office. Where it does not (some matters go to a court or to another place,
-/// depending on the Land) nothing is said about who is responsible.
+/// Whether the service's fact `wo` names the office, and only it. Some matters go to a court or to another place, depending on
+/// the Land: then `wo` names no office, or the place is a placeholder (`{..stelle}`), and nothing is said about who is
+/// responsible.
 pub fn is_settled(office: &Office, service: &Service) -> bool {
     let Some(fact) = service.facts.get(&Intent::Where) else {
         return false;
     };
-    // A placeholder may stand for another office in each city.
-    let text = fold(&without_placeholders(&format!(
-        "{} {}",
-        fact.text, fact.short
-    )));
+    let text = format!("{} {}", fact.text, fact.short);
+    if text.contains("stelle}") {
+        return false;
+    }
+    let text = fold(&text);
     let words: Vec<&str> = text.split(' ').collect();
     std::iter::once(&office.about.name)
         .chain(&office.about.also)
@@ -50,19 +51,6 @@ pub fn is_settled(office: &Office, service: &Service) -> bool {
                     .all(|(word, part)| word.starts_with(part))
             })
         })
-}
-
-fn without_placeholders(text: &str) -> String {
-    let pieces = text.split('{').enumerate();
-    pieces
-        .map(|(index, piece)| {
-            if index == 0 {
-                piece
-            } else {
-                piece.split_once('}').map_or("", |(_, rest)| rest)
-            }
-        })
-        .collect()
 }
 
 /// The answer for a service.
@@ -109,15 +97,6 @@ mod tests {
                 )
                 .is_ok()
         );
-    }
-
-    #[test]
-    fn placeholders_name_no_office() {
-        assert_eq!(
-            without_placeholders("Dort ({bauamt}) und {x} hier"),
-            "Dort () und  hier"
-        );
-        assert_eq!(without_placeholders("ohne"), "ohne");
     }
 
     #[test]
