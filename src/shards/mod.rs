@@ -1,1 +1,55 @@
-//! The `shards` module.
+//! Training examples on disk: a folder with `manifest.json` and memory-mapped files of tokens, and the sampler that
+//! turns them into batches. `docs/data.md` describes the format to the byte.
+//!
+//! - [`ShardWriter`] writes a folder, all or nothing; [`ShardSet`] maps and checks one;
+//! - [`Sampler`] shuffles the examples of an epoch, packs them into rows and hands out any batch of it.
+
+mod format;
+mod manifest;
+mod packing;
+mod reader;
+mod sampler;
+mod writer;
+
+pub use format::{FORMAT_VERSION, Span};
+pub use manifest::{FileEntry, Manifest, SplitCounts, TokenizerEntry};
+pub use reader::{ExampleView, ShardSet};
+pub use sampler::{LossOn, PackingReport, Sampler, SamplerConfig};
+pub use writer::{ShardInfo, ShardWriter};
+
+/// The two parts of a data set: what is learned from, and what is only measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// Examples to learn from.
+    Train,
+    /// Examples held back to measure on.
+    Validation,
+}
+
+impl Split {
+    /// Both, in the order of the manifest.
+    pub const ALL: [Split; 2] = [Split::Train, Split::Validation];
+
+    /// Beginning of the file names: `train-00000.bin`, `val-00000.bin`.
+    fn file_prefix(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Validation => "val",
+        }
+    }
+}
+
+/// One example to store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Example {
+    /// The whole example, its separators included: `<|endoftext|>`, text, `<|endoftext|>`. At least two tokens.
+    pub tokens: Vec<u16>,
+    /// (start, length) in `tokens` of what a model is to answer, in order and without overlap. With `LossOn::Answers`
+    /// exactly these tokens carry loss, so the token that ends an answer belongs to its span.
+    pub answers: Vec<(u32, u32)>,
+    /// Index into the names of offices.
+    pub office: u16,
+    /// Bit i is set when technique i of the names of techniques was used.
+    pub techniques: u32,
+}

@@ -1,0 +1,545 @@
+//! Writing a shard folder, all or nothing: everything goes into a folder beside the target, is flushed to the disk, and
+//! is renamed into place at the very end.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use super::format::{ALIGNMENT, Counts, FORMAT_VERSION, HEADER_SIZE, Header, IndexEntry, Span};
+use super::format::{sha256_from_hex, span_fault, to_hex};
+use super::manifest::{
+    FORMAT_NAME, FileEntry, MANIFEST_NAME, Manifest, SplitCounts, TokenizerEntry, files_of_existing,
+};
+use super::{Example, Split};
+
+/// A file is closed and the next begun when it holds this many tokens (33.5 MB): small enough to be checked in parallel.
+const MAX_TOKENS_PER_FILE: u64 = 1 << 24;
+
+/// What a shard folder is made from.
+#[derive(Clone, Debug)]
+pub struct ShardInfo {
+    /// Stage of the data set (`basis`, `large`, ...).
+    pub stage: String,
+    /// Seed from which it is generated.
+    pub seed: u64,
+    /// Version of the generator.
+    pub generator_version: String,
+    /// `Tokenizer::fingerprint`.
+    pub tokenizer_fingerprint: String,
+    /// Names of the offices, by the number stored with an example.
+    pub offices: Vec<String>,
+    /// Names of the techniques, by the bit stored with an example; at most 32.
+    pub techniques: Vec<String>,
+    /// Every token is less than this; at most 65536.
+    pub vocab_size: usize,
+}
+
+/// Writes examples into a new shard folder. Nothing is seen at the target before [`ShardWriter::finish`]; dropping the
+/// writer takes away what was written. The same examples in the same order give the same bytes.
+pub struct ShardWriter {
+    target: PathBuf,
+    partial: Partial,
+    info: ShardInfo,
+    fingerprint: [u8; 32],
+    max_tokens_per_file: u64,
+    train: SplitWriter,
+    validation: SplitWriter,
+}
+
+struct SplitWriter {
+    split: Split,
+    open: Option<FileWriter>,
+    closed: Vec<FileEntry>,
+}
+
+struct FileWriter {
+    path: PathBuf,
+    name: String,
+    out: BufWriter<File>,
+    tokens: u64,
+    index: Vec<IndexEntry>,
+    spans: Vec<Span>,
+}
+
+impl ShardWriter {
+    /// Begins a shard folder that will be `dir`. A folder there is replaced only if it is empty or holds nothing but
+    /// shards.
+    ///
+    /// # Errors
+    /// When something else is at `dir`, when the folder beside it cannot be made or is being written by another process,
+    /// or when `info` is out of range.
+    pub fn create(dir: impl AsRef<Path>, info: ShardInfo) -> Result<Self> {
+        let fingerprint = sha256_from_hex(&info.tokenizer_fingerprint).with_context(|| {
+            format!(
+                "tokenizer fingerprint {:?} is no SHA-256",
+                info.tokenizer_fingerprint
+            )
+        })?;
+        ensure!(
+            (1..=1 << 16).contains(&info.vocab_size),
+            "shards hold 16-bit tokens: found vocab_size {}, expected 1 to 65536",
+            info.vocab_size
+        );
+        ensure!(
+            info.techniques.len() <= 32,
+            "found {} techniques, expected at most 32",
+            info.techniques.len()
+        );
+        ensure!(
+            info.offices.len() <= 1 << 16,
+            "found {} offices, expected at most 65536",
+            info.offices.len()
+        );
+        let target = resolve(dir.as_ref())?;
+        let partial = Partial::create(&target)?;
+        let split = |split| SplitWriter {
+            split,
+            open: None,
+            closed: Vec::new(),
+        };
+        Ok(Self {
+            target,
+            partial,
+            info,
+            fingerprint,
+            max_tokens_per_file: MAX_TOKENS_PER_FILE,
+            train: split(Split::Train),
+            validation: split(Split::Validation),
+        })
+    }
+
+    /// Begins a new file when one has this many tokens (default 2^24).
+    pub fn with_max_tokens_per_file(mut self, tokens: u64) -> Self {
+        self.max_tokens_per_file = tokens;
+        self
+    }
+
+    /// Appends an example.
+    ///
+    /// # Errors
+    /// When the example is shorter than two tokens or out of range of the info, and when it cannot be written.
+    pub fn push(&mut self, split: Split, example: &Example) -> Result<()> {
+        self.check(example)?;
+        let writer = match split {
+            Split::Train => &mut self.train,
+            Split::Validation => &mut self.validation,
+        };
+        let file = match &mut writer.open {
+            Some(file) => file,
+            None => {
+                let name = format!("{}-{:05}.bin", split.file_prefix(), writer.closed.len());
+                writer
+                    .open
+                    .insert(FileWriter::create(&self.partial.path, name)?)
+            }
+        };
+        file.push(example)?;
+        // u32 offsets into the spans must suffice as well.
+        if file.tokens >= self.max_tokens_per_file || file.spans.len() > 1 << 30 {
+            writer.close(&self.info, self.fingerprint)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the manifest, flushes everything to the disk and puts the folder in its place.
+    ///
+    /// # Errors
+    /// When there is no training example, or when the disk is full or fails; the target is then as it was.
+    pub fn finish(mut self, statistics: serde_json::Value) -> Result<Manifest> {
+        self.train.close(&self.info, self.fingerprint)?;
+        self.validation.close(&self.info, self.fingerprint)?;
+        ensure!(
+            !self.train.closed.is_empty(),
+            "{}: no training example was given",
+            self.target.display()
+        );
+        let manifest = Manifest {
+            format: FORMAT_NAME.to_string(),
+            version: FORMAT_VERSION,
+            stage: self.info.stage.clone(),
+            seed: self.info.seed,
+            generator_version: self.info.generator_version.clone(),
+            tokenizer: TokenizerEntry {
+                name: "GPT-2 byte-level BPE".to_string(),
+                fingerprint: to_hex(&self.fingerprint),
+                vocab_size: self.info.vocab_size,
+            },
+            train: self.train.counts(),
+            validation: self.validation.counts(),
+            offices: self.info.offices.clone(),
+            techniques: self.info.techniques.clone(),
+            files: [self.train.closed.as_slice(), &self.validation.closed].concat(),
+            statistics,
+        };
+        let path = self.partial.path.join(MANIFEST_NAME);
+        let json = serde_json::to_string_pretty(&manifest)? + "\n";
+        write_synced(&path, json.as_bytes()).map_err(|error| write_error(&path, error))?;
+        self.partial.move_to(&self.target)?;
+        Ok(manifest)
+    }
+
+    fn check(&self, example: &Example) -> Result<()> {
+        let count = example.tokens.len();
+        ensure!(
+            (2..=u32::MAX as usize).contains(&count),
+            "an example has {count} tokens, expected 2 or more"
+        );
+        if let Some(token) = example
+            .tokens
+            .iter()
+            .find(|&&token| usize::from(token) >= self.info.vocab_size)
+        {
+            bail!(
+                "token {token} in an example, expected less than the vocabulary's {}",
+                self.info.vocab_size
+            );
+        }
+        ensure!(
+            usize::from(example.office) < self.info.offices.len(),
+            "an example belongs to office {}, but only {} are named",
+            example.office,
+            self.info.offices.len()
+        );
+        ensure!(
+            example
+                .techniques
+                .checked_shr(self.info.techniques.len() as u32)
+                .unwrap_or(0)
+                == 0,
+            "an example has technique bits {:#b}, but only {} techniques are named",
+            example.techniques,
+            self.info.techniques.len()
+        );
+        ensure!(
+            example.answers.len() <= usize::from(u16::MAX),
+            "an example has {} answers",
+            example.answers.len()
+        );
+        match span_fault(spans(example), count) {
+            Some(fault) => bail!("{fault}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn spans(example: &Example) -> impl Iterator<Item = Span> {
+    example
+        .answers
+        .iter()
+        .map(|&(start, length)| Span { start, length })
+}
+
+impl SplitWriter {
+    fn close(&mut self, info: &ShardInfo, fingerprint: [u8; 32]) -> Result<()> {
+        if let Some(file) = self.open.take() {
+            self.closed
+                .push(file.close(self.split, info.vocab_size as u32, fingerprint)?);
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> SplitCounts {
+        SplitCounts {
+            examples: self.closed.iter().map(|file| file.examples).sum(),
+            tokens: self.closed.iter().map(|file| file.tokens).sum(),
+        }
+    }
+}
+
+impl FileWriter {
+    fn create(dir: &Path, name: String) -> Result<Self> {
+        let path = dir.join(&name);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        let mut out =
+            BufWriter::with_capacity(1 << 20, file.map_err(|error| write_error(&path, error))?);
+        out.write_all(&[0; HEADER_SIZE as usize])
+            .map_err(|error| write_error(&path, error))?;
+        Ok(Self {
+            path,
+            name,
+            out,
+            tokens: 0,
+            index: Vec::new(),
+            spans: Vec::new(),
+        })
+    }
+
+    fn push(&mut self, example: &Example) -> Result<()> {
+        self.out
+            .write_all(bytemuck::cast_slice(&example.tokens))
+            .map_err(|error| write_error(&self.path, error))?;
+        self.index.push(IndexEntry {
+            start: self.tokens,
+            length: example.tokens.len() as u32,
+            span_start: self.spans.len() as u32,
+            span_count: example.answers.len() as u16,
+            office: example.office,
+            techniques: example.techniques,
+        });
+        self.spans.extend(spans(example));
+        self.tokens += example.tokens.len() as u64;
+        Ok(())
+    }
+
+    /// Writes index, spans and header, flushes the file to the disk and hashes it.
+    fn close(mut self, split: Split, vocab_size: u32, fingerprint: [u8; 32]) -> Result<FileEntry> {
+        let counts = Counts {
+            tokens: self.tokens,
+            examples: self.index.len() as u64,
+            spans: self.spans.len() as u64,
+        };
+        let header = Header::new(split, counts, vocab_size, fingerprint)
+            .with_context(|| format!("{} would be too large: {counts:?}", self.path.display()))?;
+        let sha256 = self
+            .write_tables(&header)
+            .map_err(|error| write_error(&self.path, error))?;
+        Ok(FileEntry {
+            name: self.name,
+            split,
+            examples: counts.examples,
+            tokens: counts.tokens,
+            bytes: header.file_size,
+            sha256,
+        })
+    }
+
+    fn write_tables(&mut self, header: &Header) -> io::Result<String> {
+        pad(&mut self.out)?;
+        self.out.write_all(bytemuck::cast_slice(&self.index))?;
+        pad(&mut self.out)?;
+        self.out.write_all(bytemuck::cast_slice(&self.spans))?;
+        pad(&mut self.out)?;
+        self.out.seek(SeekFrom::Start(0))?;
+        self.out.write_all(bytemuck::bytes_of(header))?;
+        self.out.flush()?;
+        let file = self.out.get_mut();
+        file.sync_all()?;
+        file.seek(SeekFrom::Start(0))?;
+        hash(file)
+    }
+}
+
+/// Zeros up to the next section.
+fn pad(out: &mut BufWriter<File>) -> io::Result<()> {
+    let position = out.stream_position()?;
+    let zeros = position.next_multiple_of(ALIGNMENT) - position;
+    out.write_all(&[0; ALIGNMENT as usize][..zeros as usize])
+}
+
+fn hash(file: &mut File) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(to_hex(&hasher.finalize())),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
+/// The unfinished folder, `.NAME.partial` beside the target. Dropping it takes it away unless it was put in its place.
+struct Partial {
+    path: PathBuf,
+    in_place: bool,
+    lock_path: PathBuf,
+    /// Held as long as the folder is written, so that a second run neither mixes into it nor takes it away.
+    _lock: File,
+}
+
+impl Partial {
+    fn create(target: &Path) -> Result<Self> {
+        let (path, lock_path) = (sibling(target, "partial")?, sibling(target, "lock")?);
+        let parent = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(|error| write_error(parent, error))?;
+        let lock = lock(&lock_path, target)?;
+        restore_interrupted(target)?;
+        check_replaceable(target)?;
+        remove_if_there(&path)?;
+        fs::create_dir(&path).map_err(|error| write_error(&path, error))?;
+        Ok(Self {
+            path,
+            in_place: false,
+            lock_path,
+            _lock: lock,
+        })
+    }
+
+    /// Puts the folder in the place of `target`, if that may be replaced.
+    fn move_to(mut self, target: &Path) -> Result<()> {
+        check_replaceable(target)?;
+        sync_dir(&self.path)?;
+        let old = sibling(target, "replaced")?;
+        if target.exists() {
+            remove_if_there(&old)?;
+            rename(target, &old)?;
+        }
+        if let Err(error) = rename(&self.path, target) {
+            restore_interrupted(target)?;
+            return Err(error);
+        }
+        self.in_place = true;
+        sync_dir(target.parent().unwrap_or(Path::new(".")))?;
+        remove_if_there(&old)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // An error here would hide the one that brought us here; the next run takes away what is left.
+        if !self.in_place {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+/// Takes the lock of a target.
+fn lock(path: &Path, target: &Path) -> Result<File> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path);
+    let file = file.map_err(|error| write_error(path, error))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!(
+            "{} is being written by another run of this program: wait for it, or choose another folder",
+            target.display()
+        ),
+        // Some network file systems have no locks; two runs at once are then the user's to avoid.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// `.NAME.suffix` beside `target`.
+fn sibling(target: &Path, suffix: &str) -> Result<PathBuf> {
+    let name = target
+        .file_name()
+        .with_context(|| format!("{} is no name for a new folder", target.display()))?;
+    Ok(target.with_file_name(format!(".{}.{suffix}", name.to_string_lossy())))
+}
+
+/// The folder itself where `dir` is a link to it or written with `..`.
+fn resolve(dir: &Path) -> Result<PathBuf> {
+    if dir.exists() {
+        return dir
+            .canonicalize()
+            .with_context(|| format!("cannot resolve {}", dir.display()));
+    }
+    Ok(dir.to_path_buf())
+}
+
+/// A run killed between the two renames left the old folder under another name: puts it back.
+fn restore_interrupted(target: &Path) -> Result<()> {
+    let old = sibling(target, "replaced")?;
+    if old.exists() && !target.exists() {
+        rename(&old, target)?;
+    }
+    Ok(())
+}
+
+/// Replacing removes a folder, so it must hold nothing that is not ours.
+fn check_replaceable(target: &Path) -> Result<()> {
+    if !target.exists() {
+        return Ok(());
+    }
+    let shown = target.display();
+    let entries = fs::read_dir(target)
+        .with_context(|| format!("{shown} is there and is no folder; choose another"))?;
+    let mut names = entries
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<_>>>()
+        .with_context(|| format!("cannot read folder {shown}"))?;
+    names.sort();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let Some(ours) = files_of_existing(target) else {
+        bail!(
+            "{shown} holds other files ({}) and no shards: it is not replaced; choose another folder",
+            names[0]
+        );
+    };
+    match names
+        .iter()
+        .find(|name| *name != MANIFEST_NAME && !ours.contains(name))
+    {
+        Some(name) => bail!(
+            "{shown} holds {name}, which is no shard file: it is not replaced; choose another folder"
+        ),
+        None => Ok(()),
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to)
+        .with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
+}
+
+fn remove_if_there(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot take away {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Makes new names in a folder last; without it a power cut could undo a rename.
+fn sync_dir(dir: &Path) -> Result<()> {
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    if cfg!(unix) {
+        File::open(dir)
+            .and_then(|folder| folder.sync_all())
+            .with_context(|| format!("cannot flush folder {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// A failure to write, with what to do where that is known.
+fn write_error(path: &Path, error: io::Error) -> Error {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": the disk is full; free some space or choose another folder. What was there before is unchanged"
+        }
+        io::ErrorKind::PermissionDenied => ": choose a folder that you may write to",
+        _ => "",
+    };
+    let message = format!("cannot write {}{hint}", path.display());
+    anyhow!(error).context(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_called_by_its_name() {
+        let error = write_error(
+            Path::new("out/train-00000.bin"),
+            io::ErrorKind::StorageFull.into(),
+        );
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("out/train-00000.bin") && text.contains("disk is full"),
+            "{text}"
+        );
+    }
+}
