@@ -4,6 +4,7 @@
 //! - [`ShardWriter`] writes a folder, all or nothing; [`ShardSet`] maps and checks one;
 //! - [`Sampler`] shuffles the examples of an epoch, packs them into rows and hands out any batch of it.
 
+mod folder;
 mod format;
 mod manifest;
 mod packing;

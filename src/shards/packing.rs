@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 
-/// So many examples wait at a time for a row that they fill. A larger window fills rows no better and mixes less locally.
+/// So many examples wait at a time for a row that they fill, and at least so many rows' worth. A larger window hardly
+/// fills rows better.
 const WINDOW: usize = 256;
+const WINDOW_ROWS: u64 = 4;
 
 /// Examples row by row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,9 @@ pub(super) fn pack(lengths: &[u32], order: &[u32], max_length: u32) -> Rows {
     // A row need not be longer than everything together; that bounds the tables below.
     let total: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
     let max_length = max_length.min(u32::try_from(total).unwrap_or(u32::MAX));
+    let rows_worth =
+        (WINDOW_ROWS * u64::from(max_length)).saturating_mul(lengths.len() as u64) / total.max(1);
+    let window = WINDOW.max(rows_worth as usize);
     let mut rows = Rows {
         examples: Vec::with_capacity(order.len()),
         starts: vec![0],
@@ -42,7 +47,7 @@ pub(super) fn pack(lengths: &[u32], order: &[u32], max_length: u32) -> Rows {
     let mut upcoming = order
         .iter()
         .map(|&example| (example, lengths[example as usize].min(max_length)));
-    let mut waiting: VecDeque<(u32, u32)> = upcoming.by_ref().take(WINDOW).collect();
+    let mut waiting: VecDeque<(u32, u32)> = upcoming.by_ref().take(window).collect();
     let mut fill = Fill::new(max_length as usize);
     while let Some((example, length)) = waiting.pop_front() {
         rows.examples.push(example);
@@ -57,7 +62,7 @@ pub(super) fn pack(lengths: &[u32], order: &[u32], max_length: u32) -> Rows {
         }
         rows.examples[first_added..].reverse();
         rows.starts.push(rows.examples.len() as u32);
-        let free = WINDOW - waiting.len();
+        let free = window - waiting.len();
         waiting.extend(upcoming.by_ref().take(free));
     }
     rows

@@ -1,17 +1,18 @@
 //! Writing a shard folder, all or nothing: everything goes into a folder beside the target, is flushed to the disk, and
 //! is renamed into place at the very end.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
+use super::folder::{Partial, resolve, write_error};
 use super::format::{ALIGNMENT, Counts, FORMAT_VERSION, HEADER_SIZE, Header, IndexEntry, Span};
 use super::format::{sha256_from_hex, span_fault, to_hex};
 use super::manifest::{
-    FORMAT_NAME, FileEntry, MANIFEST_NAME, Manifest, SplitCounts, TokenizerEntry, files_of_existing,
+    FORMAT_NAME, FileEntry, MANIFEST_NAME, Manifest, SplitCounts, TokenizerEntry,
 };
 use super::{Example, Split};
 
@@ -344,202 +345,8 @@ fn hash(file: &mut File) -> io::Result<String> {
     }
 }
 
-/// The unfinished folder, `.NAME.partial` beside the target. Dropping it takes it away unless it was put in its place.
-struct Partial {
-    path: PathBuf,
-    in_place: bool,
-    lock_path: PathBuf,
-    /// Held as long as the folder is written, so that a second run neither mixes into it nor takes it away.
-    _lock: File,
-}
-
-impl Partial {
-    fn create(target: &Path) -> Result<Self> {
-        let (path, lock_path) = (sibling(target, "partial")?, sibling(target, "lock")?);
-        let parent = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(parent).map_err(|error| write_error(parent, error))?;
-        let lock = lock(&lock_path, target)?;
-        restore_interrupted(target)?;
-        check_replaceable(target)?;
-        remove_if_there(&path)?;
-        fs::create_dir(&path).map_err(|error| write_error(&path, error))?;
-        Ok(Self {
-            path,
-            in_place: false,
-            lock_path,
-            _lock: lock,
-        })
-    }
-
-    /// Puts the folder in the place of `target`, if that may be replaced.
-    fn move_to(mut self, target: &Path) -> Result<()> {
-        check_replaceable(target)?;
-        sync_dir(&self.path)?;
-        let old = sibling(target, "replaced")?;
-        if target.exists() {
-            remove_if_there(&old)?;
-            rename(target, &old)?;
-        }
-        if let Err(error) = rename(&self.path, target) {
-            restore_interrupted(target)?;
-            return Err(error);
-        }
-        self.in_place = true;
-        sync_dir(target.parent().unwrap_or(Path::new(".")))?;
-        remove_if_there(&old)
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // An error here would hide the one that brought us here; the next run takes away what is left.
-        if !self.in_place {
-            let _ = fs::remove_dir_all(&self.path);
-        }
-        let _ = fs::remove_file(&self.lock_path);
-    }
-}
-
-/// Takes the lock of a target.
-fn lock(path: &Path, target: &Path) -> Result<File> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path);
-    let file = file.map_err(|error| write_error(path, error))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => bail!(
-            "{} is being written by another run of this program: wait for it, or choose another folder",
-            target.display()
-        ),
-        // Some network file systems have no locks; two runs at once are then the user's to avoid.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
-}
-
-/// `.NAME.suffix` beside `target`.
-fn sibling(target: &Path, suffix: &str) -> Result<PathBuf> {
-    let name = target
-        .file_name()
-        .with_context(|| format!("{} is no name for a new folder", target.display()))?;
-    Ok(target.with_file_name(format!(".{}.{suffix}", name.to_string_lossy())))
-}
-
-/// The folder itself where `dir` is a link to it or written with `..`.
-fn resolve(dir: &Path) -> Result<PathBuf> {
-    if dir.exists() {
-        return dir
-            .canonicalize()
-            .with_context(|| format!("cannot resolve {}", dir.display()));
-    }
-    Ok(dir.to_path_buf())
-}
-
-/// A run killed between the two renames left the old folder under another name: puts it back.
-fn restore_interrupted(target: &Path) -> Result<()> {
-    let old = sibling(target, "replaced")?;
-    if old.exists() && !target.exists() {
-        rename(&old, target)?;
-    }
-    Ok(())
-}
-
-/// Replacing removes a folder, so it must hold nothing that is not ours.
-fn check_replaceable(target: &Path) -> Result<()> {
-    if !target.exists() {
-        return Ok(());
-    }
-    let shown = target.display();
-    let entries = fs::read_dir(target)
-        .with_context(|| format!("{shown} is there and is no folder; choose another"))?;
-    let mut names = entries
-        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-        .collect::<io::Result<Vec<_>>>()
-        .with_context(|| format!("cannot read folder {shown}"))?;
-    names.sort();
-    if names.is_empty() {
-        return Ok(());
-    }
-    let Some(ours) = files_of_existing(target) else {
-        bail!(
-            "{shown} holds other files ({}) and no shards: it is not replaced; choose another folder",
-            names[0]
-        );
-    };
-    match names
-        .iter()
-        .find(|name| *name != MANIFEST_NAME && !ours.contains(name))
-    {
-        Some(name) => bail!(
-            "{shown} holds {name}, which is no shard file: it is not replaced; choose another folder"
-        ),
-        None => Ok(()),
-    }
-}
-
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to)
-        .with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
-}
-
-fn remove_if_there(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot take away {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::create_new(path)?;
     file.write_all(content)?;
     file.sync_all()
-}
-
-/// Makes new names in a folder last; without it a power cut could undo a rename.
-fn sync_dir(dir: &Path) -> Result<()> {
-    let dir = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
-    };
-    if cfg!(unix) {
-        File::open(dir)
-            .and_then(|folder| folder.sync_all())
-            .with_context(|| format!("cannot flush folder {}", dir.display()))?;
-    }
-    Ok(())
-}
-
-/// A failure to write, with what to do where that is known.
-fn write_error(path: &Path, error: io::Error) -> Error {
-    let hint = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": the disk is full; free some space or choose another folder. What was there before is unchanged"
-        }
-        io::ErrorKind::PermissionDenied => ": choose a folder that you may write to",
-        _ => "",
-    };
-    let message = format!("cannot write {}{hint}", path.display());
-    anyhow!(error).context(message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_disk_is_called_by_its_name() {
-        let error = write_error(
-            Path::new("out/train-00000.bin"),
-            io::ErrorKind::StorageFull.into(),
-        );
-        let text = format!("{error:#}");
-        assert!(
-            text.contains("out/train-00000.bin") && text.contains("disk is full"),
-            "{text}"
-        );
-    }
 }
