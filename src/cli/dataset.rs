@@ -53,7 +53,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     if let Some(out) = out
         .as_deref()
-        .filter(|out| out.exists() && !arguments.force)
+        .filter(|out| is_taken(out) && !arguments.force)
     {
         bail!(
             "{} is already there: give another --out, or --force to replace it",
@@ -93,6 +93,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         println!("{}\n", example.text);
     }
     println!("{}", statistics.table());
+    // The knowledge is as it should be; this only says why an expected question is missing.
     for service in &dataset.without_office {
         eprintln!(
             "note: the fact wo of {service} does not name its office, so no question asks which office is responsible for it"
@@ -102,6 +103,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         println!("written: {}", out.display());
     }
     Ok(())
+}
+
+fn is_taken(out: &Path) -> bool {
+    let is_empty_folder = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    out.exists() && !is_empty_folder
 }
 
 // Ctrl-C and a polite kill only set a flag, so that half-written files are taken away again.
@@ -153,7 +159,11 @@ fn write_shards(
         };
         let stored = Example {
             tokens: example.tokens.clone(),
-            answers: example.answers.clone(),
+            answers: example
+                .answers
+                .iter()
+                .map(|&(start, end)| (start, end - start))
+                .collect(),
             office: example.office_index,
             techniques: example.technique_bits,
         };

@@ -117,7 +117,10 @@ fn answers_are_marked_in_the_tokens() {
 #[test]
 fn too_little_knowledge_is_said_with_the_number_it_gives() {
     let mut knowledge = small_knowledge();
-    knowledge.offices.iter_mut().for_each(|office| office.services.clear());
+    knowledge
+        .offices
+        .iter_mut()
+        .for_each(|office| office.services.clear());
     let settings = Settings {
         stage: Stage::Ultra,
         examples: 20_000,

@@ -2,6 +2,7 @@
 
 use super::gemm::{Matrix, Start, gemm};
 use super::kernel::Level;
+use super::memory::zeroed;
 use super::{CpuDevice, attention, head, moe, norm, optimizer, small};
 use crate::ops::checks::{
     RoutingIndices, element_count, expect_adam_step, expect_attention_shape, expect_len,
@@ -9,21 +10,8 @@ use crate::ops::checks::{
     expect_tokens_in_range, prefix, prefix_mut,
 };
 use crate::ops::{AdamState, AdamStep, AttentionShape, Balance, Device, MoeShape, Routing};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rayon::prelude::*;
-
-/// A zeroed buffer straight from the system: pages that are never touched cost nothing.
-fn zeros<T: bytemuck::Zeroable + Clone>(len: usize) -> Result<Vec<T>> {
-    bytemuck::allocation::try_zeroed_slice_box::<T>(len)
-        .map(Vec::from)
-        .ok()
-        .with_context(|| {
-            format!(
-                "no memory for a buffer of {len} elements of {} bytes",
-                size_of::<T>()
-            )
-        })
-}
 
 fn upload<T: Copy>(values: &[T], buffer: &mut [T]) -> Result<()> {
     prefix_mut("upload", "buffer", buffer, &[values.len()])?.copy_from_slice(values);
@@ -88,15 +76,15 @@ impl Device for CpuDevice {
     }
 
     fn zeros_float(&self, len: usize) -> Result<Vec<f32>> {
-        zeros(len)
+        zeroed(len)
     }
 
     fn zeros_single(&self, len: usize) -> Result<Vec<f32>> {
-        zeros(len)
+        zeroed(len)
     }
 
     fn zeros_index(&self, len: usize) -> Result<Vec<u32>> {
-        zeros(len)
+        zeroed(len)
     }
 
     fn upload_float(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
@@ -698,8 +686,8 @@ impl Device for CpuDevice {
         expect_len("adam_state", "weight", weight.len(), len)?;
         Ok(AdamState {
             master: None,
-            first: zeros(len)?,
-            second: zeros(len)?,
+            first: zeroed(len)?,
+            second: zeroed(len)?,
         })
     }
 

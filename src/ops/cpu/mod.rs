@@ -7,6 +7,7 @@ mod device;
 pub mod gemm;
 mod head;
 pub mod kernel;
+mod memory;
 mod moe;
 mod norm;
 mod optimizer;

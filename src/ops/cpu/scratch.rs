@@ -1,6 +1,7 @@
 //! Buffers that operations need for the length of one call, kept between calls: a fresh allocation of many megabytes
-//! would cost a page fault per 4 KiB every time.
+//! would cost page faults every time.
 
+use super::memory::zeroed;
 use std::sync::Mutex;
 
 /// A pool of `f32` buffers.
@@ -24,7 +25,8 @@ impl Scratch {
         let mut buffer = pick.map(|i| free.swap_remove(i)).unwrap_or_default();
         drop(free);
         if buffer.len() < len {
-            buffer.resize(len, 0.0);
+            // Without memory for it the old way of growing reports that, as every allocation in Rust does.
+            buffer = zeroed(len).unwrap_or_else(|_| vec![0.0; len]);
         }
         Borrowed {
             buffer,
