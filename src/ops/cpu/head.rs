@@ -7,12 +7,13 @@
 //!
 //! The vocabulary is cut into parts (the unit of parallel work and of ordered sums) and blocks of rows that stay in L2: a
 //! block's logits are made and their softmax statistics taken in one go; in the second pass a block's gradient is made from
-//! its logits and used for both products at once, so it never goes to memory. Tokens without loss are left out.
+//! its logits and used for both products at once, so it never goes to memory. Tokens without loss are left out, and so are
+//! words that are too improbable everywhere in the chunk for f32 to notice ([`NEGLIGIBLE`]).
 
 use super::gemm::{Matrix, Packed, Start, gemm_packed};
-use super::scratch::Scratch;
+use super::scratch::{Borrowed, Scratch};
 use super::shared::SharedMut;
-use super::simd::{exp, vectorised};
+use super::simd::{LANES, exp, vectorised};
 use crate::ops::IGNORE_TARGET;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -23,6 +24,11 @@ const CHUNK: usize = 512;
 const BLOCK: usize = 96;
 /// Parts of the vocabulary. Sums over parts are taken in their order, so this must not depend on the threads.
 const PARTS: usize = 16;
+
+/// Log-probability below which a word that is nobody's target is left out of the gradients of a chunk: 2^-24, half the
+/// distance from 1 to the next f32, so that the softmax's own rounding is larger. Once the words that never occur have been
+/// unlearnt, within a few hundred steps, this saves most of the second pass.
+const NEGLIGIBLE: f32 = -24.0 * std::f32::consts::LN_2;
 
 /// The counted tokens of one chunk.
 struct Chunk<'a> {
@@ -170,13 +176,32 @@ vectorised! {
 }
 
 vectorised! {
-    /// `gradient = scale softmax`: a block `[rows, n]` of logits and each token's logarithm of the sum.
-    pub fn scaled_softmax(logits: &[f32], log_sum: &[f32], scale: f32, gradient: &mut [f32]) {
-        let n = log_sum.len();
-        for (logits, gradient) in logits.chunks_exact(n).zip(gradient.chunks_exact_mut(n)) {
-            for t in 0..n {
-                gradient[t] = exp::<FMA>(logits[t] - log_sum[t]) * scale;
+    /// The greatest log-probability in one row of logits; NaN if one is NaN.
+    pub fn peak(logits: &[f32], log_sum: &[f32]) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (rows, sums) = (logits.chunks_exact(LANES), log_sum.chunks_exact(LANES));
+        let rest = rows.remainder().iter().zip(sums.remainder());
+        for (row, sum) in rows.zip(sums) {
+            for i in 0..LANES {
+                let x = row[i] - sum[i];
+                lanes[i] = if x <= lanes[i] { lanes[i] } else { x };
             }
+        }
+        let mut peak = f32::NEG_INFINITY;
+        for x in lanes.into_iter().chain(rest.map(|(x, sum)| x - sum)) {
+            peak = if x <= peak { peak } else { x };
+        }
+        peak
+    }
+}
+
+vectorised! {
+    /// `gradient = scale softmax` of one row of logits, given each token's logarithm of the sum.
+    pub fn scaled_softmax(logits: &[f32], log_sum: &[f32], scale: f32, gradient: &mut [f32]) {
+        let n = gradient.len();
+        let (logits, log_sum) = (&logits[..n], &log_sum[..n]);
+        for t in 0..n {
+            gradient[t] = exp::<FMA>(logits[t] - log_sum[t]) * scale;
         }
     }
 }
@@ -241,7 +266,7 @@ fn gradients<'s>(
     grad_table: &mut [f32],
     vocab: usize,
     hidden: usize,
-) -> super::scratch::Borrowed<'s> {
+) -> Borrowed<'s> {
     let n = chunk.len();
     let mut rows_of_x = Packed::default();
     rows_of_x.pack(n, hidden, Matrix::rows(chunk.x, hidden));
@@ -252,38 +277,23 @@ fn gradients<'s>(
         .enumerate()
         .with_max_len(1)
         .for_each(|(part, grad_x)| {
-            let mut block = scratch.take(BLOCK * n);
-            let mut weights = Packed::default();
-            for rows in blocks(part, vocab) {
-                let block = &mut block[..rows.len() * n];
-                scaled_softmax(&logits[rows.start * n..rows.end * n], log_sum, scale, block);
-                for &(target, t) in chunk.targets_in(&rows) {
-                    block[(target as usize - rows.start) * n + t as usize] -= scale;
+            let mut block = GradientBlock::new(scratch, n, hidden);
+            for row in blocks(part, vocab).flatten() {
+                let targets = chunk.targets_in(&(row..row + 1));
+                let logits = &logits[row * n..(row + 1) * n];
+                if targets.is_empty() && peak(logits, log_sum) < NEGLIGIBLE {
+                    continue;
                 }
-                // SAFETY: blocks are disjoint rows.
-                let grad = unsafe { grad_table.slice(rows.start * hidden, rows.len() * hidden) };
-                gemm_packed(
-                    rows.len(),
-                    Matrix::rows(block, n),
-                    &rows_of_x,
-                    Start::Accumulate,
-                    grad,
-                    hidden,
-                );
-                weights.pack(
-                    rows.len(),
-                    hidden,
-                    Matrix::rows(&table[rows.start * hidden..rows.end * hidden], hidden),
-                );
-                gemm_packed(
-                    n,
-                    Matrix::transposed(block, n),
-                    &weights,
-                    Start::Accumulate,
-                    grad_x,
-                    hidden,
-                );
+                let gradient = block.push(row);
+                scaled_softmax(logits, log_sum, scale, gradient);
+                for &(_, t) in targets {
+                    gradient[t as usize] -= scale;
+                }
+                if block.rows.len() == BLOCK {
+                    block.flush(table, &rows_of_x, grad_table, grad_x);
+                }
             }
+            block.flush(table, &rows_of_x, grad_table, grad_x);
         });
     let mut total = scratch.take(n * hidden);
     total
@@ -298,4 +308,79 @@ fn gradients<'s>(
             }
         });
     total
+}
+
+/// Rows of the transposed gradient of the logits, gathered until there are enough of them for two products.
+struct GradientBlock<'s> {
+    /// Their numbers in the vocabulary, ascending.
+    rows: Vec<usize>,
+    /// Their gradients `[rows, n]`.
+    gradients: Borrowed<'s>,
+    /// Their rows of the table, and what is added to the table's gradient, where they are not neighbours: `[rows, C]`.
+    gathered: Borrowed<'s>,
+    packed: Packed,
+    n: usize,
+    hidden: usize,
+}
+
+impl<'s> GradientBlock<'s> {
+    fn new(scratch: &'s Scratch, n: usize, hidden: usize) -> Self {
+        Self {
+            rows: Vec::with_capacity(BLOCK),
+            gradients: scratch.take(BLOCK * n),
+            gathered: scratch.take(BLOCK * hidden),
+            packed: Packed::default(),
+            n,
+            hidden,
+        }
+    }
+
+    /// The place for the next row's gradient.
+    fn push(&mut self, row: usize) -> &mut [f32] {
+        let at = self.rows.len() * self.n;
+        self.rows.push(row);
+        &mut self.gradients[at..at + self.n]
+    }
+
+    /// `grad_table[rows] += gradients x`, `grad_x += gradients^T table[rows]`, and starts again.
+    fn flush(&mut self, table: &[f32], x: &Packed, grad_table: SharedMut, grad_x: &mut [f32]) {
+        let (Some(&first), Some(&last)) = (self.rows.first(), self.rows.last()) else {
+            return;
+        };
+        let (n, hidden, count) = (self.n, self.hidden, self.rows.len());
+        let gradients = &self.gradients[..count * n];
+        let left = Matrix::rows(gradients, n);
+        if last - first + 1 == count {
+            // SAFETY: parts of the vocabulary are disjoint, and this task alone handles its part.
+            let grad = unsafe { grad_table.slice(first * hidden, count * hidden) };
+            gemm_packed(count, left, x, Start::Accumulate, grad, hidden);
+            self.packed.pack(
+                count,
+                hidden,
+                Matrix::rows(&table[first * hidden..][..count * hidden], hidden),
+            );
+        } else {
+            let gathered = &mut self.gathered[..count * hidden];
+            gemm_packed(count, left, x, Start::Zero, gathered, hidden);
+            for (from, &row) in gathered.chunks_exact(hidden).zip(&self.rows) {
+                // SAFETY: as above.
+                let grad = unsafe { grad_table.slice(row * hidden, hidden) };
+                super::simd::add_scaled(grad, 1.0, from);
+            }
+            for (to, &row) in gathered.chunks_exact_mut(hidden).zip(&self.rows) {
+                to.copy_from_slice(&table[row * hidden..][..hidden]);
+            }
+            self.packed
+                .pack(count, hidden, Matrix::rows(gathered, hidden));
+        }
+        gemm_packed(
+            n,
+            Matrix::transposed(gradients, n),
+            &self.packed,
+            Start::Accumulate,
+            grad_x,
+            hidden,
+        );
+        self.rows.clear();
+    }
 }
