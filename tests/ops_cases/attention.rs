@@ -1,0 +1,231 @@
+//! Attention over segments, its gradients, and attention over a cache.
+
+use super::*;
+use muni_engine::ops::AttentionShape;
+use muni_engine::ops::cpu::CpuDevice;
+
+const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
+    AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+    }
+}
+
+/// Segment lengths of one batch.
+fn offsets(lengths: &[usize]) -> Vec<u32> {
+    let mut offsets = vec![0];
+    for &length in lengths {
+        offsets.push(offsets[offsets.len() - 1] + length as u32);
+    }
+    offsets
+}
+
+struct Forward {
+    qkv: Vec<f32>,
+    out: Vec<f32>,
+    log_sum: Vec<f32>,
+}
+
+/// `scale` is the standard deviation of queries, keys and values.
+fn forward<D: Device>(
+    device: &D,
+    shape: &AttentionShape,
+    lengths: &[usize],
+    scale: f32,
+) -> Forward {
+    let count: usize = lengths.iter().sum();
+    let qkv = Values::new(count).normal(count * shape.qkv_size(), scale);
+    let segments = input_index(device, &offsets(lengths));
+    let mut out = written(device, count * shape.out_size());
+    let mut log_sum = written_single(device, count * shape.heads);
+    device
+        .attention_forward(
+            &input(device, &qkv),
+            &segments,
+            &mut out,
+            &mut log_sum,
+            shape,
+            lengths.len(),
+            count,
+        )
+        .unwrap();
+    Forward {
+        qkv,
+        out: read(device, &out, count * shape.out_size()),
+        log_sum: read_single(device, &log_sum, count * shape.heads),
+    }
+}
+
+pub fn attention_forward<D: Device>(
+    device: &D,
+    shape: &AttentionShape,
+    lengths: &[usize],
+    scale: f32,
+) -> Outputs {
+    let forward = forward(device, shape, lengths, scale);
+    vec![("out", forward.out), ("log_sum", forward.log_sum)]
+}
+
+/// Both devices get the reference's `out` and `log_sum`: only the backward's own error is left.
+pub fn attention_backward<D: Device>(
+    device: &D,
+    shape: &AttentionShape,
+    lengths: &[usize],
+    scale: f32,
+) -> Outputs {
+    let count: usize = lengths.iter().sum();
+    let kept = forward(&ReferenceDevice, shape, lengths, scale);
+    let grad_out = Values::new(count + 1).normal(count * shape.out_size(), 1.0);
+    let mut grad_qkv = written(device, count * shape.qkv_size());
+    device
+        .attention_backward(
+            &input(device, &grad_out),
+            &input(device, &kept.qkv),
+            &input(device, &kept.out),
+            &input_single(device, &kept.log_sum),
+            &input_index(device, &offsets(lengths)),
+            &mut grad_qkv,
+            shape,
+            lengths.len(),
+            count,
+        )
+        .unwrap();
+    vec![(
+        "grad_qkv",
+        read(device, &grad_qkv, count * shape.qkv_size()),
+    )]
+}
+
+fn check_attention<D: Device>(device: &D) {
+    let cases: [(AttentionShape, &[usize], f32); 11] = [
+        (shape(1, 1, 2), &[1], 1.0),
+        (shape(2, 1, 10), &[1, 1, 1], 1.0),
+        (shape(3, 3, 36), &[2, 3, 5, 7, 1], 1.0),
+        (shape(4, 2, 16), &[17, 1, 63], 1.0),
+        (shape(6, 2, 12), &[64, 65], 1.0),
+        (shape(4, 1, 20), &[130, 1, 31, 32, 33], 1.0),
+        (shape(6, 3, 64), &[5, 257, 1], 1.0),
+        (shape(2, 1, 36), &[300], 1.0),
+        // One key of a query takes all: scores of some tens.
+        (shape(4, 2, 16), &[40, 7], 4.0),
+        // Nearly uniform probabilities.
+        (shape(4, 2, 16), &[40, 7], 1e-3),
+        (shape(2, 2, 128), &[9, 12], 1.0),
+    ];
+    for (shape, lengths, scale) in cases {
+        let case = (shape, lengths, scale);
+        same_as_reference!(
+            "attention_forward",
+            case,
+            attention_forward,
+            device,
+            &shape,
+            lengths,
+            scale
+        );
+        let operation = match scale > 1.0 {
+            true => "attention_backward, peaked",
+            false => "attention_backward",
+        };
+        same_as_reference!(
+            operation,
+            case,
+            attention_backward,
+            device,
+            &shape,
+            lengths,
+            scale
+        );
+    }
+}
+
+#[test]
+fn cpu_equals_reference_attention() {
+    check_attention(&CpuDevice::new());
+}
+
+/// Feeds the rows of `qkv` in the given portions and returns what each row gave, and the cache.
+fn cached<D: Device>(
+    device: &D,
+    qkv: &[f32],
+    shape: &AttentionShape,
+    portions: &[usize],
+) -> Outputs {
+    let total: usize = portions.iter().sum();
+    let capacity = total + 3;
+    let len = capacity * shape.kv_size();
+    // What a longer, dropped conversation left in the cache must not be read.
+    let mut keys = added(device, &vec![f32::NAN; len]);
+    let mut values = added(device, &vec![f32::NAN; len]);
+    let (mut rows, mut past) = (Vec::new(), 0);
+    for &count in portions {
+        let new = &qkv[past * shape.qkv_size()..][..count * shape.qkv_size()];
+        let mut out = written(device, count * shape.out_size());
+        device
+            .attention_cached(
+                &input(device, new),
+                &mut keys,
+                &mut values,
+                &mut out,
+                shape,
+                past,
+                count,
+                capacity,
+            )
+            .unwrap();
+        rows.extend(read(device, &out, count * shape.out_size()));
+        past += count;
+    }
+    let cache = |buffer: &D::Float| {
+        let mut all = read(device, buffer, len);
+        let unused = all.split_off(total * shape.kv_size());
+        assert!(unused.iter().all(|value| value.is_nan()));
+        all
+    };
+    vec![
+        ("out", rows),
+        ("keys", cache(&keys)),
+        ("values", cache(&values)),
+    ]
+}
+
+fn check_attention_cached<D: Device>(device: &D) {
+    let single_steps = [1; 40];
+    let cases: [(AttentionShape, &[usize]); 8] = [
+        (shape(1, 1, 2), &[1]),
+        (shape(6, 3, 64), &single_steps),
+        (shape(6, 3, 64), &[37, 1, 1, 1]),
+        (shape(4, 2, 16), &[5, 3, 7, 1, 17]),
+        (shape(3, 3, 36), &[1, 63, 1]),
+        (shape(4, 1, 10), &[65, 64, 1, 1]),
+        (shape(2, 1, 20), &[130, 127]),
+        (shape(2, 1, 36), &[300, 1]),
+    ];
+    for (shape, portions) in cases {
+        let total: usize = portions.iter().sum();
+        // The whole of it at once, by the reference's attention over one segment.
+        let whole = forward(&ReferenceDevice, &shape, &[total], 1.0);
+        let columns = |from: usize| -> Vec<f32> {
+            let rows = whole.qkv.chunks(shape.qkv_size());
+            rows.flat_map(|row| &row[from..from + shape.kv_size()])
+                .copied()
+                .collect()
+        };
+        let expected = vec![
+            ("out", whole.out.clone()),
+            ("keys", columns(shape.out_size())),
+            ("values", columns(shape.out_size() + shape.kv_size())),
+        ];
+        let case = format!("{shape:?} {portions:?}");
+        let found = cached(device, &whole.qkv, &shape, portions);
+        compare("attention_cached", &case, &found, &expected);
+        let reference = cached(&ReferenceDevice, &whole.qkv, &shape, portions);
+        compare("attention_cached", &case, &reference, &expected);
+    }
+}
+
+#[test]
+fn cpu_equals_reference_attention_cached() {
+    check_attention_cached(&CpuDevice::new());
+}

@@ -1,0 +1,106 @@
+//! The same bits on any number of threads: what is summed by several of them is cut into parts that do not depend on
+//! their number, and the parts are added in their order.
+
+use super::moe::Load;
+use super::*;
+use muni_engine::ops::AttentionShape;
+use muni_engine::ops::cpu::CpuDevice;
+
+/// Runs once on pools of 1, 2 and 3 threads, each with a fresh device, and compares bits.
+fn same_bits_on_any_pool(name: &str, run: impl Fn(&CpuDevice) -> Outputs + Sync) {
+    let bits = |threads: usize| -> Vec<(&'static str, Vec<u32>)> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let outputs = pool.build().unwrap().install(|| {
+            assert_eq!(rayon::current_num_threads(), threads);
+            run(&CpuDevice::new())
+        });
+        let to_bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
+        outputs
+            .into_iter()
+            .map(|(output, values)| (output, to_bits(values)))
+            .collect()
+    };
+    let expected = bits(1);
+    for threads in [2, 3] {
+        for ((output, expected), (_, found)) in expected.iter().zip(bits(threads)) {
+            let differing = expected.iter().zip(&found).filter(|(a, b)| a != b).count();
+            assert_eq!(differing, 0, "{name}: {output} on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn dense_operations_are_deterministic() {
+    for rows in [7, 65, 257] {
+        same_bits_on_any_pool("embedding_backward", |device| {
+            dense::embedding_backward(device, (rows, 131, 40))
+        });
+        same_bits_on_any_pool("rmsnorm_backward", |device| {
+            dense::rmsnorm_backward(device, (rows, 384))
+        });
+        for shape in [(rows, 384, 448), (rows, 36, 131)] {
+            same_bits_on_any_pool("linear_forward", |device| {
+                dense::linear_forward(device, shape, true)
+            });
+            same_bits_on_any_pool("linear_backward_input", |device| {
+                dense::linear_backward_input(device, shape, true)
+            });
+            same_bits_on_any_pool("linear_backward_weight", |device| {
+                dense::linear_backward_weight(device, shape)
+            });
+        }
+    }
+}
+
+#[test]
+fn attention_is_deterministic() {
+    let shape = AttentionShape {
+        heads: 6,
+        kv_heads: 3,
+        head_dim: 36,
+    };
+    for lengths in [&[300][..], &[5, 130, 1, 17, 64]] {
+        same_bits_on_any_pool("attention_forward", |device| {
+            attention::attention_forward(device, &shape, lengths, 1.0)
+        });
+        same_bits_on_any_pool("attention_backward", |device| {
+            attention::attention_backward(device, &shape, lengths, 1.0)
+        });
+    }
+}
+
+#[test]
+fn router_and_experts_are_deterministic() {
+    let shape = moe::shape(36, 44, 5, 2);
+    for rows in [17, 257] {
+        for load in [Load::Random, Load::OneTakesAll] {
+            same_bits_on_any_pool("router_backward", |device| {
+                moe::router_backward(device, &shape, &[0, 9, rows as u32], load)
+            });
+            same_bits_on_any_pool("experts_forward", |device| {
+                moe::experts_forward(device, &shape, rows, load, 1.0)
+            });
+            same_bits_on_any_pool("experts_backward", |device| {
+                moe::experts_backward(device, &shape, rows, load, 1.0)
+            });
+        }
+    }
+}
+
+#[test]
+fn head_loss_is_deterministic() {
+    for case in [
+        head::Case::new(7, 5003, 48, 2),
+        head::Case::new(600, 1031, 36, 0),
+        head::Case::new(130, 257, 384, 3),
+    ] {
+        same_bits_on_any_pool("head_loss", |device| head::head_loss(device, case));
+    }
+}
+
+#[test]
+fn global_norm_is_deterministic() {
+    same_bits_on_any_pool("global_norm", |device| {
+        optimizer::global_norm(device, &[17, 200_003, 65_537, 400_000], 3.0)
+    });
+}
