@@ -547,14 +547,33 @@ fn what_would_change_the_result_is_refused_on_resume() {
 #[test]
 fn weights_that_run_away_end_the_run_and_leave_good_checkpoints() {
     let fixture = Fixture::get();
-    let out = fixture.path("diverged");
-    let mut command = fixture.train(&out);
-    command.args(["--learning-rate", "1e38", "--save-every", "1"]);
-    let said = refused(without_repeats(command));
+    let train = |name: &str, arguments: &[&str]| {
+        let out = fixture.path(name);
+        let mut command = fixture.train(&out);
+        command.args(["--learning-rate", "1e38"]).args(arguments);
+        let said = refused(without_repeats(command));
+        assert!(said.contains("lower --learning-rate"), "{said}");
+        (out, said)
+    };
+    // The step after the weights overflowed sees it in its loss and gradient.
+    let (out, said) = train("diverged", &[]);
+    assert!(said.contains("step 2 is not finite: loss"), "{said}");
+    assert!(said.contains("there is no checkpoint yet"), "{said}");
+    assert!(names(&out.join("checkpoints")).is_empty());
+
+    // A slow warmup lets some steps pass before.
+    let (out, said) = train("diverging", &["--save-every", "1", "--warmup-steps", "24"]);
     assert!(said.contains("not finite"), "{said}");
-    assert!(said.contains("lower --learning-rate"), "{said}");
-    for name in names(&out.join("checkpoints")) {
-        assert!(said.contains("--resume"), "{said}");
+    let left = names(&out.join("checkpoints"));
+    assert!(
+        !left.is_empty(),
+        "no step before the failing one was saved: {said}"
+    );
+    assert!(
+        said.contains(last_checkpoint(&out).to_str().unwrap()),
+        "{said}"
+    );
+    for name in left {
         let checkpoint = out.join("checkpoints").join(name);
         assert_whole(&checkpoint);
         let model = muni_engine::formats::load_folder(&checkpoint).unwrap();

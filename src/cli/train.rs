@@ -19,7 +19,7 @@ use crate::train::optimizer::Moments;
 use crate::train::run_folder::{self, RunFolder};
 use crate::train::source::{ShardFolder, Source};
 use crate::train::{
-    LossOn, Outcome, RunOptions, SampleFn, Setup, Stage, TrainSettings, Trainer, interrupt,
+    LossOn, Outcome, Resume, RunOptions, SampleFn, Setup, Stage, TrainSettings, Trainer, interrupt,
 };
 
 /// Asked at each validation, for an early look.
@@ -178,9 +178,11 @@ fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
         run,
         sample: Some(sampler(device, &tokenizer)),
     };
-    let resume = checkpoint
-        .as_ref()
-        .map(|checkpoint| (checkpoint, weights.as_slice(), moments.as_slice()));
+    let resume = checkpoint.as_deref().map(|checkpoint| Resume {
+        state: &checkpoint.state,
+        weights: &weights,
+        moments: &moments,
+    });
     let mut trainer = Trainer::new(setup, model, resume)?;
     drop((weights, moments));
     eprintln!(
@@ -216,7 +218,7 @@ enum Origin {
     /// With fresh weights, in a new folder of this path.
     Scratch(PathBuf),
     /// In the folder of an earlier run, from its newest checkpoint, or anew where it was stopped before its first.
-    Run(RunFolder, Option<Checkpoint>),
+    Run(RunFolder, Option<Box<Checkpoint>>),
 }
 
 fn fresh(arguments: &Arguments, tokenizer: &Tokenizer) -> Result<(Checked, Origin)> {
@@ -310,16 +312,16 @@ fn resumed(
         options,
         config,
     };
-    Ok((checked, Origin::Run(run, checkpoint)))
+    Ok((checked, Origin::Run(run, checkpoint.map(Box::new))))
 }
 
 impl Origin {
     /// Weights, and the optimizer's moments where there are any.
     fn load(&self, checked: &Checked) -> Result<(Vec<Vec<f32>>, Vec<Moments>)> {
         match self {
-            Origin::Run(_, Some(Checkpoint { folder, .. })) => Ok((
-                formats::load_folder(folder)?.fused,
-                checkpoint::read_moments(folder, &checked.config)?,
+            Origin::Run(_, Some(checkpoint)) => Ok((
+                formats::load_folder(&checkpoint.folder)?.fused,
+                checkpoint::read_moments(&checkpoint.folder, &checked.config)?,
             )),
             Origin::Scratch(_) | Origin::Run(_, None) => Ok((
                 random_weights(&checked.config, checked.settings.seed),

@@ -19,4 +19,4 @@ pub mod step;
 pub mod trainer;
 
 pub use settings::{LossOn, RunOptions, Stage, TrainSettings};
-pub use trainer::{Outcome, SampleFn, Setup, Trainer};
+pub use trainer::{Outcome, Resume, SampleFn, Setup, Trainer};

@@ -10,7 +10,7 @@ use crate::formats;
 use crate::model::{Batch, Model};
 use crate::ops::Device;
 use crate::tokenizer::Tokenizer;
-use crate::train::checkpoint::{self, Best, Checkpoint, State};
+use crate::train::checkpoint::{self, Best, State};
 use crate::train::interrupt;
 use crate::train::metrics::{JsonLines, StepMetrics};
 use crate::train::optimizer::Moments;
@@ -54,6 +54,16 @@ pub struct Setup<'a, D: Device> {
     pub run: RunFolder,
     /// Early look at answers, if wanted.
     pub sample: Option<Box<SampleFn<'a, D>>>,
+}
+
+/// What a run continues from.
+pub struct Resume<'r> {
+    /// Where it stood.
+    pub state: &'r State,
+    /// Its weights, one vector per fused parameter.
+    pub weights: &'r [Vec<f32>],
+    /// Its optimizer's moments.
+    pub moments: &'r [Moments],
 }
 
 /// A run in progress.
@@ -100,11 +110,7 @@ impl<'a, D: Device> Trainer<'a, D> {
     ///
     /// # Errors
     /// When there is nothing to train on, a file cannot be opened, or the device has no memory.
-    pub fn new(
-        setup: Setup<'a, D>,
-        model: Model<D>,
-        resume: Option<(&Checkpoint, &[Vec<f32>], &[Moments])>,
-    ) -> Result<Self> {
+    pub fn new(setup: Setup<'a, D>, model: Model<D>, resume: Option<Resume>) -> Result<Self> {
         setup.settings.validate()?;
         setup.options.validate()?;
         let settings = &setup.settings;
@@ -118,12 +124,12 @@ impl<'a, D: Device> Trainer<'a, D> {
         let validation = setup.source.validation(settings.eval_batches)?;
         let mut engine = Engine::new(setup.device, model, settings, setup.options.micro_batch)?;
         let mut position = Position::start();
-        if let Some((checkpoint, weights, moments)) = resume {
+        if let Some(resume) = resume {
             let config = &engine.model.config;
             engine
                 .optimizer
-                .restore(setup.device, config, weights, moments)?;
-            position.restore(&checkpoint.state);
+                .restore(setup.device, config, resume.weights, resume.moments)?;
+            position.restore(resume.state);
             checkpoint::remove_leftovers(&setup.run.checkpoints())?;
         }
         Ok(Self {
