@@ -25,7 +25,7 @@ enum Command {
     /// Check the knowledge base.
     Knowledge(knowledge::Arguments),
     /// Train the model on a shard folder.
-    Train(train::Arguments),
+    Train(Box<train::Arguments>),
     /// Answer one prompt.
     Prompt(prompt::Arguments),
     /// Measure a model.
@@ -38,7 +38,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Dataset(arguments) => dataset::run(arguments),
         Command::Knowledge(arguments) => knowledge::run(arguments),
-        Command::Train(arguments) => train::run(arguments),
+        Command::Train(arguments) => train::run(*arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
     };

@@ -292,6 +292,7 @@ pub trait Device: Sync {
 
     /// Causal attention within each segment, scale `1 / sqrt(D)`: qkv `[T, (H + 2G) D]` after RoPE, segments `[S + 1]`
     /// offsets, out `[T, H D]`, `log_sum [T, H]` the logarithm of each query's softmax denominator (with the scaled scores).
+    #[allow(clippy::too_many_arguments)]
     fn attention_forward(
         &self,
         qkv: &Self::Float,

@@ -216,9 +216,9 @@ pub fn backward(
                         softmax_gradient(&p[..visible], &mut ds[..visible], delta, layout.scale);
                     }
                     let span = |from: usize, rows: usize| (from, (rows - 1) * layout.stride + d);
-                    // SAFETY (all three): this task alone handles key/value head `kv` of this segment and the query heads
-                    // that read it, and gemm touches those columns only.
                     let (from, n) = span(layout.query(q0, head), rows);
+                    // SAFETY: this task alone handles key/value head `kv` of this segment and the query heads that read it,
+                    // and gemm touches those columns only.
                     let dq = unsafe { grad.slice(from, n) };
                     let k = Matrix::rows(&qkv[layout.key(start, kv)..], layout.stride);
                     gemm_here(

@@ -10,8 +10,11 @@ use crate::ops::checks::{
     expect_tokens_in_range, prefix, prefix_mut,
 };
 use crate::ops::{AdamState, AdamStep, AttentionShape, Balance, Device, MoeShape, Routing};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
+
+/// Positions from which a caller's mistake is likelier than a text: 2^20 positions of angles take 256 MB at a head size of 64.
+const MAX_POSITION: u32 = 1 << 20;
 
 fn upload<T: Copy>(values: &[T], buffer: &mut [T]) -> Result<()> {
     prefix_mut("upload", "buffer", buffer, &[values.len()])?.copy_from_slice(values);
@@ -748,6 +751,11 @@ impl CpuDevice {
         );
         let qkv = prefix_mut(op, "qkv", qkv, &[count, shape.qkv_size()])?;
         let positions = prefix(op, "positions", positions, &[count])?;
+        if let Some(position) = positions.iter().find(|&&p| p >= MAX_POSITION) {
+            bail!(
+                "{op}: position {position} is beyond the {MAX_POSITION} that this device keeps angles for"
+            );
+        }
         self.rope.rotate(qkv, positions, theta, shape, inverse);
         Ok(())
     }

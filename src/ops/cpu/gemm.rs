@@ -119,6 +119,7 @@ thread_local! {
 }
 
 /// `c[m x n] = start + a[m x k] b[k x n]` on all threads of the current pool. `c` has `c_row` elements between rows.
+#[allow(clippy::too_many_arguments)]
 pub fn gemm(
     m: usize,
     n: usize,
@@ -138,6 +139,7 @@ pub fn gemm(
 }
 
 /// As [`gemm`] on the calling thread.
+#[allow(clippy::too_many_arguments)]
 pub fn gemm_here(
     m: usize,
     n: usize,

@@ -97,6 +97,10 @@ fn for_chunks(
     }
 }
 
+/// Each token's greatest logit and sum of exponentials over one part of the vocabulary, and the logits of the targets
+/// found there as (token, logit).
+type PartStatistics = (Vec<f32>, Vec<f32>, Vec<(u32, f32)>);
+
 /// First pass: logits block by block, kept in `logits` where given; returns each token's logarithm of the sum and loss.
 fn statistics(
     scratch: &Scratch,
@@ -110,7 +114,7 @@ fn statistics(
     let mut columns = Packed::default();
     columns.pack(hidden, n, Matrix::transposed(chunk.x, hidden));
     let logits = logits.map(SharedMut::new);
-    let parts: Vec<(Vec<f32>, Vec<f32>, Vec<(u32, f32)>)> = (0..PARTS)
+    let parts: Vec<PartStatistics> = (0..PARTS)
         .into_par_iter()
         .with_max_len(1)
         .map(|part| {

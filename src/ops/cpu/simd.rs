@@ -48,7 +48,7 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = fma::<FMA>(n, -0.693_359_375, x);
+    let r = fma::<FMA>(n, -0.693_359_4, x);
     let r = fma::<FMA>(n, 2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
     p = fma::<FMA>(p, r, 1.398_2e-3);
@@ -90,11 +90,9 @@ pub fn dot_body<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     let (a2, b2) = (a.chunks_exact(2 * LANES), b.chunks_exact(2 * LANES));
     let (ar, br) = (a2.remainder(), b2.remainder());
     for (x, y) in a2.zip(b2) {
-        for half in 0..2 {
-            for i in 0..LANES {
-                let j = half * LANES + i;
-                lanes[half][i] = fma::<FMA>(x[j], y[j], lanes[half][i]);
-            }
+        for i in 0..LANES {
+            lanes[0][i] = fma::<FMA>(x[i], y[i], lanes[0][i]);
+            lanes[1][i] = fma::<FMA>(x[LANES + i], y[LANES + i], lanes[1][i]);
         }
     }
     let mut total = [0.0f32; LANES];
