@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("ops", &["ops"]),
     ("model", &["model", "ops"]),
-    ("tokenizer.rs", &["tokenizer"]),
+    ("tokenizer", &["tokenizer"]),
     ("shards", &["shards", "model", "ops", "tokenizer"]),
     ("knowledge", &["knowledge"]),
     ("dataset", &["dataset", "knowledge", "shards", "tokenizer"]),
@@ -29,7 +29,7 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     for path in entries {
         if path.is_dir() {
             rust_files(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") {
+        } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
             found.push(path);
         }
     }
@@ -98,15 +98,15 @@ fn modules_used(code: &str) -> Vec<String> {
 fn modules_use_only_what_stands_below_them() {
     let known: Vec<&str> = MAY_USE
         .iter()
-        .map(|(name, _)| name.trim_end_matches(".rs"))
+        .map(|(name, _)| *name)
         .chain(["cli"])
         .collect();
     let mut checked = 0;
     for (path, code) in sources() {
-        let top = path.split('/').next().unwrap();
+        let top = path.split('/').next().unwrap().trim_end_matches(".rs");
         let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == top) else {
             assert!(
-                ["cli", "lib.rs", "main.rs"].contains(&top),
+                ["cli", "lib", "main"].contains(&top),
                 "src/{path}: a new module; add it to the table and to docs/architecture.md"
             );
             continue;
@@ -164,11 +164,17 @@ fn library_code_neither_panics_by_habit_nor_leaves_marks() {
 }
 
 #[test]
-fn no_unsafe_outside_the_cpu_kernels_and_mapped_files() {
+fn no_unsafe_outside_the_cpu_kernels_mapped_files_and_signals() {
     for (path, code) in sources() {
-        let allowed = path.starts_with("ops/cpu/")
-            || path.starts_with("shards/")
-            || path.starts_with("formats/");
+        let allowed = [
+            "ops/cpu/",
+            "shards/",
+            "formats/",
+            "train/checkpoint.rs",
+            "train/interrupt.rs",
+        ]
+        .iter()
+        .any(|place| path.starts_with(place));
         assert!(
             allowed || !code.contains("unsafe "),
             "src/{path} contains unsafe code"

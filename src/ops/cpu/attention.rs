@@ -1,7 +1,7 @@
 //! Causal grouped-query attention over packed segments, in blocks of queries; the backward recomputes the
 //! probabilities from the saved logarithm of each row's sum (Dao 2023) and needs no `[T, T]` matrix.
 
-use super::gemm::{Matrix, Start, gemm_here};
+use super::gemm::{Matrix, Start, gemm_here, gemm_shared};
 use super::scratch::Scratch;
 use super::shared::SharedMut;
 use super::simd::{dot, dot_body, exp, fma, vectorised};
@@ -88,18 +88,9 @@ pub fn forward(
                     }
                     let v = Matrix::rows(&qkv[layout.value(start, kv)..], layout.stride);
                     let at = q0 * shape.out_size() + head * d;
-                    // SAFETY: gemm touches columns head * d.. of rows q0..q1 only, which are this task's.
-                    let o = unsafe { out.slice(at, (rows - 1) * shape.out_size() + d) };
-                    gemm_here(
-                        rows,
-                        d,
-                        keys,
-                        Matrix::rows(&scores, keys),
-                        v,
-                        Start::Zero,
-                        o,
-                        shape.out_size(),
-                    );
+                    let p = Matrix::rows(&scores, keys);
+                    // SAFETY: these columns of these rows are this task's alone.
+                    unsafe { gemm_shared(rows, d, keys, p, v, false, out, at, shape.out_size()) };
                 }
             }
         });
@@ -215,49 +206,20 @@ pub fn backward(
                         let delta = dot(&grad_out[go_at(row)..][..d], &out[go_at(row)..][..d]);
                         softmax_gradient(&p[..visible], &mut ds[..visible], delta, layout.scale);
                     }
-                    let span = |from: usize, rows: usize| (from, (rows - 1) * layout.stride + d);
-                    let (from, n) = span(layout.query(q0, head), rows);
-                    // SAFETY: this task alone handles key/value head `kv` of this segment and the query heads that read it,
-                    // and gemm touches those columns only.
-                    let dq = unsafe { grad.slice(from, n) };
-                    let k = Matrix::rows(&qkv[layout.key(start, kv)..], layout.stride);
-                    gemm_here(
-                        rows,
-                        d,
-                        keys,
-                        Matrix::rows(&ds, keys),
-                        k,
-                        Start::Zero,
-                        dq,
-                        layout.stride,
-                    );
-                    let (from, n) = span(layout.key(start, kv), keys);
-                    // SAFETY: as above.
-                    let dk = unsafe { grad.slice(from, n) };
                     let q = Matrix::rows(&qkv[layout.query(q0, head)..], layout.stride);
-                    gemm_here(
-                        keys,
-                        d,
-                        rows,
-                        Matrix::transposed(&ds, keys),
-                        q,
-                        Start::Accumulate,
-                        dk,
-                        layout.stride,
-                    );
-                    let (from, n) = span(layout.value(start, kv), keys);
-                    // SAFETY: as above.
-                    let dv = unsafe { grad.slice(from, n) };
-                    gemm_here(
-                        keys,
-                        d,
-                        rows,
-                        Matrix::transposed(&p, keys),
-                        go,
-                        Start::Accumulate,
-                        dv,
-                        layout.stride,
-                    );
+                    let k = Matrix::rows(&qkv[layout.key(start, kv)..], layout.stride);
+                    let dq = layout.query(q0, head);
+                    let (dk, dv) = (layout.key(start, kv), layout.value(start, kv));
+                    let by_query = Matrix::rows(&ds, keys);
+                    let (ds_by_key, p_by_key) =
+                        (Matrix::transposed(&ds, keys), Matrix::transposed(&p, keys));
+                    // SAFETY: this task alone handles key/value head `kv` of this segment and the query heads that
+                    // read it.
+                    unsafe {
+                        gemm_shared(rows, d, keys, by_query, k, false, grad, dq, layout.stride);
+                        gemm_shared(keys, d, rows, ds_by_key, q, true, grad, dk, layout.stride);
+                        gemm_shared(keys, d, rows, p_by_key, go, true, grad, dv, layout.stride);
+                    }
                 }
             }
         });

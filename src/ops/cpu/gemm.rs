@@ -5,6 +5,7 @@
 //! summed in the same order whatever the number of threads: work is split over `C` only.
 
 use super::kernel::{Level, Tile, run_tile};
+use super::shared::SharedMut;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -151,6 +152,45 @@ pub fn gemm_here(
     c_row: usize,
 ) {
     gemm_tasks(1, m, n, k, a, b, start, c, c_row);
+}
+
+/// As [`gemm_here`] into `c` from element `at` on, added to it with `add`: for tasks that own columns of the same rows,
+/// which no `&mut` slice can express.
+///
+/// # Safety
+/// While this runs, nobody else reads or writes the `m` x `n` elements of `c`.
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn gemm_shared(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix,
+    b: Matrix,
+    add: bool,
+    c: SharedMut,
+    at: usize,
+    c_row: usize,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(
+        a.covers(m, k) && b.covers(k, n),
+        "gemm: an operand is shorter than {m} x {n} x {k} needs"
+    );
+    let pointer = c.part(at, (m - 1) * c_row + n);
+    let init = if add {
+        pointer.cast_const()
+    } else {
+        std::ptr::null()
+    };
+    let out = Out {
+        c: pointer,
+        c_row,
+        init,
+        init_row: c_row,
+    };
+    block(Level::detect(), (0, m), (0, n), k, a, b, out);
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -407,6 +447,9 @@ fn pack_panels(
     b: Matrix,
     packed: &mut [f32],
 ) {
+    if depth == 0 {
+        return;
+    }
     let count = (cols.1 - cols.0).div_ceil(nr);
     for panel in 0..count {
         let c0 = cols.0 + panel * nr;

@@ -25,10 +25,20 @@ impl<'a> SharedMut<'a> {
         }
     }
 
-    /// Elements `from..from + len`.
+    /// Where elements `from..from + len` begin, checked to lie inside.
+    pub fn part(&self, from: usize, len: usize) -> *mut f32 {
+        assert!(
+            from + len <= self.len,
+            "shared slice: {from} + {len} exceeds {}",
+            self.len
+        );
+        self.pointer.wrapping_add(from)
+    }
+
+    /// Elements `from..from + len`, all of them this task's own.
     ///
     /// # Safety
-    /// While the returned slice lives no other task reads or writes the elements that its user touches.
+    /// While the returned slice lives nobody else reads or writes its elements.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn slice(&self, from: usize, len: usize) -> &'a mut [f32] {
         assert!(
