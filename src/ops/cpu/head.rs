@@ -275,7 +275,7 @@ fn gradients<'s>(
     let mut rows_of_x = Packed::default();
     rows_of_x.pack(n, hidden, Matrix::rows(chunk.x, hidden));
     let grad_table = SharedMut::new(grad_table);
-    let mut partial = scratch.zeroed(PARTS * n * hidden);
+    let mut partial = scratch.take(PARTS * n * hidden);
     partial
         .par_chunks_exact_mut(n * hidden)
         .enumerate()
@@ -298,6 +298,9 @@ fn gradients<'s>(
                 }
             }
             block.flush(table, &rows_of_x, grad_table, grad_x);
+            if !block.started {
+                grad_x.fill(0.0);
+            }
         });
     let mut total = scratch.take(n * hidden);
     total
@@ -323,6 +326,8 @@ struct GradientBlock<'s> {
     /// Their rows of the table, and what is added to the table's gradient, where they are not neighbours: `[rows, C]`.
     gathered: Borrowed<'s>,
     packed: Packed,
+    /// Whether the gradient of the chunk's rows holds something to add to.
+    started: bool,
     n: usize,
     hidden: usize,
 }
@@ -334,6 +339,7 @@ impl<'s> GradientBlock<'s> {
             gradients: scratch.take(BLOCK * n),
             gathered: scratch.take(BLOCK * hidden),
             packed: Packed::default(),
+            started: false,
             n,
             hidden,
         }
@@ -377,14 +383,14 @@ impl<'s> GradientBlock<'s> {
             self.packed
                 .pack(count, hidden, Matrix::rows(gathered, hidden));
         }
-        gemm_packed(
-            n,
-            Matrix::transposed(gradients, n),
-            &self.packed,
-            Start::Accumulate,
-            grad_x,
-            hidden,
-        );
+        let start = if self.started {
+            Start::Accumulate
+        } else {
+            Start::Zero
+        };
+        let by_token = Matrix::transposed(gradients, n);
+        gemm_packed(n, by_token, &self.packed, start, grad_x, hidden);
+        self.started = true;
         self.rows.clear();
     }
 }
