@@ -4,7 +4,7 @@
 //! Blocks: `KC` deep so that a panel stays in L1, `MC` rows so that the block of `A` stays in L2. Each element of `C` is
 //! summed in the same order whatever the number of threads: work is split over `C` only.
 
-use super::kernel::{Level, Tile, run_tile};
+use super::kernel::{Level, Tile, prefetch, run_tile};
 use super::shared::SharedMut;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -14,6 +14,8 @@ use std::cell::RefCell;
 pub const KC: usize = 256;
 /// Rows of `A` that are used against one set of panels before the next: 144 x 256 x 4 B = 144 KiB of L2.
 const MC: usize = 144;
+/// Elements of a cache line.
+const LINE: usize = 16;
 /// Multiplications below which a product is not worth splitting over threads.
 const PARALLEL_WORK: usize = 1 << 20;
 
@@ -356,8 +358,15 @@ fn tiles(
     for (panel, c0) in (cols.0..cols.1).step_by(nr).enumerate() {
         let width = nr.min(cols.1 - c0);
         let b = panels[panel * depth * nr..][..depth * nr].as_ptr();
+        let groups = (rows.1 - rows.0).div_ceil(mr);
+        let share = (depth * nr).div_ceil(groups).next_multiple_of(LINE);
         for (group, r0) in (rows.0..rows.1).step_by(mr).enumerate() {
             let height = mr.min(rows.1 - r0);
+            // The next panel waits in L2 or L3: each tile asks for its share, or the next panel's first tile would spend
+            // longer on cache misses than on arithmetic.
+            for line in (0..share).step_by(LINE) {
+                prefetch(b.wrapping_add(depth * nr + group * share + line));
+            }
             // SAFETY: `gemm_tasks` checked that C, the start and A cover the whole product; the packed parts were sized
             // by their packing; tasks own disjoint rows and columns of C.
             unsafe {

@@ -394,3 +394,66 @@ impl<'s> GradientBlock<'s> {
         self.rows.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Device, cpu::CpuDevice, reference::ReferenceDevice};
+
+    /// Every third word is improbable for all tokens, so that the remaining rows are no neighbours.
+    #[test]
+    fn improbable_words_are_left_out_and_nothing_else_changes() -> anyhow::Result<()> {
+        let (count, vocab, hidden) = (40, 700, 8);
+        let mut x = vec![0.1f32; count * hidden];
+        let mut table = vec![0.0f32; vocab * hidden];
+        for (i, value) in x.iter_mut().enumerate() {
+            *value = if i % hidden == 0 {
+                1.0
+            } else {
+                ((i * 37 % 19) as f32 - 9.0) * 0.1
+            };
+        }
+        for (i, value) in table.iter_mut().enumerate() {
+            let improbable = i / hidden % 3 == 0 && i % hidden == 0;
+            *value = if improbable {
+                -60.0
+            } else {
+                ((i * 53 % 23) as f32 - 11.0) * 0.1
+            };
+        }
+        // One target is improbable: its row must be kept.
+        let targets: Vec<u32> = (0..count as u32)
+            .map(|t| if t == 5 { 33 } else { t * 3 + 1 })
+            .collect();
+        let run =
+            |device: &dyn Fn(&mut Vec<f32>, &mut Vec<f32>, &mut Vec<f32>) -> anyhow::Result<()>| {
+                let (mut loss, mut gx, mut gt) = (
+                    vec![0.0],
+                    vec![0.0; count * hidden],
+                    vec![0.0; vocab * hidden],
+                );
+                device(&mut loss, &mut gx, &mut gt).map(|()| (loss, gx, gt))
+            };
+        let (loss, gx, gt) = run(&|loss, gx, gt| {
+            CpuDevice::new().head_loss(
+                &x, &table, &targets, 0.5, loss, gx, gt, count, vocab, hidden,
+            )
+        })?;
+        let (want_loss, want_gx, want_gt) = run(&|loss, gx, gt| {
+            ReferenceDevice.head_loss(
+                &x, &table, &targets, 0.5, loss, gx, gt, count, vocab, hidden,
+            )
+        })?;
+        assert!((loss[0] - want_loss[0]).abs() < 1e-5 * want_loss[0]);
+        for (got, want) in gx.iter().zip(&want_gx).chain(gt.iter().zip(&want_gt)) {
+            assert!((got - want).abs() < 2e-5, "{got} instead of {want}");
+        }
+        let touched = |word: usize| {
+            gt[word * hidden..(word + 1) * hidden]
+                .iter()
+                .any(|&g| g != 0.0)
+        };
+        assert!(!touched(0) && !touched(699) && touched(33) && touched(1) && touched(698));
+        Ok(())
+    }
+}

@@ -61,6 +61,19 @@ impl Level {
 /// Widest panel of any level.
 pub const MAX_NR: usize = 32;
 
+/// Asks for the cache line at `address` without waiting for it; any address is allowed.
+#[inline(always)]
+pub fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and prefetching an address that is not mapped does nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// One tile's operands.
 #[derive(Clone, Copy)]
 pub struct Tile {
