@@ -136,7 +136,7 @@ def without_end(ids, end):
 @torch.no_grad()
 def check_generation(arguments, model, tokenizer, prompt):
     """(complaints, number of equal tokens, whether it left at a near tie)."""
-    answer = engine_json(arguments.engine, "prompt", "--model-path", arguments.model_path, "--prompt", prompt,
+    answer = engine_json(arguments.engine, "prompt", "--raw", "--model-path", arguments.model_path, "--prompt", prompt,
                          "--temperature", 0, "--repetition-penalty", 1.0, "--max-new-tokens", arguments.max_new_tokens,
                          "--json")
     end = tokenizer.eos_token_id
