@@ -2,7 +2,7 @@
 //! not how they are computed with.
 //!
 //! - [`hf`] saves and loads whole folders;
-//! - [`weights`] reads safetensors files, [`write`] writes them;
+//! - [`weights`] reads safetensors files, [`mod@write`] writes them;
 //! - [`folder`] replaces a folder so that an interruption never leaves half of one.
 
 pub mod folder;

@@ -17,7 +17,7 @@ mod shared;
 pub mod simd;
 mod small;
 
-/// The CPU as a [`Device`]: every buffer is a `Vec`, all numbers are `f32`.
+/// The CPU as a [`Device`](crate::ops::Device): every buffer is a `Vec`, all numbers are `f32`.
 #[derive(Default)]
 pub struct CpuDevice {
     scratch: scratch::Scratch,

@@ -83,7 +83,7 @@ pub fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// `sum_i a[i] b[i]`, inlined into a [`vectorised`] body.
+/// `sum_i a[i] b[i]`, inlined into a `vectorised!` body.
 #[inline(always)]
 pub fn dot_body<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [[0.0f32; LANES]; 2];
