@@ -1,5 +1,5 @@
 //! The operation set: everything the model and the trainer compute, as one trait with explicit forward and backward
-//! pairs. `model` and `train` are written once over [`Device`]; `cpu`, and later `cuda`, implement it; `reference` is the
+//! pairs. `model` and `train` are written once over [`Device`]; `cpu` and `cuda` implement it; `reference` is the
 //! slow, obvious twin that tests hold them to.
 //!
 //! Rules of the trait
@@ -12,6 +12,7 @@
 
 pub mod checks;
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 
 use anyhow::Result;

@@ -165,6 +165,8 @@ fn cpu_equals_reference_rmsnorm() {
     check_rmsnorm(&CpuDevice::new());
 }
 
+on_simulator!(sim_equals_reference_rmsnorm, check_rmsnorm);
+
 pub fn linear_forward<D: Device>(
     device: &D,
     (rows, inputs, outputs): (usize, usize, usize),
