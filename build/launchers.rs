@@ -144,6 +144,17 @@ fn same_signature(f16: &Kernel, bf16: &Kernel) -> Result<(), String> {
     }
 }
 
+/// A C++ name as a Rust one.
+fn identifier(name: &str) -> String {
+    const KEYWORDS: [&str; 9] = [
+        "in", "fn", "let", "loop", "match", "mod", "move", "ref", "type",
+    ];
+    match KEYWORDS.contains(&name) {
+        true => format!("r#{name}"),
+        false => name.to_owned(),
+    }
+}
+
 fn launcher(source: &Source, name: &str, kernel: &Kernel, indices: &[usize]) -> String {
     let generic = indices.len() > 1;
     let mut parameters = String::new();
@@ -160,11 +171,9 @@ fn launcher(source: &Source, name: &str, kernel: &Kernel, indices: &[usize]) -> 
             Pointer::Const => format!("Ptr<{base}>"),
             Pointer::Mutable => format!("PtrMut<{base}>"),
         };
-        parameters += &format!("    {}: {kind},\n", parameter.name);
-        pointers += &format!(
-            "        (&raw const {}).cast_mut().cast(),\n",
-            parameter.name
-        );
+        let name = identifier(&parameter.name);
+        parameters += &format!("    {name}: {kind},\n");
+        pointers += &format!("        (&raw const {name}).cast_mut().cast(),\n");
     }
     let (generics, which) = match generic {
         true => (

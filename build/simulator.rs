@@ -141,10 +141,7 @@ pub fn wrapper(source: &Source) -> String {
         source.name
     );
     for kernel in &source.kernels {
-        text += &format!(
-            "extern \"C\" __attribute__((visibility(\"default\"))) void muni_sim_invoke_{1}(void** arguments) {{ sim::invoke<&{0}::{1}>(arguments); }}\n",
-            source.name, kernel.name
-        );
+        text += &format!("SIM_EXPORT({0}::{1}, {1})\n", source.name, kernel.name);
     }
     text
 }

@@ -20,6 +20,12 @@ void invoke(void** arguments) {
   unpack(Kernel, arguments);
 }
 
+/// The entry of a kernel in a library of the simulator, for src/ops/cuda/sim_driver.rs.
+#define SIM_EXPORT(kernel, name)                                                                  \
+  extern "C" __attribute__((visibility("default"))) void muni_sim_invoke_##name(void** arguments) { \
+    ::sim::invoke<&kernel>(arguments);                                                            \
+  }
+
 /// Runs a whole grid on this thread, for tests in C++; empty, or what went wrong.
 template <auto Kernel>
 std::string run(const char* name, dim3 grid, unsigned threads, unsigned shared_bytes, Schedule schedule, void** arguments,

@@ -1,6 +1,7 @@
 // library.cpp - the simulator's C interface, for src/ops/cuda/sim_driver.rs. Each kernel's `muni_sim_invoke_NAME` is generated.
 #include "fiber.h"
 
+#pragma GCC visibility push(default)
 extern "C" {
 /// What a thread needs to run blocks; freed by `muni_sim_free_runner`.
 sim::Runner* muni_sim_new_runner() { return new sim::Runner; }
@@ -18,3 +19,4 @@ int muni_sim_is_sanitized() {
 #endif
 }
 }
+#pragma GCC visibility pop

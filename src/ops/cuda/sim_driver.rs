@@ -486,7 +486,7 @@ impl SimDriver {
                 let read = first_difference(memory, &result, RUNS[0].poison, other.poison);
                 let cause = match read {
                     Some(_) => {
-                        "it reads memory that nobody wrote (shared, scratch or outside of a buffer)"
+                        "it reads memory that nobody has written yet (shared, scratch or outside of a buffer)"
                             .to_owned()
                     }
                     None => format!(
@@ -521,11 +521,11 @@ impl SimDriver {
     }
 
     /// The allocation that a range lies in, and where in it.
-    fn find<'m>(
-        memory: &'m mut BTreeMap<u64, Allocation>,
+    fn find(
+        memory: &mut BTreeMap<u64, Allocation>,
         address: u64,
         bytes: usize,
-    ) -> Result<(&'m mut Allocation, usize)> {
+    ) -> Result<(&mut Allocation, usize)> {
         let found = memory.range_mut(..=address).next_back();
         let found = found.map(|(start, allocation)| ((address - start) as usize, allocation));
         match found {
@@ -667,6 +667,6 @@ impl Driver for SimDriver {
     }
 
     fn watches_memory(&self) -> bool {
-        self.verify
+        self.verify || self.library.sanitized
     }
 }
