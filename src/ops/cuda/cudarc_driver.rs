@@ -51,6 +51,14 @@ pub fn missing() -> Option<String> {
     None
 }
 
+/// The first card, where this binary can use one.
+pub fn first_card() -> Option<CudarcDriver> {
+    match missing() {
+        Some(_) => None,
+        None => CudarcDriver::new(0).ok(),
+    }
+}
+
 fn told(what: &str) -> impl FnOnce(DriverError) -> anyhow::Error + '_ {
     move |error| {
         let name = error.error_name().map(|name| name.to_string_lossy());

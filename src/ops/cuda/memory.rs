@@ -176,6 +176,11 @@ impl<T: Plain> DeviceBuffer<T> {
     /// # Errors
     /// Where there are more than it holds, or the driver fails.
     pub fn upload(&mut self, values: &[T]) -> Result<()> {
+        self.upload_shared(values)
+    }
+
+    /// As [`Self::upload`], for state of the device that operations share.
+    pub(crate) fn upload_shared(&self, values: &[T]) -> Result<()> {
         expect_len("upload", "buffer", self.len, values.len())?;
         // SAFETY: the buffer is this long and alive.
         unsafe {

@@ -28,13 +28,15 @@ pub mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use self::driver::Driver;
 use self::memory::{Arena, DeviceBuffer, Element, IndexBuffer, Scratch};
-use crate::ops::{AdamState, AdamStep, AttentionShape, Balance, Device, MoeShape, Routing};
+use crate::ops::{
+    AdamState, AdamStep, AttentionShape, Balance, Device, LossScale, MoeShape, Routing,
+};
 
 /// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss write into gradients is
 /// multiplied by the scale, so that small ones survive fp16; the global norm and AdamW divide by it. The norm's last kernel
@@ -101,6 +103,7 @@ pub struct CudaDevice<E: Element> {
     driver: Arc<dyn Driver>,
     arena: Arena,
     scale: DeviceBuffer<f32>,
+    scaling: LossScaling,
     element: PhantomData<E>,
 }
 
@@ -117,6 +120,7 @@ impl<E: Element> CudaDevice<E> {
             driver,
             arena: Arena::default(),
             scale,
+            scaling,
             element: PhantomData,
         })
     }
@@ -196,6 +200,33 @@ impl<E: Element> Device for CudaDevice<E> {
     }
     fn clear_single(&self, buffer: &mut DeviceBuffer<f32>, len: usize) -> Result<()> {
         buffer.clear(len)
+    }
+
+    fn loss_scale(&self) -> Result<Option<LossScale>> {
+        if let LossScaling::Fixed(_) = self.scaling {
+            return Ok(None);
+        }
+        let state = self.scale.download(scale_state::LEN)?;
+        Ok(Some(LossScale {
+            scale: state[scale_state::SCALE],
+            good_steps: state[scale_state::GOOD_STEPS] as u32,
+        }))
+    }
+
+    fn set_loss_scale(&self, saved: &LossScale) -> Result<()> {
+        if let LossScaling::Fixed(_) = self.scaling {
+            return Ok(());
+        }
+        ensure!(
+            saved.scale.is_finite() && saved.scale >= 1.0,
+            "the saved loss scale is {}, expected a power of two from 1 on",
+            saved.scale
+        );
+        let mut state = self.scaling.state();
+        state[scale_state::SCALE] = saved.scale;
+        state[scale_state::INVERSE] = 1.0 / saved.scale;
+        state[scale_state::GOOD_STEPS] = saved.good_steps as f32;
+        self.scale.upload_shared(&state)
     }
 
     fn embedding_forward(
