@@ -53,7 +53,6 @@ struct Walk {
 // columns. Beyond F the last row is read again; those results are not stored.
 template <class S>
 struct GatesAndUps {
-  static constexpr bool kGathers = true;
   unsigned intermediate;
   __device__ __forceinline__ unsigned operator()(unsigned row) const {
     constexpr unsigned kHalf = S::WarpN / 2;
@@ -276,80 +275,80 @@ extern "C" __global__ void __launch_bounds__(256) experts_combine_fwd_bf16(__nv_
   combine<__nv_bfloat16>(out, slot_rows, residual, source_slot, count, top_k, hidden);
 }
 
-extern "C" __global__ void __launch_bounds__(128) experts_up_fwd_f16(__half* gate_up, __half* act, const __half* x, const __half* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_up_fwd_f16(__half* gate_up, __half* act, const __half* x, const __half* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
   up_forward<__half, gemm::Large>(gate_up, act, x, w13, offsets, slot_source, experts, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_up_fwd_bf16(__nv_bfloat16* gate_up, __nv_bfloat16* act, const __nv_bfloat16* x, const __nv_bfloat16* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_up_fwd_bf16(__nv_bfloat16* gate_up, __nv_bfloat16* act, const __nv_bfloat16* x, const __nv_bfloat16* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
   up_forward<__nv_bfloat16, gemm::Large>(gate_up, act, x, w13, offsets, slot_source, experts, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_up_small_fwd_f16(__half* gate_up, __half* act, const __half* x, const __half* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_up_small_fwd_f16(__half* gate_up, __half* act, const __half* x, const __half* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
   up_forward<__half, gemm::Small>(gate_up, act, x, w13, offsets, slot_source, experts, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_up_small_fwd_bf16(__nv_bfloat16* gate_up, __nv_bfloat16* act, const __nv_bfloat16* x, const __nv_bfloat16* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_up_small_fwd_bf16(__nv_bfloat16* gate_up, __nv_bfloat16* act, const __nv_bfloat16* x, const __nv_bfloat16* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
   up_forward<__nv_bfloat16, gemm::Small>(gate_up, act, x, w13, offsets, slot_source, experts, top_k, hidden, intermediate);
 }
 
-extern "C" __global__ void __launch_bounds__(128) experts_down_fwd_f16(__half* slot_out, const __half* act, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_down_fwd_f16(__half* slot_out, const __half* act, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
   down_forward<__half, gemm::Large>(slot_out, act, w2, weights, offsets, slot_source, experts, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_down_fwd_bf16(__nv_bfloat16* slot_out, const __nv_bfloat16* act, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_down_fwd_bf16(__nv_bfloat16* slot_out, const __nv_bfloat16* act, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
   down_forward<__nv_bfloat16, gemm::Large>(slot_out, act, w2, weights, offsets, slot_source, experts, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_down_small_fwd_f16(__half* slot_out, const __half* act, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_down_small_fwd_f16(__half* slot_out, const __half* act, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
   down_forward<__half, gemm::Small>(slot_out, act, w2, weights, offsets, slot_source, experts, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_down_small_fwd_bf16(__nv_bfloat16* slot_out, const __nv_bfloat16* act, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_down_small_fwd_bf16(__nv_bfloat16* slot_out, const __nv_bfloat16* act, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
   down_forward<__nv_bfloat16, gemm::Small>(slot_out, act, w2, weights, offsets, slot_source, experts, hidden, intermediate);
 }
 
-extern "C" __global__ void __launch_bounds__(128) experts_act_bwd_f16(__half* grad_gate_up, __half* weighted_act, float* parts, const __half* grad_out, const __half* gate_up, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_act_bwd_f16(__half* grad_gate_up, __half* weighted_act, float* parts, const __half* grad_out, const __half* gate_up, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
   act_backward<__half, gemm::Large>(grad_gate_up, weighted_act, parts, grad_out, gate_up, w2, weights, offsets, slot_source, experts, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_act_bwd_bf16(__nv_bfloat16* grad_gate_up, __nv_bfloat16* weighted_act, float* parts, const __nv_bfloat16* grad_out, const __nv_bfloat16* gate_up, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_act_bwd_bf16(__nv_bfloat16* grad_gate_up, __nv_bfloat16* weighted_act, float* parts, const __nv_bfloat16* grad_out, const __nv_bfloat16* gate_up, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
   act_backward<__nv_bfloat16, gemm::Large>(grad_gate_up, weighted_act, parts, grad_out, gate_up, w2, weights, offsets, slot_source, experts, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_act_small_bwd_f16(__half* grad_gate_up, __half* weighted_act, float* parts, const __half* grad_out, const __half* gate_up, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_act_small_bwd_f16(__half* grad_gate_up, __half* weighted_act, float* parts, const __half* grad_out, const __half* gate_up, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
   act_backward<__half, gemm::Small>(grad_gate_up, weighted_act, parts, grad_out, gate_up, w2, weights, offsets, slot_source, experts, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_act_small_bwd_bf16(__nv_bfloat16* grad_gate_up, __nv_bfloat16* weighted_act, float* parts, const __nv_bfloat16* grad_out, const __nv_bfloat16* gate_up, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_act_small_bwd_bf16(__nv_bfloat16* grad_gate_up, __nv_bfloat16* weighted_act, float* parts, const __nv_bfloat16* grad_out, const __nv_bfloat16* gate_up, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
   act_backward<__nv_bfloat16, gemm::Small>(grad_gate_up, weighted_act, parts, grad_out, gate_up, w2, weights, offsets, slot_source, experts, top_k, hidden, intermediate);
 }
 
-extern "C" __global__ void __launch_bounds__(128) experts_x_bwd_f16(__half* slot_grad, const __half* grad_gate_up, const __half* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_x_bwd_f16(__half* slot_grad, const __half* grad_gate_up, const __half* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
   x_backward<__half, gemm::Large>(slot_grad, grad_gate_up, w13, offsets, experts, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_x_bwd_bf16(__nv_bfloat16* slot_grad, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_x_bwd_bf16(__nv_bfloat16* slot_grad, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
   x_backward<__nv_bfloat16, gemm::Large>(slot_grad, grad_gate_up, w13, offsets, experts, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_x_small_bwd_f16(__half* slot_grad, const __half* grad_gate_up, const __half* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_x_small_bwd_f16(__half* slot_grad, const __half* grad_gate_up, const __half* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
   x_backward<__half, gemm::Small>(slot_grad, grad_gate_up, w13, offsets, experts, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_x_small_bwd_bf16(__nv_bfloat16* slot_grad, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_x_small_bwd_bf16(__nv_bfloat16* slot_grad, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
   x_backward<__nv_bfloat16, gemm::Small>(slot_grad, grad_gate_up, w13, offsets, experts, hidden, intermediate);
 }
 
-extern "C" __global__ void __launch_bounds__(128) experts_w13_bwd_f16(__half* grad_w13, const __half* grad_gate_up, const __half* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_w13_bwd_f16(__half* grad_w13, const __half* grad_gate_up, const __half* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   w13_backward<__half, gemm::Large>(grad_w13, grad_gate_up, x, offsets, slot_source, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_w13_bwd_bf16(__nv_bfloat16* grad_w13, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_w13_bwd_bf16(__nv_bfloat16* grad_w13, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   w13_backward<__nv_bfloat16, gemm::Large>(grad_w13, grad_gate_up, x, offsets, slot_source, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_w13_small_bwd_f16(__half* grad_w13, const __half* grad_gate_up, const __half* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_w13_small_bwd_f16(__half* grad_w13, const __half* grad_gate_up, const __half* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   w13_backward<__half, gemm::Small>(grad_w13, grad_gate_up, x, offsets, slot_source, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_w13_small_bwd_bf16(__nv_bfloat16* grad_w13, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_w13_small_bwd_bf16(__nv_bfloat16* grad_w13, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   w13_backward<__nv_bfloat16, gemm::Small>(grad_w13, grad_gate_up, x, offsets, slot_source, top_k, hidden, intermediate);
 }
 
-extern "C" __global__ void __launch_bounds__(128) experts_w2_bwd_f16(__half* grad_w2, const __half* grad_out, const __half* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_w2_bwd_f16(__half* grad_w2, const __half* grad_out, const __half* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   w2_backward<__half, gemm::Large>(grad_w2, grad_out, weighted_act, offsets, slot_source, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_w2_bwd_bf16(__nv_bfloat16* grad_w2, const __nv_bfloat16* grad_out, const __nv_bfloat16* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_w2_bwd_bf16(__nv_bfloat16* grad_w2, const __nv_bfloat16* grad_out, const __nv_bfloat16* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   w2_backward<__nv_bfloat16, gemm::Large>(grad_w2, grad_out, weighted_act, offsets, slot_source, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_w2_small_bwd_f16(__half* grad_w2, const __half* grad_out, const __half* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_w2_small_bwd_f16(__half* grad_w2, const __half* grad_out, const __half* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   w2_backward<__half, gemm::Small>(grad_w2, grad_out, weighted_act, offsets, slot_source, top_k, hidden, intermediate);
 }
-extern "C" __global__ void __launch_bounds__(128) experts_w2_small_bwd_bf16(__nv_bfloat16* grad_w2, const __nv_bfloat16* grad_out, const __nv_bfloat16* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_w2_small_bwd_bf16(__nv_bfloat16* grad_w2, const __nv_bfloat16* grad_out, const __nv_bfloat16* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   w2_backward<__nv_bfloat16, gemm::Small>(grad_w2, grad_out, weighted_act, offsets, slot_source, top_k, hidden, intermediate);
 }

@@ -78,41 +78,41 @@ __device__ __forceinline__ void weight_gradient(T* grad_weight, const T* grad_y,
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(128) linear_fwd_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_fwd_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int rows, int inputs, int outputs) {
   forward<__half, gemm::Large>(y, x, weight, residual, rows, inputs, outputs);
 }
-extern "C" __global__ void __launch_bounds__(128) linear_fwd_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_fwd_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual, int rows, int inputs, int outputs) {
   forward<__nv_bfloat16, gemm::Large>(y, x, weight, residual, rows, inputs, outputs);
 }
-extern "C" __global__ void __launch_bounds__(128) linear_small_fwd_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_small_fwd_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int rows, int inputs, int outputs) {
   forward<__half, gemm::Small>(y, x, weight, residual, rows, inputs, outputs);
 }
-extern "C" __global__ void __launch_bounds__(128) linear_small_fwd_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_small_fwd_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual, int rows, int inputs, int outputs) {
   forward<__nv_bfloat16, gemm::Small>(y, x, weight, residual, rows, inputs, outputs);
 }
 
-extern "C" __global__ void __launch_bounds__(128) linear_input_bwd_f16(__half* grad_x, const __half* grad_y, const __half* weight, int accumulate, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_input_bwd_f16(__half* grad_x, const __half* grad_y, const __half* weight, int accumulate, int rows, int inputs, int outputs) {
   input_gradient<__half, gemm::Large>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
 }
-extern "C" __global__ void __launch_bounds__(128) linear_input_bwd_bf16(__nv_bfloat16* grad_x, const __nv_bfloat16* grad_y, const __nv_bfloat16* weight, int accumulate, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_input_bwd_bf16(__nv_bfloat16* grad_x, const __nv_bfloat16* grad_y, const __nv_bfloat16* weight, int accumulate, int rows, int inputs, int outputs) {
   input_gradient<__nv_bfloat16, gemm::Large>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
 }
-extern "C" __global__ void __launch_bounds__(128) linear_input_small_bwd_f16(__half* grad_x, const __half* grad_y, const __half* weight, int accumulate, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_input_small_bwd_f16(__half* grad_x, const __half* grad_y, const __half* weight, int accumulate, int rows, int inputs, int outputs) {
   input_gradient<__half, gemm::Small>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
 }
-extern "C" __global__ void __launch_bounds__(128) linear_input_small_bwd_bf16(__nv_bfloat16* grad_x, const __nv_bfloat16* grad_y, const __nv_bfloat16* weight, int accumulate, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_input_small_bwd_bf16(__nv_bfloat16* grad_x, const __nv_bfloat16* grad_y, const __nv_bfloat16* weight, int accumulate, int rows, int inputs, int outputs) {
   input_gradient<__nv_bfloat16, gemm::Small>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
 }
 
-extern "C" __global__ void __launch_bounds__(128) linear_weight_bwd_f16(__half* grad_weight, const __half* grad_y, const __half* x, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_weight_bwd_f16(__half* grad_weight, const __half* grad_y, const __half* x, int rows, int inputs, int outputs) {
   weight_gradient<__half, gemm::Large>(grad_weight, grad_y, x, rows, inputs, outputs);
 }
-extern "C" __global__ void __launch_bounds__(128) linear_weight_bwd_bf16(__nv_bfloat16* grad_weight, const __nv_bfloat16* grad_y, const __nv_bfloat16* x, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_weight_bwd_bf16(__nv_bfloat16* grad_weight, const __nv_bfloat16* grad_y, const __nv_bfloat16* x, int rows, int inputs, int outputs) {
   weight_gradient<__nv_bfloat16, gemm::Large>(grad_weight, grad_y, x, rows, inputs, outputs);
 }
-extern "C" __global__ void __launch_bounds__(128) linear_weight_small_bwd_f16(__half* grad_weight, const __half* grad_y, const __half* x, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_weight_small_bwd_f16(__half* grad_weight, const __half* grad_y, const __half* x, int rows, int inputs, int outputs) {
   weight_gradient<__half, gemm::Small>(grad_weight, grad_y, x, rows, inputs, outputs);
 }
-extern "C" __global__ void __launch_bounds__(128) linear_weight_small_bwd_bf16(__nv_bfloat16* grad_weight, const __nv_bfloat16* grad_y, const __nv_bfloat16* x, int rows, int inputs, int outputs) {
+extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_weight_small_bwd_bf16(__nv_bfloat16* grad_weight, const __nv_bfloat16* grad_y, const __nv_bfloat16* x, int rows, int inputs, int outputs) {
   weight_gradient<__nv_bfloat16, gemm::Small>(grad_weight, grad_y, x, rows, inputs, outputs);
 }

@@ -105,12 +105,12 @@ __device__ __forceinline__ int swizzle(int row, int piece) {
 template <bool AnyAlignment, class T>
 __device__ __forceinline__ void copy8(T* to, const T* from, int left, bool aligned) {
   if (!AnyAlignment || aligned) {
-    ptx::cp_async16(to, from, left >= 8 ? 16 : left > 0 ? 2 * left : 0);
+    ptx::cp_async16_bytes(to, from, left >= 8 ? 16 : left > 0 ? 2 * left : 0);
   } else {
-    Pack8<T> pack;
+    Pack<T> pack;
 #pragma unroll
     for (int i = 0; i < 8; ++i) pack.v[i] = i < left ? from[i] : from_float<T>(0.0f);
-    store_pack(to, pack);
+    store16(to, pack);
   }
 }
 
@@ -318,10 +318,14 @@ __device__ __forceinline__ void each8_pair(T* shared, const Sums<S>& sums, const
 // v = the first `left` of 8 elements, 0 for the others. `aligned`: `from` is at a multiple of 16 bytes.
 template <class T>
 __device__ __forceinline__ void load8(float (&v)[8], const T* from, int left, bool aligned) {
+  constexpr int kPack = Pack<T>::kCount;
   if (aligned && left >= 8) {
-    const Pack8<T> pack = load_pack(from);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = to_float(pack.v[i]);
+    for (int p = 0; p < 8; p += kPack) {
+      const Pack<T> pack = load16(from + p);
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) v[p + i] = to_float(pack.v[i]);
+    }
   } else {
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] = i < left ? to_float(from[i]) : 0.0f;
@@ -330,26 +334,29 @@ __device__ __forceinline__ void load8(float (&v)[8], const T* from, int left, bo
 // The first `left` of 8 elements.
 template <class T>
 __device__ __forceinline__ void store8(T* to, const float (&v)[8], int left, bool aligned) {
+  constexpr int kPack = Pack<T>::kCount;
   if (aligned && left >= 8) {
-    Pack8<T> pack;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) pack.v[i] = from_float<T>(v[i]);
-    store_pack(to, pack);
+    for (int p = 0; p < 8; p += kPack) {
+      Pack<T> pack;
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) pack.v[i] = from_float<T>(v[p + i]);
+      store16(to + p, pack);
+    }
   } else {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       if (i < left) to[i] = from_float<T>(v[i]);
   }
 }
-
 // result[rows, cols] = sums, or += with `accumulate`, for the tile at (m0, n0); `result` has `cols` elements per row.
-template <class S, class T>
-__device__ __forceinline__ void store_tile(T* result, T* shared, const Sums<S>& sums, const Place<S>& place, int m0,
+template <class S, class U, class T>
+__device__ __forceinline__ void store_tile(U* result, T* shared, const Sums<S>& sums, const Place<S>& place, int m0,
                                            int n0, int rows, int cols, bool accumulate) {
   each8<S>(shared, sums, place, [&](int row, int col, float(&v)[8]) {
     if (m0 + row >= rows) return;
     const int left = cols - n0 - col;
-    T* at = result + size_t(m0 + row) * cols + n0 + col;
+    U* at = result + size_t(m0 + row) * cols + n0 + col;
     if (accumulate) {
       float old[8];
       load8(old, at, left, cols % 8 == 0);
