@@ -259,7 +259,7 @@ __device__ __forceinline__ void w2_backward(T* grad_w2, const T* grad_out, const
 }  // namespace
 
 // One thread per (token, choice).
-extern "C" __global__ void __launch_bounds__(256) experts_weights_bwd_f32(float* grad_weights, const float* parts, const unsigned* source_slot, int slots, int part_count) {
+extern "C" __global__ void __launch_bounds__(256) experts_weights_bwd(float* grad_weights, const float* parts, const unsigned* source_slot, int slots, int part_count) {
   const int source = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (source >= slots) return;
   const float* from = parts + size_t(source_slot[source]) * part_count;

@@ -217,11 +217,11 @@ __device__ __forceinline__ void grad_backward(T* exponentials, float* row_losses
   const RowStatistics whole = row_statistics(stats, parts);
   if (threadIdx.x == 0) row_losses[first + row] = whole.loss(target_logit[first + row]);
   const unsigned target = targets[first + row];
-  const float unit = target < unsigned(vocab) ? scale * loss_scale[0] : NAN;
+  const float unit = target < unsigned(vocab) ? scale * loss_scale[0] : NAN, share = unit / whole.sum;
   const int length = row_length(vocab);
   T* logits = exponentials + size_t(row) * length;
   for (int col = threadIdx.x * 8; col < length; col += kBlock * 8) {
-    const float factor = unit / whole.sum * ptx::ex2_approx((stats[col / part_width * 2] - whole.greatest) * kLog2E);
+    const float factor = share * ptx::ex2_approx((stats[col / part_width * 2] - whole.greatest) * kLog2E);
     float v[8];
     gemm::load8(v, logits + col, 8, true);
 #pragma unroll
