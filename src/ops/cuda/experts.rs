@@ -50,12 +50,8 @@ impl Slots {
             offsets: routing
                 .offsets
                 .read(op, "routing.offsets", &[shape.experts + 1])?,
-            slot_source: routing
-                .slot_source
-                .read(op, "routing.slot_source", &dims)?,
-            source_slot: routing
-                .source_slot
-                .read(op, "routing.source_slot", &dims)?,
+            slot_source: routing.slot_source.read(op, "routing.slot_source", &dims)?,
+            source_slot: routing.source_slot.read(op, "routing.source_slot", &dims)?,
         })
     }
 }
@@ -75,7 +71,11 @@ impl Sizes {
     fn new(op: &str, shape: &MoeShape, count: usize, multiprocessors: usize) -> Result<Self> {
         // Slots and twice the intermediate size are `int` in the kernels.
         int(op, "the number of slots", count * shape.top_k)?;
-        int(op, "twice the intermediate size", shape.intermediate.saturating_mul(2))?;
+        int(
+            op,
+            "twice the intermediate size",
+            shape.intermediate.saturating_mul(2),
+        )?;
         Ok(Self {
             count,
             shape: *shape,
@@ -124,13 +124,7 @@ impl Sizes {
         Tile::choose(&self.strides(), tiles, self.multiprocessors)
     }
 
-    fn per_expert_grid(
-        &self,
-        op: &str,
-        tile: Tile,
-        rows: usize,
-        cols: usize,
-    ) -> Result<[u32; 3]> {
+    fn per_expert_grid(&self, op: &str, tile: Tile, rows: usize, cols: usize) -> Result<[u32; 3]> {
         let tiles = self.shape.experts.saturating_mul(tile.count(rows, cols));
         Ok([blocks(op, tiles, 1)?, 1, 1])
     }

@@ -216,11 +216,7 @@ pub(super) fn loss<E: Element>(
             )?;
             x_launch(
                 driver,
-                [
-                    blocks(op, splits * x_tile.count(chunk, hidden), 1)?,
-                    1,
-                    1,
-                ],
+                [blocks(op, splits * x_tile.count(chunk, hidden), 1)?, 1, 1],
                 x_tile.shared_bytes(),
                 sums,
                 logits.read(),
@@ -340,7 +336,11 @@ pub(super) fn logits<E: Element>(
     let driver = device.driver();
     let tile = Tile::for_product(&[hidden], rows, vocab, driver.multiprocessors());
     // A few rows fill a small tile better, and there are enough of those.
-    let tile = if rows <= Tile::Small.side() { Tile::Small } else { tile };
+    let tile = if rows <= Tile::Small.side() {
+        Tile::Small
+    } else {
+        tile
+    };
     let launch = match tile {
         Tile::Large => kernels::head_rows_fwd::<E>,
         Tile::Small => kernels::head_rows_small_fwd::<E>,

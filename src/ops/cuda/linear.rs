@@ -126,3 +126,55 @@ pub(super) fn backward_weight<E: Element>(
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Device;
+    use crate::ops::cuda::sim_driver::SimDriver;
+    use crate::ops::cuda::{LossScaling, kernels};
+    use half::f16;
+
+    #[test]
+    fn both_tiles_give_the_same_bits() -> Result<()> {
+        let driver = SimDriver::new(false)?;
+        let device = CudaDevice::<f16>::new(driver, LossScaling::Fixed(1.0))?;
+        let (rows, inputs, outputs) = (70, 200, 136);
+        let values = |len: usize, step: usize| -> Vec<f32> {
+            (0..len)
+                .map(|i| (i * step % 997) as f32 / 499.0 - 1.0)
+                .collect()
+        };
+        let mut x = device.zeros_float(rows * inputs)?;
+        let mut weight = device.zeros_float(outputs * inputs)?;
+        device.upload_float(&values(rows * inputs, 577), &mut x)?;
+        device.upload_float(&values(outputs * inputs, 311), &mut weight)?;
+        let mut made = Vec::new();
+        for tile in [Tile::Large, Tile::Small] {
+            let launch = match tile {
+                Tile::Large => kernels::linear_fwd::<f16>,
+                Tile::Small => kernels::linear_small_fwd::<f16>,
+            };
+            let mut y = device.zeros_float(rows * outputs)?;
+            // SAFETY: all buffers are as long as the kernel's contract says.
+            unsafe {
+                launch(
+                    device.driver(),
+                    tile.grid("test", rows, outputs)?,
+                    tile.shared_bytes(),
+                    y.ptr_mut(),
+                    x.ptr(),
+                    weight.ptr(),
+                    Ptr::null(),
+                    rows as i32,
+                    inputs as i32,
+                    outputs as i32,
+                )?;
+            }
+            made.push(device.download_float(&y, rows * outputs)?);
+        }
+        assert!(made[0].iter().any(|&value| value != 0.0));
+        assert_eq!(made[0], made[1]);
+        Ok(())
+    }
+}

@@ -74,3 +74,17 @@ impl Tile {
         Ok([blocks(op, self.count(rows, cols), 1)?, 1, 1])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tile_follows_alignment_and_size() {
+        // The model's projections for 1,024 tokens on 28 multiprocessors, and for 2,048.
+        assert_eq!(Tile::for_product(&[384], 1024, 384, 28), Tile::Small);
+        assert_eq!(Tile::for_product(&[384], 2048, 384, 28), Tile::Large);
+        assert_eq!(Tile::for_product(&[384, 44], 2048, 384, 28), Tile::Small);
+        assert_eq!(Tile::Large.count(129, 50257), 2 * 393);
+    }
+}
