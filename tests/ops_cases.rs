@@ -193,6 +193,50 @@ const HALF_BOUNDS: &[Bound] = &[
         4e-5,
         "one rounding to fp16, sums in f32",
     ),
+    bound(
+        "linear_forward",
+        5.5e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "linear_backward_input",
+        5.5e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "linear_backward_weight",
+        5.5e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "experts_forward",
+        2e-3,
+        4e-5,
+        "activations, each slot's output and the sum are rounded to fp16",
+    ),
+    bound(
+        "experts_backward",
+        6e-3,
+        4e-5,
+        "the kept gates and ups, their gradients and the activations are rounded to fp16; experts with more tokens than others have larger sums than the rms",
+    ),
+    bound(
+        "head_loss",
+        1.5e-3,
+        4e-5,
+        "exponentials, their gradients and the result are rounded to fp16",
+    ),
+    bound(
+        "head_loss, logits of 80",
+        1.5e-3,
+        4e-5,
+        "as head_loss: exponentials are relative to their part's greatest",
+    ),
+    bound("head_losses", 1e-6, 5e-8, "f32 from the product on"),
+    bound("head_logits", 2e-6, 5e-8, "f32 from the product on"),
 ];
 
 /// bf16 keeps three bits less than fp16.

@@ -23,14 +23,14 @@ pub(super) fn attention<E: Element>(
 
 #[allow(clippy::too_many_arguments)]
 pub(super) fn logits<E: Element>(
-    _device: &CudaDevice<E>,
-    _x: &DeviceBuffer<E>,
-    _table: &DeviceBuffer<E>,
-    _logits: &mut DeviceBuffer<f32>,
-    _first_row: usize,
-    _rows: usize,
-    _vocab: usize,
-    _hidden: usize,
+    device: &CudaDevice<E>,
+    x: &DeviceBuffer<E>,
+    table: &DeviceBuffer<E>,
+    logits: &mut DeviceBuffer<f32>,
+    first_row: usize,
+    rows: usize,
+    vocab: usize,
+    hidden: usize,
 ) -> Result<()> {
-    bail!("head_logits: this device has no kernel for it yet")
+    super::head::logits(device, x, table, logits, first_row, rows, vocab, hidden)
 }
