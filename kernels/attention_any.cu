@@ -12,9 +12,9 @@ constexpr int kLaneColumns = kMaxColumns / 32;
 
 // The (token, head) of this warp, or false behind the last one.
 __device__ __forceinline__ bool warp_item(int count, int heads, int& t, int& head) {
-  const long long item = (long long)(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
-  t = int(item / heads);
-  head = int(item % heads);
+  const unsigned item = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+  t = int(item / unsigned(heads));
+  head = int(item % unsigned(heads));
   return t < count;
 }
 

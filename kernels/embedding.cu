@@ -22,9 +22,9 @@ template <class T>
 __device__ __forceinline__ void gather(T* out, const T* table, const unsigned* tokens, int count, int vocab, int hidden) {
   constexpr int kPack = Pack<T>::kCount;
   const int width = hidden % kPack == 0 ? kPack : 1, parts = hidden / width;
-  const long long item = (long long)(blockIdx.x) * kThreads + threadIdx.x;
-  const long long t = item / parts;
-  if (t >= count) return;
+  const unsigned item = blockIdx.x * kThreads + threadIdx.x;
+  const unsigned t = item / parts;
+  if (t >= unsigned(count)) return;
   const int column = int(item % parts) * width;
   const unsigned token = tokens[t];
   T* to = out + size_t(t) * hidden + column;
@@ -94,14 +94,14 @@ __device__ __forceinline__ void add_sums(T* grad_table, const T* grad_out, const
   constexpr int kPack = Pack<T>::kCount;
   const int lane = threadIdx.x % 32, width = hidden % kPack == 0 ? kPack : 1;
   const int chunks = (hidden + 32 * width - 1) / (32 * width);
-  const long long item = (long long)(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
-  const long long place = item / chunks;
+  const unsigned item = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+  const int place = int(item / chunks);
   if (place >= count) return;
   const unsigned token = tokens[order[place]];
   if (token >= unsigned(vocab) || (place > 0 && tokens[order[place - 1]] == token)) return;
   const int column = (int(item % chunks) * 32 + lane) * width;
   float sums[kPack] = {};
-  for (long long first = place; first < count; first += 32) {
+  for (int first = place; first < count; first += 32) {
     // 32 places at a time: how many of them are still this token's?
     const unsigned t = first + lane < count ? order[first + lane] : 0;
     const int n = __popc(__ballot_sync(~0u, first + lane < count && tokens[t] == token));

@@ -1,6 +1,7 @@
-// optimizer.cu - global gradient norm, AdamW, the loss scale's update, and the f32 copy of a weight.
+// optimizer.cu - global gradient norm, the loss scale's update, AdamW, and the f32 copy of a weight.
 //
 // norm:   norm[0] = sqrt(sum of squares over all gradients) / loss scale; not finite as soon as one gradient is not    (=)
+//         Its last kernel then moves the loss scale, which AdamW does not read: it divides by the one noted with the norm.
 // adamw:  g = gradient / loss scale * min(1, max_norm / (norm + 1e-6))
 //         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //         master = master (1 - rate decay) - rate m / (1 - beta1^n) / (sqrt(v / (1 - beta2^n)) + epsilon)
@@ -35,7 +36,26 @@ __device__ __forceinline__ void sum_squares(float* part, const T* gradient, int 
   if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
 
-// Grid 1. Also notes the scale that these gradients carry, before loss_scale_update may change it.
+/// The scale's own bounds: at the lower one nothing is gained by going on, at the upper one gradients of 1 are close to fp16's end.
+constexpr float kSmallestScale = 1.0f, kLargestScale = 65536.0f;
+
+/// Halves the scale after a norm that is not finite, doubles it after enough finite ones. Powers of two, so scaling rounds nothing.
+__device__ __forceinline__ void update_loss_scale(float* scale_state, bool finite) {
+  const float interval = scale_state[kGrowthInterval];
+  scale_state[kOverflow] = finite ? 0.0f : 1.0f;
+  if (interval == 0.0f) return;
+  float scale = scale_state[kLossScale], good = finite ? scale_state[kGoodSteps] + 1.0f : 0.0f;
+  if (!finite) {
+    scale = fmaxf(scale * 0.5f, kSmallestScale);
+  } else if (good >= interval) {
+    scale = fminf(scale * 2.0f, kLargestScale);
+    good = 0.0f;
+  }
+  scale_state[kLossScale] = scale;
+  scale_state[kGoodSteps] = good;
+}
+
+// Grid 1: norm from `count` parts, and the scale of the gradients to come.
 extern "C" __global__ void __launch_bounds__(256) grad_norm(float* norm, float* scale_state, const float* parts, int count) {
   SHARED(double, sums, [kThreads]);
   double sum = 0.0;
@@ -46,29 +66,11 @@ extern "C" __global__ void __launch_bounds__(256) grad_norm(float* norm, float* 
     if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
   }
   if (threadIdx.x == 0) {
-    const float inverse = scale_state[kInverseScale];
-    norm[0] = float(sqrt(sums[0]) * double(inverse));
-    scale_state[kUnscale] = inverse;
+    const float inverse = 1.0f / scale_state[kLossScale], value = float(sqrt(sums[0]) * double(inverse));
+    norm[0] = value;
+    scale_state[kInverseScale] = inverse;
+    update_loss_scale(scale_state, isfinite(value));
   }
-}
-
-// Grid 1. After a norm that is not finite the scale is halved, down to `smallest`; after `interval` finite ones in a row it is
-// doubled, up to `largest`. Powers of two, so scaling rounds nothing.
-extern "C" __global__ void __launch_bounds__(32)
-    loss_scale_update(float* scale_state, const float* norm, float interval, float smallest, float largest) {
-  if (threadIdx.x != 0) return;
-  float scale = scale_state[kLossScale], good = scale_state[kGoodSteps] + 1.0f;
-  if (!isfinite(norm[0])) {
-    scale = fmaxf(scale * 0.5f, smallest);
-    good = 0.0f;
-    scale_state[kSkippedSteps] += 1.0f;
-  } else if (good >= interval) {
-    scale = fminf(scale * 2.0f, largest);
-    good = 0.0f;
-  }
-  scale_state[kLossScale] = scale;
-  scale_state[kInverseScale] = 1.0f / scale;
-  scale_state[kGoodSteps] = good;
 }
 
 /// Numbers of one update that are the same for every element.
@@ -90,7 +92,7 @@ __device__ __forceinline__ void adamw(T* weight, float* master, float* first, fl
                                       float inverse_correction2, float epsilon, float max_norm, int len) {
   const float n = norm[0];
   if (!isfinite(n)) return;
-  const Update u{scale_state[kUnscale] * fminf(1.0f, max_norm / (n + 1e-6f)), beta1, beta2, keep, rate, inverse_correction2, epsilon};
+  const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)), beta1, beta2, keep, rate, inverse_correction2, epsilon};
   const long long begin = ((long long)(blockIdx.x) * kThreads + threadIdx.x) * kOwn;
   if (begin + kOwn > len) {
     for (long long i = begin; i < len; ++i) weight[i] = from_float<T>(update(u, to_float(gradient[i]), master[i], first[i], second[i]));

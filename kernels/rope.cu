@@ -38,9 +38,9 @@ __device__ __forceinline__ void rotate(T* qkv, const unsigned* positions, float 
   const int half = size / 2;
   const bool packed = half % kPack == 0 && columns % kPack == 0;
   const int parts = packed ? half / kPack : half;
-  const long long item = (long long)(blockIdx.x) * kThreads + threadIdx.x;
-  const long long row = item / parts;
-  if (row >= (long long)(count)*heads) return;
+  const unsigned item = blockIdx.x * kThreads + threadIdx.x;
+  const unsigned row = item / parts;
+  if (row >= unsigned(count) * heads) return;
   const int t = int(row / heads), head = int(row % heads), width = packed ? kPack : 1, first = int(item % parts) * width;
   T* at = qkv + size_t(t) * columns + size_t(head) * size + first;
   const float position = float(positions[t]), step = -2.0f / float(size) * log_theta;

@@ -26,19 +26,17 @@ constexpr int kTokens = 32;
 /// Tokens of a block of the backward pass.
 constexpr int kBackTokens = 64;
 
-/// Sums 32 values per lane over the warp; lane l gets the sum of the values v[l]. All sums have the same tree, so equal values give
-/// equal bits.
-__device__ __forceinline__ float transposed_sums(float (&v)[32]) {
-  const int lane = threadIdx.x % 32;
+/// Sums 2 Half values per lane over the lanes that differ in the bits of 2 Half - 1, until one is left: from 32 values on, lane l gets
+/// the warp's sum of the values v[l]. All sums have the same tree, so equal values give equal bits.
+template <int Half>
+__device__ __forceinline__ void transposed_sums(float (&v)[32]) {
+  const bool upper = threadIdx.x & Half;
 #pragma unroll
-  for (int o = 16; o; o /= 2)
-#pragma unroll
-    for (int i = 0; i < o; ++i) {
-      const bool upper = lane & o;
-      const float keep = upper ? v[i + o] : v[i], give = upper ? v[i] : v[i + o];
-      v[i] = keep + __shfl_xor_sync(~0u, give, o);
-    }
-  return v[0];
+  for (int i = 0; i < Half; ++i) {
+    const float keep = upper ? v[i + Half] : v[i], give = upper ? v[i] : v[i + Half];
+    v[i] = keep + __shfl_xor_sync(~0u, give, Half);
+  }
+  if constexpr (Half > 1) transposed_sums<Half / 2>(v);
 }
 
 /// Logits of the block's tokens into `logits [E][kTokens]`.
@@ -81,8 +79,8 @@ __device__ __forceinline__ void make_logits(float* logits, const T* x, const T* 
         }
       }
     }
-    const float sum = transposed_sums(sums);
-    if (e0 + lane % 8 < experts) logits[(e0 + lane % 8) * kTokens + row + lane / 8] = sum;
+    transposed_sums<16>(sums);
+    if (e0 + lane % 8 < experts) logits[(e0 + lane % 8) * kTokens + row + lane / 8] = sums[0];
   }
 }
 
