@@ -36,8 +36,8 @@ __device__ __forceinline__ void sum_squares(float* part, const T* gradient, int 
   if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
 
-/// The scale's own bounds: at the lower one nothing is gained by going on, at the upper one gradients of 1 are close to fp16's end.
-constexpr float kSmallestScale = 1.0f, kLargestScale = 65536.0f;
+/// The scale's own bounds. A loss is a mean over thousands of tokens, so gradients begin at 1e-4 or less: 2^24 of that still fits.
+constexpr float kSmallestScale = 1.0f, kLargestScale = 16777216.0f;
 
 /// Halves the scale after a norm that is not finite, doubles it after enough finite ones. Powers of two, so scaling rounds nothing.
 __device__ __forceinline__ void update_loss_scale(float* scale_state, bool finite) {
