@@ -176,11 +176,102 @@ const BOUNDS: &[Bound] = &[
         "f32 sums of 4,096 squares, those in f64",
     ),
     bound("adamw", 4e-6, 1e-8, "element by element in f32"),
+    bound("adamw, state", 4e-6, 1e-8, "element by element in f32"),
 ];
 
 /// The bounds of devices that store fp16; bf16 has 8 bits where fp16 has 11, so its bounds are [`BFLOAT_FACTOR`] times these.
 /// An element's error is divided by the larger of its own size and the output's rms, so 4.9e-4 is one rounding to fp16.
 const HALF_BOUNDS: &[Bound] = &[
+    bound(
+        "embedding_forward",
+        0.0,
+        0.0,
+        "a copy",
+    ),
+    bound(
+        "embedding_backward",
+        6e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "rope_forward",
+        7e-4,
+        4e-5,
+        "one rounding to fp16, f32 angles",
+    ),
+    bound(
+        "rope_backward",
+        7e-4,
+        4e-5,
+        "as rope_forward",
+    ),
+    bound(
+        "attention_forward",
+        2e-3,
+        1e-4,
+        "probabilities and the result are rounded to fp16",
+    ),
+    bound(
+        "attention_backward",
+        6e-3,
+        1e-4,
+        "probabilities, their gradients and the result are rounded to fp16",
+    ),
+    bound(
+        "attention_backward, peaked",
+        1e-2,
+        1e-4,
+        "as attention_backward; kept outputs are rounded too",
+    ),
+    bound(
+        "attention_cached",
+        6e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "router_forward",
+        2e-6,
+        1e-7,
+        "f32 from the product on; choice and order are equal",
+    ),
+    bound(
+        "router_forward, logits of 80",
+        5e-5,
+        2e-7,
+        "logits of 80 are 1e-5 off, and so are probabilities",
+    ),
+    bound(
+        "router_backward",
+        6e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "router_backward, logits of 80",
+        6e-4,
+        4e-5,
+        "as router_backward",
+    ),
+    bound(
+        "global_norm",
+        5e-7,
+        5e-8,
+        "f32 sums of 16,384 squares, those in f64",
+    ),
+    bound(
+        "adamw",
+        5.5e-4,
+        4e-5,
+        "the weight is rounded to fp16",
+    ),
+    bound(
+        "adamw, state",
+        4e-6,
+        1e-8,
+        "element by element in f32",
+    ),
     bound(
         "rmsnorm_forward",
         6e-4,

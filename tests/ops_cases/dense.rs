@@ -79,6 +79,8 @@ fn cpu_equals_reference_embedding() {
     check_embedding(&CpuDevice::new());
 }
 
+on_simulator!(sim_equals_reference_embedding, check_embedding);
+
 /// Rows of `x`: as usual, of size 1e4, or every third row zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Rows {
@@ -308,3 +310,5 @@ fn check_rope<D: Device>(device: &D) {
 fn cpu_equals_reference_rope() {
     check_rope(&CpuDevice::new());
 }
+
+on_simulator!(sim_equals_reference_rope, check_rope);

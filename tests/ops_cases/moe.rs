@@ -260,6 +260,8 @@ fn cpu_equals_reference_router() {
     check_router(&CpuDevice::new());
 }
 
+on_simulator!(sim_equals_reference_router, check_router);
+
 #[test]
 fn loads_are_what_their_names_say() {
     let sizes = |shape: MoeShape, load| -> Vec<u32> {

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::decode::{GEMV_ROWS, gemv};
 use super::kernels;
 use super::memory::{DeviceBuffer, Element, Ptr};
 use super::tile::Tile;
@@ -21,11 +22,14 @@ pub(super) fn forward<E: Element>(
     let op = "linear_forward";
     let x = x.read(op, "x", &[rows, inputs])?;
     let weight = weight.read(op, "weight", &[outputs, inputs])?;
-    let residual = match residual {
-        Some(residual) => residual.read(op, "residual", &[rows, outputs])?,
-        None => Ptr::null(),
-    };
+    let residual = residual
+        .map(|residual| residual.read(op, "residual", &[rows, outputs]))
+        .transpose()?;
     let y = y.write(op, "y", &[rows, outputs])?;
+    if rows <= GEMV_ROWS {
+        // SAFETY: all buffers are as long as the product needs, and begin at multiples of 256 bytes.
+        return unsafe { gemv(op, device, x, weight, residual, y, rows, inputs, outputs) };
+    }
     let driver = device.driver();
     let tile = Tile::for_product(&[inputs, outputs], rows, outputs, driver.multiprocessors());
     let launch = match tile {
@@ -41,7 +45,7 @@ pub(super) fn forward<E: Element>(
             y,
             x,
             weight,
-            residual,
+            residual.unwrap_or_else(Ptr::null),
             int(op, "rows", rows)?,
             int(op, "inputs", inputs)?,
             int(op, "outputs", outputs)?,

@@ -20,6 +20,7 @@ mod norm;
 mod optimizer;
 mod rope;
 mod router;
+mod segments;
 mod tile;
 
 /// Made by `build.rs`: the table of all kernels, and a typed launcher for each.
