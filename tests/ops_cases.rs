@@ -182,12 +182,7 @@ const BOUNDS: &[Bound] = &[
 /// The bounds of devices that store fp16; bf16 has 8 bits where fp16 has 11, so its bounds are [`BFLOAT_FACTOR`] times these.
 /// An element's error is divided by the larger of its own size and the output's rms, so 4.9e-4 is one rounding to fp16.
 const HALF_BOUNDS: &[Bound] = &[
-    bound(
-        "embedding_forward",
-        0.0,
-        0.0,
-        "a copy",
-    ),
+    bound("embedding_forward", 0.0, 0.0, "a copy"),
     bound(
         "embedding_backward",
         6e-4,
@@ -200,12 +195,7 @@ const HALF_BOUNDS: &[Bound] = &[
         4e-5,
         "one rounding to fp16, f32 angles",
     ),
-    bound(
-        "rope_backward",
-        7e-4,
-        4e-5,
-        "as rope_forward",
-    ),
+    bound("rope_backward", 7e-4, 4e-5, "as rope_forward"),
     bound(
         "attention_forward",
         2e-3,
@@ -260,18 +250,8 @@ const HALF_BOUNDS: &[Bound] = &[
         5e-8,
         "f32 sums of 16,384 squares, those in f64",
     ),
-    bound(
-        "adamw",
-        5.5e-4,
-        4e-5,
-        "the weight is rounded to fp16",
-    ),
-    bound(
-        "adamw, state",
-        4e-6,
-        1e-8,
-        "element by element in f32",
-    ),
+    bound("adamw", 5.5e-4, 4e-5, "the weight is rounded to fp16"),
+    bound("adamw, state", 4e-6, 1e-8, "element by element in f32"),
     bound(
         "rmsnorm_forward",
         6e-4,

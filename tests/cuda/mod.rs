@@ -7,3 +7,4 @@ mod library;
 mod ptxas;
 mod sanitizer;
 mod signatures;
+mod training;
