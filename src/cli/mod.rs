@@ -5,6 +5,7 @@ mod dataset;
 mod eval;
 mod knowledge;
 mod prompt;
+mod threads;
 mod train;
 
 use clap::{Parser, Subcommand};

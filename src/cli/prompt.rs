@@ -85,12 +85,7 @@ pub(super) struct OpenModel<D: Device> {
 impl ModelArguments {
     /// Chooses the device, loads model and tokenizer.
     pub(super) fn open(&self) -> Result<OpenModel<CpuDevice>> {
-        if let Some(threads) = self.threads {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build_global()
-                .with_context(|| format!("cannot start {threads} threads"))?;
-        }
+        super::threads::start(self.threads)?;
         let device = match self.device {
             DeviceChoice::Auto | DeviceChoice::Cpu => CpuDevice::new(),
         };

@@ -126,12 +126,7 @@ impl FromStr for DeviceChoice {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
-    if let Some(threads) = arguments.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .with_context(|| format!("cannot start {threads} threads"))?;
-    }
+    super::threads::start(arguments.threads)?;
     match arguments.device {
         DeviceChoice::Cpu => train(&CpuDevice::new(), &arguments),
         DeviceChoice::Cuda(number) => {
