@@ -12,6 +12,10 @@ train *arguments:
 test:
     cargo test
 
+# The table of docs/kernels.md, from ptxas' report (needs nvcc).
+kernels:
+    UPDATE_DOCS=1 MUNI_CUDA=require cargo test --test it cuda::ptxas
+
 # Criterion benches: operations, training step, decoding, data set.
 bench *arguments:
     cargo bench {{arguments}}

@@ -132,12 +132,31 @@ fn modules_use_only_what_stands_below_them() {
 fn the_device_is_chosen_in_the_command_line_only() {
     for (path, code) in sources() {
         if !path.starts_with("cli/") && !path.starts_with("ops/") {
-            for device in ["CpuDevice", "ReferenceDevice", "ops::cpu", "ops::reference"] {
+            for device in [
+                "CpuDevice",
+                "CudaDevice",
+                "ReferenceDevice",
+                "ops::cpu",
+                "ops::cuda",
+                "ops::reference",
+            ] {
                 assert!(
                     !code.contains(device),
                     "src/{path} names {device}: it must work on any Device"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn the_cuda_driver_is_named_in_one_file_only() {
+    for (path, code) in sources() {
+        if path != "ops/cuda/cudarc_driver.rs" {
+            assert!(
+                !code.contains("cudarc::"),
+                "src/{path} uses cudarc: it belongs behind ops::cuda::driver::Driver"
+            );
         }
     }
 }
@@ -164,10 +183,11 @@ fn library_code_neither_panics_by_habit_nor_leaves_marks() {
 }
 
 #[test]
-fn no_unsafe_outside_the_cpu_kernels_mapped_files_and_signals() {
+fn no_unsafe_outside_kernels_mapped_files_and_signals() {
     for (path, code) in sources() {
         let allowed = [
             "ops/cpu/",
+            "ops/cuda/",
             "shards/",
             "formats/",
             "train/checkpoint.rs",

@@ -4,6 +4,7 @@ mod architecture;
 mod cli_dataset;
 mod cli_prompt;
 mod cli_train;
+mod cuda;
 mod formats;
 mod gradients;
 mod ops_cases;

@@ -4,6 +4,9 @@
 //! past the used part spoils the result; behind an output stand sentinels that must keep their bits. Outputs that the
 //! trait writes (`=`) begin as NaN, outputs that it adds to (`+=`) begin as random values. With `SHOW_ERRORS` set in the
 //! environment and `--nocapture`, the measured errors are printed.
+//!
+//! The CUDA device runs the same cases on the simulator, which checks each launch under five schedules, in fp16 and in bf16.
+//! Its inputs are rounded to 16 bits for the reference too, so that only the kernels' own error is left.
 
 mod attention;
 mod dense;
@@ -13,10 +16,15 @@ mod head;
 mod moe;
 mod optimizer;
 
+use half::{bf16, f16};
 use muni_engine::ops::Device;
+use muni_engine::ops::cuda::memory::Element;
+use muni_engine::ops::cuda::sim_driver::SimDriver;
+use muni_engine::ops::cuda::{CudaDevice, LossScaling};
 use muni_engine::ops::reference::ReferenceDevice;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::cell::Cell;
 
 /// What an operation may differ from the reference by.
 struct Bound {
@@ -168,7 +176,205 @@ const BOUNDS: &[Bound] = &[
         "f32 sums of 4,096 squares, those in f64",
     ),
     bound("adamw", 4e-6, 1e-8, "element by element in f32"),
+    bound("adamw, state", 4e-6, 1e-8, "element by element in f32"),
 ];
+
+/// The bounds of devices that store fp16; bf16 has 8 bits where fp16 has 11, so its bounds are [`BFLOAT_FACTOR`] times these.
+/// An element's error is divided by the larger of its own size and the output's rms, so 4.9e-4 is one rounding to fp16.
+const HALF_BOUNDS: &[Bound] = &[
+    bound("embedding_forward", 0.0, 0.0, "a copy"),
+    bound(
+        "embedding_backward",
+        6e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "rope_forward",
+        7e-4,
+        4e-5,
+        "one rounding to fp16, f32 angles",
+    ),
+    bound("rope_backward", 7e-4, 4e-5, "as rope_forward"),
+    bound(
+        "attention_forward",
+        2e-3,
+        1e-4,
+        "probabilities and the result are rounded to fp16",
+    ),
+    bound(
+        "attention_backward",
+        6e-3,
+        1e-4,
+        "probabilities, their gradients and the result are rounded to fp16",
+    ),
+    bound(
+        "attention_backward, peaked",
+        1e-2,
+        1e-4,
+        "as attention_backward; kept outputs are rounded too",
+    ),
+    bound(
+        "attention_cached",
+        6e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "router_forward",
+        2e-6,
+        1e-7,
+        "f32 from the product on; choice and order are equal",
+    ),
+    bound(
+        "router_forward, logits of 80",
+        5e-5,
+        2e-7,
+        "logits of 80 are 1e-5 off, and so are probabilities",
+    ),
+    bound(
+        "router_backward",
+        6e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "router_backward, logits of 80",
+        6e-4,
+        4e-5,
+        "as router_backward",
+    ),
+    bound(
+        "global_norm",
+        5e-7,
+        5e-8,
+        "f32 sums of 16,384 squares, those in f64",
+    ),
+    bound("adamw", 5.5e-4, 4e-5, "the weight is rounded to fp16"),
+    bound("adamw, state", 4e-6, 1e-8, "element by element in f32"),
+    bound(
+        "rmsnorm_forward",
+        6e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "rmsnorm_backward",
+        6e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "linear_forward",
+        5.5e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "linear_backward_input",
+        5.5e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "linear_backward_weight",
+        5.5e-4,
+        4e-5,
+        "one rounding to fp16, sums in f32",
+    ),
+    bound(
+        "experts_forward",
+        2e-3,
+        4e-5,
+        "activations, each slot's output and the sum are rounded to fp16",
+    ),
+    bound(
+        "experts_backward",
+        6e-3,
+        4e-5,
+        "the kept gates and ups, their gradients and the activations are rounded to fp16; experts with more tokens than others have larger sums than the rms",
+    ),
+    bound(
+        "head_loss",
+        1.5e-3,
+        4e-5,
+        "exponentials, their gradients and the result are rounded to fp16",
+    ),
+    bound(
+        "head_loss, logits of 80",
+        1.5e-3,
+        4e-5,
+        "as head_loss: exponentials are relative to their part's greatest",
+    ),
+    bound("head_losses", 1e-6, 5e-8, "f32 from the product on"),
+    bound("head_logits", 2e-6, 5e-8, "f32 from the product on"),
+];
+
+/// bf16 keeps three bits less than fp16.
+const BFLOAT_FACTOR: f64 = 8.0;
+
+/// Storage precision of the device under test.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Precision {
+    Single,
+    Half,
+    Bfloat,
+}
+
+thread_local! {
+    /// Of the check that runs on this thread; [`float`] rounds by it on every device.
+    static PRECISION: Cell<Precision> = const { Cell::new(Precision::Single) };
+}
+
+fn precision() -> Precision {
+    PRECISION.with(Cell::get)
+}
+
+/// `single` where the device under test stores `f32`, else `half`: for values that fp16 does not reach (65504 at most).
+fn by_precision<T>(single: T, half: T) -> T {
+    match precision() {
+        Precision::Single => single,
+        Precision::Half | Precision::Bfloat => half,
+    }
+}
+
+fn rounded(values: &[f32]) -> Vec<f32> {
+    match precision() {
+        Precision::Single => values.to_vec(),
+        Precision::Half => values.iter().map(|&x| f16::from_f32(x).to_f32()).collect(),
+        Precision::Bfloat => values.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
+    }
+}
+
+/// Runs a check with inputs rounded to a precision.
+fn with_precision(precision: Precision, check: impl FnOnce()) {
+    PRECISION.with(|cell| cell.set(precision));
+    check();
+    PRECISION.with(|cell| cell.set(Precision::Single));
+}
+
+/// The simulated card, checking every launch, without a loss scale. `MUNI_SIM_LIBRARY` names another build of the kernels.
+pub fn simulator<E: Element>() -> CudaDevice<E> {
+    let driver = match std::env::var_os("MUNI_SIM_LIBRARY") {
+        // AddressSanitizer's: once is enough there.
+        Some(path) => SimDriver::load(path.as_ref(), false),
+        None => SimDriver::new(true),
+    };
+    CudaDevice::new(driver.unwrap(), LossScaling::Fixed(1.0)).unwrap()
+}
+
+/// A test that runs `$check(&device)` on the simulator in fp16 and in bf16.
+macro_rules! on_simulator {
+    ($name:ident, $check:expr) => {
+        #[test]
+        fn $name() {
+            use $crate::ops_cases::{Precision, simulator, with_precision};
+            with_precision(Precision::Half, || $check(&simulator::<half::f16>()));
+            with_precision(Precision::Bfloat, || $check(&simulator::<half::bf16>()));
+        }
+    };
+}
+use on_simulator;
 
 /// Elements behind the used part of every buffer.
 const TAIL: usize = 19;
@@ -208,7 +414,7 @@ fn followed_by(values: &[f32], tail: f32) -> Vec<f32> {
 
 fn float<D: Device>(device: &D, values: &[f32]) -> D::Float {
     let mut buffer = device.zeros_float(values.len()).unwrap();
-    device.upload_float(values, &mut buffer).unwrap();
+    device.upload_float(&rounded(values), &mut buffer).unwrap();
     buffer
 }
 
@@ -285,26 +491,34 @@ macro_rules! same_as_reference {
 }
 use same_as_reference;
 
-/// Normalised error and bias of `found`.
+/// Normalised error and bias of `found`. The error is relative to the output's rms; in 16 bits to the element where that is
+/// larger, because each is rounded by itself.
 fn difference(found: &[f32], expected: &[f32]) -> (f64, f64) {
-    let (mut largest, mut sum, mut squares) = (0.0_f64, 0.0_f64, 0.0_f64);
-    for (&a, &b) in found.iter().zip(expected) {
-        let error = f64::from(a) - f64::from(b);
-        // f64::max would drop a NaN.
-        if !largest.is_nan() && (error.is_nan() || error.abs() > largest) {
-            largest = error.abs();
-        }
-        sum += error;
-        squares += f64::from(b) * f64::from(b);
-    }
+    let squares: f64 = expected.iter().map(|&b| f64::from(b) * f64::from(b)).sum();
     let count = expected.len().max(1) as f64;
     let rms = (squares / count).sqrt().max(f64::from(f32::MIN_POSITIVE));
-    (largest / rms, (sum / count).abs() / rms)
+    let (mut largest, mut sum) = (0.0_f64, 0.0_f64);
+    for (&a, &b) in found.iter().zip(expected) {
+        let error = f64::from(a) - f64::from(b);
+        let relative = error.abs() / by_precision(rms, rms.max(f64::from(b).abs()));
+        // f64::max would drop a NaN.
+        if !largest.is_nan() && (relative.is_nan() || relative > largest) {
+            largest = relative;
+        }
+        sum += error;
+    }
+    (largest, (sum / count).abs() / rms)
 }
 
 fn compare(operation: &str, case: &str, found: &Outputs, expected: &Outputs) {
-    let bound = BOUNDS.iter().find(|bound| bound.operation == operation);
-    let bound = bound.unwrap_or_else(|| panic!("{operation} has no bound"));
+    let (bounds, factor) = match precision() {
+        Precision::Single => (BOUNDS, 1.0),
+        Precision::Half => (HALF_BOUNDS, 1.0),
+        Precision::Bfloat => (HALF_BOUNDS, BFLOAT_FACTOR),
+    };
+    let bound = bounds.iter().find(|bound| bound.operation == operation);
+    let bound = bound.unwrap_or_else(|| panic!("{operation} has no bound for {:?}", precision()));
+    let (error_bound, bias_bound) = (bound.error * factor, bound.bias * factor);
     assert_eq!(found.len(), expected.len());
     for ((name, found), (_, expected)) in found.iter().zip(expected) {
         assert_eq!(found.len(), expected.len(), "{operation} {name}");
@@ -315,20 +529,21 @@ fn compare(operation: &str, case: &str, found: &Outputs, expected: &Outputs) {
         let (error, bias) = difference(found, expected);
         if std::env::var_os("SHOW_ERRORS").is_some() {
             println!(
-                "measured {operation} {name} {error:.1e} {bias:.1e} {} {case}",
-                found.len()
+                "measured {operation} {name} {error:.1e} {bias:.1e} {} {:?} {case}",
+                found.len(),
+                precision()
             );
         }
         assert!(
-            error <= bound.error,
-            "{operation} {case}: {name} differs by {error:.1e}, allowed are {:.1e} ({})",
-            bound.error,
+            error <= error_bound,
+            "{operation} {case} {:?}: {name} differs by {error:.1e}, allowed are {error_bound:.1e} ({})",
+            precision(),
             bound.reason
         );
         assert!(
-            bias <= bound.bias || found.len() < BIAS_FROM,
-            "{operation} {case}: the bias of {name} is {bias:.1e}, allowed is {:.1e}",
-            bound.bias
+            bias <= bias_bound || found.len() < BIAS_FROM,
+            "{operation} {case} {:?}: the bias of {name} is {bias:.1e}, allowed is {bias_bound:.1e}",
+            precision()
         );
     }
 }
@@ -353,7 +568,7 @@ fn the_comparison_sees_nan_bias_and_sentinels() {
 #[test]
 fn the_documentation_gives_the_same_bounds() {
     let text = include_str!("../docs/numerics.md");
-    for bound in BOUNDS {
+    for bound in BOUNDS.iter().chain(HALF_BOUNDS) {
         let row = format!(
             "| `{}` | {:e} | {:e} | {} |",
             bound.operation, bound.error, bound.bias, bound.reason

@@ -1,7 +1,9 @@
 //! `muni-engine eval`: measures a model.
 
+use super::device::Task;
 use super::prompt::{ModelArguments, print};
 use crate::eval::perplexity;
+use crate::ops::Device;
 use anyhow::{Context, Result};
 use std::fs;
 use std::io;
@@ -38,19 +40,27 @@ struct PerplexityArguments {
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.measure {
-        Measure::Perplexity(arguments) => run_perplexity(&arguments),
+        Measure::Perplexity(arguments) => arguments.model.device.run(Perplexity(&arguments)),
     }
 }
 
-fn run_perplexity(arguments: &PerplexityArguments) -> Result<()> {
+struct Perplexity<'a>(&'a PerplexityArguments);
+
+impl Task for Perplexity<'_> {
+    fn run<D: Device>(self, device: &D) -> Result<()> {
+        run_perplexity(device, self.0)
+    }
+}
+
+fn run_perplexity<D: Device>(device: &D, arguments: &PerplexityArguments) -> Result<()> {
     let file = arguments.file.display();
     let text = fs::read(&arguments.file).with_context(|| format!("cannot read {file}"))?;
     let text = String::from_utf8(text)
         .with_context(|| format!("{file} is not UTF-8, expected a text file: convert it"))?;
-    let open = arguments.model.open()?;
+    let open = arguments.model.open(device)?;
     let mut ids = vec![open.tokenizer.end_of_text()];
     ids.extend(open.tokenizer.encode_with_special(&text)?);
-    let score = perplexity(&open.device, &open.model, &ids, arguments.max_length)
+    let score = perplexity(device, &open.model, &ids, arguments.max_length)
         .with_context(|| format!("cannot score {file}"))?;
     let line = match arguments.json {
         true => serde_json::to_string(&score)?,

@@ -2,10 +2,10 @@
 //! Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod dataset;
+mod device;
 mod eval;
 mod knowledge;
 mod prompt;
-mod threads;
 mod train;
 
 use clap::{Parser, Subcommand};

@@ -1,5 +1,6 @@
 //! `muni-engine prompt`: one question, one answer. Also the arguments that every command with a trained model takes.
 
+use super::device::{DeviceArguments, Task};
 use crate::formats::{find_folder, load_folder};
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{
@@ -7,7 +8,6 @@ use crate::generate::{
 };
 use crate::model::{Model, ModelConfig, Parameters};
 use crate::ops::Device;
-use crate::ops::cpu::CpuDevice;
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -59,49 +59,28 @@ pub(super) struct ModelArguments {
     /// Model folder (config.json, model.safetensors, tokenizer.json) [default: the newest runs/*/best_model].
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
-    /// CPU threads [default: all].
-    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
-    threads: Option<usize>,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum DeviceChoice {
-    /// The fastest there is.
-    Auto,
-    /// The CPU.
-    Cpu,
+    #[command(flatten)]
+    pub(super) device: DeviceArguments,
 }
 
 /// A model ready to compute.
 pub(super) struct OpenModel<D: Device> {
-    pub device: D,
     pub model: Model<D>,
     pub tokenizer: Tokenizer,
 }
 
 impl ModelArguments {
-    /// Chooses the device, loads model and tokenizer.
-    pub(super) fn open(&self) -> Result<OpenModel<CpuDevice>> {
-        super::threads::start(self.threads)?;
-        let device = match self.device {
-            DeviceChoice::Auto | DeviceChoice::Cpu => CpuDevice::new(),
-        };
+    /// Loads model and tokenizer onto a device.
+    pub(super) fn open<D: Device>(&self, device: &D) -> Result<OpenModel<D>> {
         let dir = match &self.model_path {
             Some(dir) => dir.clone(),
             None => newest_model(Path::new("runs"))?,
         };
         let loaded = load_folder(&dir)?;
         let tokenizer = open_tokenizer(&dir, &loaded.config)?;
-        let parameters = Parameters::upload(&device, &loaded.config, &loaded.fused)?;
+        let parameters = Parameters::upload(device, &loaded.config, &loaded.fused)?;
         let model = Model::new(loaded.config, parameters)?;
-        Ok(OpenModel {
-            device,
-            model,
-            tokenizer,
-        })
+        Ok(OpenModel { model, tokenizer })
     }
 }
 
@@ -153,13 +132,25 @@ fn newest_model(runs: &Path) -> Result<PathBuf> {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let open = arguments.model.open()?;
+    arguments.model.device.run(Ask(&arguments))
+}
+
+struct Ask<'a>(&'a Arguments);
+
+impl Task for Ask<'_> {
+    fn run<D: Device>(self, device: &D) -> Result<()> {
+        answer(device, self.0)
+    }
+}
+
+fn answer<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
+    let open = arguments.model.open(device)?;
     let prompt = match arguments.raw {
         true => arguments.prompt.clone(),
         false => question_prompt(&arguments.prompt)?,
     };
     let settings = arguments.settings(&open.tokenizer);
-    let mut generator = Generator::new(&open.device, &open.model)?;
+    let mut generator = Generator::new(device, &open.model)?;
     let mut stdout = io::stdout().lock();
     let output =
         generator.generate_text(

@@ -4,15 +4,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::device::{DeviceArguments, Task};
 use crate::formats;
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{GenerateSettings, Generator, question_prompt};
 use crate::model::{Model, ModelConfig, Parameters, random_weights};
 use crate::ops::Device;
-use crate::ops::cpu::CpuDevice;
 use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::optimizer::Moments;
@@ -85,9 +84,8 @@ pub struct Arguments {
     /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million parameters].
     #[arg(long, value_name = "FILE")]
     model_config: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda:N or sim.
-    #[arg(long, default_value = "auto", value_parser = DeviceChoice::from_str)]
-    device: DeviceChoice,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// Logical batches computed at once; the result is the same, memory is not [default: 1].
     #[arg(long, value_name = "N")]
     micro_batch: Option<usize>,
@@ -97,46 +95,18 @@ pub struct Arguments {
     /// Checkpoints kept [default: 2].
     #[arg(long, value_name = "N")]
     keep: Option<usize>,
-    /// CPU threads [default: all]. The result does not depend on it.
-    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
-    threads: Option<usize>,
-}
-
-/// Where to compute.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum DeviceChoice {
-    Cpu,
-    Cuda(usize),
-    Simulator,
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.strip_prefix("cuda:").map(str::parse);
-        match (text, number) {
-            ("auto" | "cpu", _) => Ok(Self::Cpu),
-            ("sim", _) => Ok(Self::Simulator),
-            (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
-            _ => Err("expected auto, cpu, sim or cuda:N, e.g. cuda:0".to_string()),
-        }
-    }
 }
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
-    super::threads::start(arguments.threads)?;
-    match arguments.device {
-        DeviceChoice::Cpu => train(&CpuDevice::new(), &arguments),
-        DeviceChoice::Cuda(number) => {
-            bail!(
-                "this build has no CUDA kernels, so it cannot use cuda:{number}; use --device cpu"
-            )
-        }
-        DeviceChoice::Simulator => {
-            bail!("this build has no kernels to simulate; use --device cpu")
-        }
+    arguments.device.run(Train(&arguments))
+}
+
+struct Train<'a>(&'a Arguments);
+
+impl Task for Train<'_> {
+    fn run<D: Device>(self, device: &D) -> Result<()> {
+        train(device, self.0)
     }
 }
 
@@ -547,15 +517,5 @@ mod tests {
         assert_eq!(date_time(951_782_400), "20000229-000000");
         assert_eq!(date_time(1_798_761_599), "20261231-235959");
         assert_eq!(date_time(1_772_323_200), "20260301-000000");
-    }
-
-    #[test]
-    fn devices_are_named_exactly() {
-        assert_eq!("auto".parse(), Ok(DeviceChoice::Cpu));
-        assert_eq!("cuda:1".parse(), Ok(DeviceChoice::Cuda(1)));
-        assert_eq!("sim".parse(), Ok(DeviceChoice::Simulator));
-        for wrong in ["cuda", "cuda:", "cuda:x", "gpu", ""] {
-            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
-        }
     }
 }

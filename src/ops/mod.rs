@@ -1,5 +1,5 @@
 //! The operation set: everything the model and the trainer compute, as one trait with explicit forward and backward
-//! pairs. `model` and `train` are written once over [`Device`]; `cpu`, and later `cuda`, implement it; `reference` is the
+//! pairs. `model` and `train` are written once over [`Device`]; `cpu` and `cuda` implement it; `reference` is the
 //! slow, obvious twin that tests hold them to.
 //!
 //! Rules of the trait
@@ -12,9 +12,11 @@
 
 pub mod checks;
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 /// Target value of a position that carries no loss.
 pub const IGNORE_TARGET: u32 = u32::MAX;
@@ -140,6 +142,16 @@ pub struct AdamStep {
     pub max_norm: f32,
 }
 
+/// Where a moving loss scale stands: part of a checkpoint, because a resumed run must go on with it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossScale {
+    /// What gradients are multiplied by: a power of two.
+    pub scale: f32,
+    /// Steps without overflow since it last changed.
+    pub good_steps: u32,
+}
+
 /// A place where arithmetic happens. See the module's text for the rules.
 pub trait Device: Sync {
     /// Weights, activations and their gradients, in the device's storage precision.
@@ -176,6 +188,25 @@ pub trait Device: Sync {
     fn clear_float(&self, buffer: &mut Self::Float, len: usize) -> Result<()>;
     /// Sets the first `len` elements to zero.
     fn clear_single(&self, buffer: &mut Self::Single, len: usize) -> Result<()>;
+
+    // Loss scale -------------------------------------------------------------------------------------------------
+
+    /// Where the device's loss scale stands; `None` where gradients are not scaled, or always by the same. Devices whose
+    /// gradients overflow early (fp16) multiply them by a scale from the head on and divide by it in [`Device::global_norm`]
+    /// and [`Device::adamw`]; a norm that is not finite halves it. Waits for the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn loss_scale(&self) -> Result<Option<LossScale>> {
+        Ok(None)
+    }
+    /// Continues with a saved scale; without effect where [`Device::loss_scale`] is `None`.
+    ///
+    /// # Errors
+    /// When it is none that a device could have, or the device fails.
+    fn set_loss_scale(&self, _scale: &LossScale) -> Result<()> {
+        Ok(())
+    }
 
     // Embedding --------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::formats;
 use crate::formats::write::{Tensor, write_safetensors};
 use crate::model::ModelConfig;
+use crate::ops::LossScale;
 use crate::train::files;
 use crate::train::optimizer::Moments;
 use crate::train::settings::TrainSettings;
@@ -62,6 +63,9 @@ pub struct State {
     pub shards_sha256: String,
     /// What the run is trained with.
     pub settings: TrainSettings,
+    /// Where the loss scale stood, on a device that moves one. Another device goes on without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// SHA-256 of every other file of the folder.
     pub files: BTreeMap<String, String>,
 }
@@ -329,6 +333,7 @@ mod tests {
             best: Some(Best { loss: 0.1, step: 2 }),
             shards_sha256: "abc".into(),
             settings: TrainSettings::preset(Stage::Super),
+            loss_scale: None,
             files: BTreeMap::new(),
         }
     }
@@ -353,6 +358,20 @@ mod tests {
         assert!(message.contains("checksum"), "{message}");
         assert!(unseal(&text[..text.len() / 2]).is_err());
         assert!(unseal("").is_err());
+    }
+
+    #[test]
+    fn the_loss_scale_survives_and_its_absence_too() {
+        let mut given = state(7);
+        given.loss_scale = Some(LossScale {
+            scale: 32768.0,
+            good_steps: 17,
+        });
+        let text = seal(&given).unwrap();
+        assert_eq!(unseal(&text).unwrap().loss_scale, given.loss_scale);
+        let without = seal(&state(7)).unwrap();
+        assert!(!without.contains("loss_scale"), "{without}");
+        assert_eq!(unseal(&without).unwrap().loss_scale, None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct StepMetrics {
     pub router_loss: f64,
     /// Learning rate of the step.
     pub learning_rate: f32,
-    /// Norm of the whole gradient before clipping.
+    /// Norm of the whole gradient before clipping; `null` in the file where it was not finite and the step was skipped.
     pub grad_norm: f32,
     /// Tokens of the step over its duration.
     pub tokens_per_second: f64,

@@ -130,6 +130,9 @@ impl<'a, D: Device> Trainer<'a, D> {
                 .optimizer
                 .restore(setup.device, config, resume.weights, resume.moments)?;
             position.restore(resume.state);
+            if let Some(scale) = &resume.state.loss_scale {
+                setup.device.set_loss_scale(scale)?;
+            }
             checkpoint::remove_leftovers(&setup.run.checkpoints())?;
         }
         Ok(Self {
@@ -222,7 +225,11 @@ impl<'a, D: Device> Trainer<'a, D> {
             step,
             learning_rate,
         )?;
-        self.refuse_non_finite(step, learning_rate, &result)?;
+        if !result.grad_norm.is_finite() && result.loss.is_finite() {
+            self.say_skipped(step, learning_rate, &result)?;
+        } else {
+            self.refuse_non_finite(step, learning_rate, &result)?;
+        }
         self.position.step = step;
         self.position.tokens += result.tokens;
         Ok(StepMetrics {
@@ -238,6 +245,22 @@ impl<'a, D: Device> Trainer<'a, D> {
             expert_share: result.expert_share,
             val_loss: None,
         })
+    }
+
+    /// A gradient that overflows the device's storage is no failure while the loss scale can go down: the weights are as they
+    /// were, the scale is half, and the next step goes on.
+    fn say_skipped(&self, step: u64, learning_rate: f32, result: &StepResult) -> Result<()> {
+        match self.setup.device.loss_scale()? {
+            // At its lowest the scale has done what it can: the gradients themselves are not finite.
+            Some(now) if now.scale > 1.0 => {
+                self.progress.message(&format!(
+                    "step {step}: gradients beyond the device's numbers; the weights are unchanged, the loss scale is now {}",
+                    now.scale
+                ));
+                Ok(())
+            }
+            _ => self.refuse_non_finite(step, learning_rate, result),
+        }
     }
 
     /// The optimizer has left the weights as they were; going on would repeat the same, so the run stops here.
@@ -356,7 +379,7 @@ impl<'a, D: Device> Trainer<'a, D> {
         let step = self.position.step;
         self.position.saved_at = Instant::now();
         let checkpoints = self.setup.run.checkpoints();
-        let saved = checkpoint::save(&checkpoints, self.state(), |folder| {
+        let saved = checkpoint::save(&checkpoints, self.state()?, |folder| {
             self.write_model(folder)?;
             let moments = self
                 .engine
@@ -416,9 +439,9 @@ impl<'a, D: Device> Trainer<'a, D> {
         )
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> Result<State> {
         let next = self.plan.step(self.position.step + 1);
-        State {
+        Ok(State {
             format_version: checkpoint::FORMAT_VERSION,
             engine_version: env!("CARGO_PKG_VERSION").to_string(),
             checksum: String::new(),
@@ -431,8 +454,9 @@ impl<'a, D: Device> Trainer<'a, D> {
             best: self.position.best,
             shards_sha256: self.setup.shards_sha256.clone(),
             settings: self.setup.settings.clone(),
+            loss_scale: self.setup.device.loss_scale()?,
             files: Default::default(),
-        }
+        })
     }
 }
 

@@ -145,6 +145,8 @@ fn cpu_equals_reference_attention() {
     check_attention(&CpuDevice::new());
 }
 
+on_simulator!(sim_equals_reference_attention, check_attention);
+
 /// Feeds the rows of `qkv` in the given portions and returns what each row gave, and the cache.
 fn cached<D: Device>(
     device: &D,
@@ -229,3 +231,8 @@ fn check_attention_cached<D: Device>(device: &D) {
 fn cpu_equals_reference_attention_cached() {
     check_attention_cached(&CpuDevice::new());
 }
+
+on_simulator!(
+    sim_equals_reference_attention_cached,
+    check_attention_cached
+);

@@ -10,11 +10,27 @@ const ROWS: [usize; 11] = [1, 2, 3, 5, 7, 17, 63, 64, 65, 130, 257];
 const SIZES: [(usize, usize); 5] = [(36, 44), (40, 131), (48, 40), (1, 3), (257, 36)];
 
 /// Every row count with small sizes, a few with the model's.
-fn linear_shapes() -> impl Iterator<Item = (usize, usize, usize)> {
+fn linear_shapes() -> Vec<(usize, usize, usize)> {
     let small = ROWS
         .into_iter()
         .flat_map(|rows| SIZES.into_iter().map(move |(i, o)| (rows, i, o)));
-    small.chain([(3, 384, 448), (65, 384, 448), (130, 448, 384)])
+    let all = small.chain([(3, 384, 448), (65, 384, 448), (130, 448, 384)]);
+    // On the simulator: both tiles, rows at odd addresses and at multiples of 16 bytes, one element beyond a tile.
+    let simulated = vec![
+        (1, 1, 3),
+        (1, 36, 44),
+        (2, 48, 40),
+        (3, 40, 131),
+        (5, 33, 257),
+        (17, 257, 36),
+        (64, 36, 44),
+        (65, 40, 136),
+        (129, 72, 24),
+        (257, 48, 40),
+        (33, 136, 264),
+        (130, 448, 384),
+    ];
+    by_precision(all.collect(), simulated)
 }
 
 fn embedding_forward<D: Device>(
@@ -62,6 +78,8 @@ fn check_embedding<D: Device>(device: &D) {
 fn cpu_equals_reference_embedding() {
     check_embedding(&CpuDevice::new());
 }
+
+on_simulator!(sim_equals_reference_embedding, check_embedding);
 
 /// Rows of `x`: as usual, of size 1e4, or every third row zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -165,6 +183,8 @@ fn cpu_equals_reference_rmsnorm() {
     check_rmsnorm(&CpuDevice::new());
 }
 
+on_simulator!(sim_equals_reference_rmsnorm, check_rmsnorm);
+
 pub fn linear_forward<D: Device>(
     device: &D,
     (rows, inputs, outputs): (usize, usize, usize),
@@ -172,7 +192,10 @@ pub fn linear_forward<D: Device>(
 ) -> Outputs {
     let mut values = Values::new(rows * inputs);
     // Large activations: the error is relative to them.
-    let x = input(device, &values.normal(rows * inputs, 1e4));
+    let x = input(
+        device,
+        &values.normal(rows * inputs, by_precision(1e4, 1e3)),
+    );
     let weight = input(device, &values.normal(outputs * inputs, 0.1));
     let residual = input(device, &values.normal(rows * outputs, 1e3));
     let mut y = written(device, rows * outputs);
@@ -252,6 +275,8 @@ fn cpu_equals_reference_linear() {
     check_linear(&CpuDevice::new());
 }
 
+on_simulator!(sim_equals_reference_linear, check_linear);
+
 fn rope<D: Device>(device: &D, shape: &AttentionShape, count: usize, forward: bool) -> Outputs {
     let mut values = Values::new(count);
     let len = count * shape.qkv_size();
@@ -285,3 +310,5 @@ fn check_rope<D: Device>(device: &D) {
 fn cpu_equals_reference_rope() {
     check_rope(&CpuDevice::new());
 }
+
+on_simulator!(sim_equals_reference_rope, check_rope);

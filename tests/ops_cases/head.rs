@@ -123,6 +123,20 @@ fn cases() -> Vec<Case> {
         Case::new(17, 257, 36, 1),
         Case::new(1, 257, 36, 1),
     ]);
+    // On the simulator: both tiles, one token and one word beyond a tile, two of the CUDA device's chunks of 1,024.
+    let simulated = vec![
+        Case::new(1, 131, 40, 0),
+        Case::new(3, 257, 36, 3),
+        Case::new(65, 65, 33, 0),
+        Case::new(130, 600, 40, 3),
+        Case::new(129, 129, 72, 0),
+        Case::new(7, 5003, 48, 2),
+        Case::new(2, 1, 36, 0),
+        Case::new(1100, 40, 16, 3),
+        Case::new(17, 257, 36, 1),
+        Case::new(1, 257, 36, 1),
+    ];
+    let mut cases = by_precision(cases, simulated);
     for count in [1, 17, 65] {
         cases.push(Case {
             logits: 80.0,
@@ -138,7 +152,11 @@ fn check_head<D: Device>(device: &D) {
             true => "head_loss, logits of 80",
             false => "head_loss",
         };
-        same_as_reference!(operation, case, head_loss, device, case);
+        let (found, expected) = (head_loss(device, case), head_loss(&ReferenceDevice, case));
+        compare(operation, &format!("{case:?}"), &found, &expected);
+        // The sum of the losses is f32 also where gradients are rounded to 16 bits.
+        let (found, expected) = (found[..1].to_vec(), expected[..1].to_vec());
+        compare("head_losses", &format!("{case:?}"), &found, &expected);
         same_as_reference!("head_losses", case, head_losses, device, case);
         same_as_reference!("head_logits", case, head_logits, device, case, 0);
         let last = case.count - 1;
@@ -151,11 +169,22 @@ fn cpu_equals_reference_head() {
     check_head(&CpuDevice::new());
 }
 
+on_simulator!(sim_equals_reference_head, check_head);
+
+/// GPT-2's vocabulary is odd and has 393 tiles.
+#[test]
+fn sim_equals_reference_head_gpt2_vocabulary() {
+    with_precision(Precision::Half, || {
+        let case = Case::new(3, 50257, 16, 0);
+        same_as_reference!("head_loss", case, head_loss, &simulator::<f16>(), case);
+    });
+}
+
 /// With every target ignored nothing may change, not even by a rounding.
 fn check_all_ignored<D: Device>(device: &D) {
     let case = Case::new(65, 257, 36, 1);
     let outputs = head_loss(device, case);
-    let before = Values::new(case.count).normal(case.vocab * case.hidden, 1.0);
+    let before = rounded(&Values::new(case.count).normal(case.vocab * case.hidden, 1.0));
     assert_eq!(outputs[0].1, [1.5]);
     assert!(outputs[1].1.iter().all(|&gradient| gradient == 0.0));
     assert_eq!(outputs[2].1, before);
@@ -172,6 +201,8 @@ fn cpu_head_ignores_all_targets() {
     check_all_ignored(&CpuDevice::new());
     check_all_ignored(&ReferenceDevice);
 }
+
+on_simulator!(sim_head_ignores_all_targets, check_all_ignored);
 
 /// A NaN or an infinity, in a counted row of `x` or anywhere in the table, must show in the loss.
 fn check_broken_input<D: Device>(device: &D) {
@@ -217,3 +248,5 @@ fn cpu_head_shows_broken_input() {
     check_broken_input(&CpuDevice::new());
     check_broken_input(&ReferenceDevice);
 }
+
+on_simulator!(sim_head_shows_broken_input, check_broken_input);

@@ -1,0 +1,189 @@
+//! Finds nvcc and compiles each `.cu` to a fatbin: machine code for every architecture and PTX for what comes later.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cache::{Cache, Key, in_parallel};
+use crate::signatures::Source;
+use crate::{display, literal};
+
+/// What nvcc made, or why there is nothing.
+pub enum Fatbins {
+    /// Fatbin and ptxas' report of each source.
+    Built {
+        files: Vec<(PathBuf, PathBuf)>,
+        archs: String,
+    },
+    /// Why the binary has no kernels.
+    None(String),
+}
+
+const DEFAULT_ARCHS: &str = "80,86,89,90,120";
+
+/// Compiles all sources where `MUNI_CUDA` allows it and nvcc is there.
+pub fn build(kernels: &Path, sources: &[Source], cache: &Cache) -> Result<Fatbins, String> {
+    for name in [
+        "MUNI_CUDA",
+        "MUNI_CUDA_ARCHS",
+        "MUNI_NVCC",
+        "CUDA_HOME",
+        "CUDA_PATH",
+    ] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let mode = env::var("MUNI_CUDA").unwrap_or_else(|_| "auto".to_owned());
+    match mode.as_str() {
+        "off" => return Ok(Fatbins::None("it was built with MUNI_CUDA=off".to_owned())),
+        "auto" | "require" => {}
+        _ => {
+            return Err(format!(
+                "MUNI_CUDA is {}, expected off, auto or require",
+                literal(&mode)
+            ));
+        }
+    }
+    let archs = archs()?;
+    let (nvcc, version) = match find()? {
+        Ok(found) => found,
+        Err(reason) if mode == "require" => {
+            return Err(format!("MUNI_CUDA=require, but {reason}"));
+        }
+        Err(reason) => return Ok(Fatbins::None(reason)),
+    };
+    let include = kernels.join("include");
+    let mut flags: Vec<String> = ["-fatbin", "-std=c++20", "-O3", "-Xptxas", "-v", "-I"]
+        .map(str::to_owned)
+        .to_vec();
+    flags.push(display(&include));
+    for arch in &archs {
+        flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
+    }
+    // The lowest, so that every card from there on is served, also ones between the listed architectures.
+    flags.push(format!(
+        "-gencode=arch=compute_{0},code=compute_{0}",
+        archs[0]
+    ));
+    let files = in_parallel(sources, |source| {
+        let mut key = Key::new();
+        key.add(version.as_bytes());
+        for flag in flags.iter().filter(|flag| **flag != display(&include)) {
+            key.add(flag.as_bytes());
+        }
+        key.add_source(&source.path, std::slice::from_ref(&include), Some("sim/"))?;
+        let mut report = Vec::new();
+        let fatbin = cache.file(&key, &source.name, "fatbin", |path| {
+            report = compile(&nvcc, &flags, &source.path, path)?;
+            Ok(())
+        })?;
+        let report_made = !report.is_empty();
+        let text = cache.file(&key, &source.name, "ptxas", |path| {
+            if !report_made {
+                // The fatbin was there, its report was not: make both again.
+                report = compile(&nvcc, &flags, &source.path, &fatbin)?;
+            }
+            fs::write(path, &report).map_err(|e| format!("{}: {e}", display(path)))
+        })?;
+        Ok((fatbin, text))
+    })?;
+    let archs = archs.join(",");
+    Ok(Fatbins::Built { files, archs })
+}
+
+/// Compiles one file; returns what ptxas says about it.
+fn compile(nvcc: &Path, flags: &[String], source: &Path, to: &Path) -> Result<Vec<u8>, String> {
+    let output = Command::new(nvcc)
+        .args(flags)
+        .arg("-o")
+        .arg(to)
+        .arg(source)
+        .output()
+        .map_err(|e| format!("{}: {e}", display(nvcc)))?;
+    if !output.status.success() {
+        return Err(format!(
+            "{} failed on {}:\n{}{}",
+            display(nvcc),
+            display(source),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ));
+    }
+    // ptxas' notes come on either stream.
+    Ok([output.stdout, output.stderr].concat())
+}
+
+/// The architectures of `MUNI_CUDA_ARCHS`, lowest first.
+fn archs() -> Result<Vec<String>, String> {
+    let text = env::var("MUNI_CUDA_ARCHS").unwrap_or_else(|_| DEFAULT_ARCHS.to_owned());
+    let mut archs = Vec::new();
+    for arch in text.split(',').map(str::trim) {
+        match arch.parse::<u32>() {
+            Ok(number) if number >= 80 => archs.push(number),
+            _ => {
+                return Err(format!(
+                    "MUNI_CUDA_ARCHS is {}: {} is no architecture from 80 on; expected a list like {DEFAULT_ARCHS}",
+                    literal(&text),
+                    literal(arch)
+                ));
+            }
+        }
+    }
+    archs.sort_unstable();
+    archs.dedup();
+    Ok(archs.iter().map(u32::to_string).collect())
+}
+
+/// nvcc and its version, or why there is none. A path that was given and does not work is an error.
+fn find() -> Result<Result<(PathBuf, String), String>, String> {
+    if let Ok(given) = env::var("MUNI_NVCC") {
+        let path = PathBuf::from(&given);
+        return match version(&path) {
+            Some(version) => Ok(Ok((path, version))),
+            None => Err(format!(
+                "MUNI_NVCC is {given}, which does not run: expected the path of nvcc"
+            )),
+        };
+    }
+    let homes = ["CUDA_HOME", "CUDA_PATH"]
+        .into_iter()
+        .filter_map(env::var_os);
+    let mut candidates: Vec<PathBuf> = homes
+        .map(|home| Path::new(&home).join("bin/nvcc"))
+        .collect();
+    candidates.push(PathBuf::from("nvcc"));
+    candidates.push(PathBuf::from("/usr/local/cuda/bin/nvcc"));
+    candidates.extend(python_packages());
+    for path in candidates {
+        if let Some(version) = version(&path) {
+            return Ok(Ok((path, version)));
+        }
+    }
+    Ok(Err(
+        "no nvcc was found when it was built (tried MUNI_NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda and Python's packages)"
+            .to_owned(),
+    ))
+}
+
+fn version(nvcc: &Path) -> Option<String> {
+    let output = Command::new(nvcc).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.success() && text.contains("nvcc")).then_some(text)
+}
+
+/// nvcc as `pip install nvidia-cuda-nvcc` leaves it: `nvidia/cu13/bin/nvcc` in a folder of Python's path.
+fn python_packages() -> Vec<PathBuf> {
+    let script = "import sys; print('\\n'.join(sys.path))";
+    let output = ["python3", "python"]
+        .into_iter()
+        .filter_map(|python| Command::new(python).args(["-c", script]).output().ok())
+        .find(|output| output.status.success());
+    let text = output.map_or(String::new(), |output| {
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    text.lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| Path::new(line).join("nvidia/cu13/bin/nvcc"))
+        .filter(|path| path.exists())
+        .collect()
+}

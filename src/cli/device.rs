@@ -1,0 +1,117 @@
+//! Where to compute: the one place that knows which devices there are. A command hands in a [`Task`] and gets it run on the
+//! device that was asked for.
+
+use anyhow::{Context, Result};
+use half::{bf16, f16};
+use std::str::FromStr;
+
+use crate::ops::Device;
+use crate::ops::cpu::CpuDevice;
+use crate::ops::cuda::cudarc_driver::{self, CudarcDriver};
+use crate::ops::cuda::driver::Driver;
+use crate::ops::cuda::sim_driver::SimDriver;
+use crate::ops::cuda::{CudaDevice, LossScaling};
+
+/// What a command does on whatever device it gets.
+pub(super) trait Task {
+    /// Does it.
+    fn run<D: Device>(self, device: &D) -> Result<()>;
+}
+
+/// Arguments of every command that computes.
+#[derive(clap::Args)]
+pub(super) struct DeviceArguments {
+    /// Where to compute: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim (the CUDA kernels,
+    /// simulated: slow, for tests).
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceChoice::from_str)]
+    device: DeviceChoice,
+    /// What cuda and sim store weights and activations in.
+    #[arg(long, value_enum, default_value_t = Precision::Fp16)]
+    precision: Precision,
+    /// CPU threads [default: all]. The result does not depend on it.
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    threads: Option<usize>,
+}
+
+/// A device as the command line names it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda(usize),
+    Simulator,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+enum Precision {
+    /// 16 bits, 11 of them significant; training moves a loss scale.
+    Fp16,
+    /// 16 bits, 8 of them significant, with the range of 32.
+    Bf16,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_prefix("cuda:").map(str::parse);
+        match (text, number) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("sim", _) => Ok(Self::Simulator),
+            (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
+            _ => Err("expected auto, cpu, sim or cuda:N, e.g. cuda:0".to_string()),
+        }
+    }
+}
+
+impl DeviceArguments {
+    /// Runs a task on the device that was asked for.
+    ///
+    /// # Errors
+    /// When the device cannot be had, with what is missing, and whatever the task says.
+    pub(super) fn run(&self, task: impl Task) -> Result<()> {
+        // The calling thread is one of them, so that handing an operation to the pool never means waking somebody and going
+        // to sleep.
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads.unwrap_or(0))
+            .use_current_thread()
+            .build_global()
+            .context("cannot start the threads; try --threads 1")?;
+        match self.device {
+            DeviceChoice::Cpu => task.run(&CpuDevice::new()),
+            DeviceChoice::Cuda(number) => self.run_on(CudarcDriver::new(number)?, task),
+            DeviceChoice::Simulator => self.run_on(SimDriver::new(false)?, task),
+            // No card, no driver or no kernels is no failure here; a card that fails later is one.
+            DeviceChoice::Auto => match cudarc_driver::first_card() {
+                Some(driver) => self.run_on(driver, task),
+                None => task.run(&CpuDevice::new()),
+            },
+        }
+    }
+
+    fn run_on(&self, driver: impl Driver + 'static, task: impl Task) -> Result<()> {
+        match self.precision {
+            Precision::Fp16 => task.run(&CudaDevice::<f16>::new(driver, LossScaling::of::<f16>())?),
+            Precision::Bf16 => {
+                task.run(&CudaDevice::<bf16>::new(driver, LossScaling::of::<bf16>())?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_exactly() {
+        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
+        assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
+        assert_eq!("cuda:1".parse(), Ok(DeviceChoice::Cuda(1)));
+        assert_eq!("sim".parse(), Ok(DeviceChoice::Simulator));
+        for wrong in ["cuda", "cuda:", "cuda:x", "cuda:-1", "gpu", "CPU", ""] {
+            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
+        }
+    }
+}

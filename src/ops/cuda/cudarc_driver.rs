@@ -1,0 +1,300 @@
+//! A card through the CUDA driver, which is loaded at run time: the same binary starts on machines without one.
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+use std::ffi::{CString, c_void};
+use std::sync::{Mutex, PoisonError};
+
+use super::driver::{Driver, Kernel};
+use super::kernels;
+
+/// One card, one stream: launches run in the order in which they are made.
+pub struct CudarcDriver {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    name: String,
+    multiprocessors: usize,
+    modules: Mutex<Modules>,
+}
+
+/// What has been loaded so far.
+struct Modules {
+    /// By [`Kernel::module`].
+    modules: Vec<Option<sys::CUmodule>>,
+    /// By [`Kernel::index`].
+    functions: Vec<Option<sys::CUfunction>>,
+}
+
+// SAFETY: the handles may be used on any thread once the context is made current there, which every call does.
+unsafe impl Send for CudarcDriver {}
+// SAFETY: as above; what changes is behind a lock.
+unsafe impl Sync for CudarcDriver {}
+
+/// Shared memory that a launch gets without asking for more.
+const DEFAULT_SHARED: u32 = 48 << 10;
+
+/// Why this binary cannot use a card, and what to do about it; `None` where nothing is known to be missing.
+pub fn missing() -> Option<String> {
+    if let Some(reason) = kernels::NO_KERNELS {
+        return Some(format!(
+            "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device cpu needs none of it"
+        ));
+    }
+    // SAFETY: it only tries to open the driver's library, which has no requirements.
+    if !unsafe { sys::is_culib_present() } {
+        return Some(
+            "there is no NVIDIA driver on this machine (libcuda was not found); install one, or use --device cpu".to_owned(),
+        );
+    }
+    None
+}
+
+/// The first card, where this binary can use one.
+pub fn first_card() -> Option<CudarcDriver> {
+    match missing() {
+        Some(_) => None,
+        None => CudarcDriver::new(0).ok(),
+    }
+}
+
+fn told(what: &str) -> impl FnOnce(DriverError) -> anyhow::Error + '_ {
+    move |error| {
+        let name = error.error_name().map(|name| name.to_string_lossy());
+        let text = error.error_string().map(|text| text.to_string_lossy());
+        anyhow!(
+            "{what}: the CUDA driver says {}: {}",
+            name.unwrap_or_default(),
+            text.unwrap_or_default()
+        )
+    }
+}
+
+impl CudarcDriver {
+    /// The card of that number.
+    ///
+    /// # Errors
+    /// Where this build has no kernels, the machine no driver or no such card, or the card is too old.
+    pub fn new(number: usize) -> Result<Self> {
+        if let Some(reason) = missing() {
+            bail!("cannot use cuda:{number}: {reason}");
+        }
+        let op = format!("cuda:{number}");
+        result::init().map_err(told(&op))?;
+        let count = result::device::get_count().map_err(told(&op))?;
+        let ordinal = i32::try_from(number).ok().filter(|n| *n < count);
+        let Some(ordinal) = ordinal else {
+            bail!("cannot use cuda:{number}: this machine has {count} CUDA cards, numbered from 0");
+        };
+        let device = result::device::get(ordinal).map_err(told(&op))?;
+        let attribute = |which| {
+            // SAFETY: the device came from the driver.
+            unsafe { result::device::get_attribute(device, which) }.map_err(told(&op))
+        };
+        use sys::CUdevice_attribute_enum as Attribute;
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let card = result::device::get_name(device).map_err(told(&op))?;
+        ensure!(
+            major >= 8,
+            "cannot use cuda:{number}: {card} has compute capability {major}.{minor}, the kernels need 8.0 (Ampere) or newer"
+        );
+        // SAFETY: the device came from the driver; the context is released in `drop`.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(told(&op))?;
+        // SAFETY: the context is alive.
+        unsafe { result::ctx::set_current(context) }.map_err(told(&op))?;
+        let stream =
+            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(told(&op))?;
+        Ok(Self {
+            device,
+            context,
+            stream,
+            name: format!("cuda:{number} ({card}, sm_{major}{minor}, {multiprocessors} SMs)"),
+            multiprocessors: multiprocessors.max(1) as usize,
+            modules: Mutex::new(Modules {
+                modules: vec![None; kernels::MODULES.len()],
+                functions: vec![None; kernels::KERNELS.len()],
+            }),
+        })
+    }
+
+    /// Makes the card the calling thread's.
+    fn enter(&self, what: &str) -> Result<()> {
+        // SAFETY: the context lives as long as this driver.
+        unsafe { result::ctx::set_current(self.context) }.map_err(told(what))
+    }
+
+    /// The kernel on the card; its file is loaded at its first use.
+    fn function(&self, kernel: &'static Kernel) -> Result<sys::CUfunction> {
+        let mut loaded = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = kernel.name();
+        let known = loaded.functions.get(kernel.index).copied();
+        let (Some(known), Some(source)) = (known, kernels::MODULES.get(kernel.module)) else {
+            bail!("{name} is no kernel of this build");
+        };
+        if let Some(function) = known {
+            return Ok(function);
+        }
+        let module = match loaded.modules[kernel.module] {
+            Some(module) => module,
+            None => {
+                // SAFETY: the image is a whole fatbin, made by nvcc.
+                let module = unsafe { result::module::load_data(source.image.as_ptr().cast()) }
+                    .map_err(told(source.source))
+                    .with_context(|| {
+                        format!(
+                            "this build's kernels are for architectures {} and newer, and need a driver of CUDA 13 (580) or newer",
+                            kernels::ARCHITECTURES
+                        )
+                    })?;
+                loaded.modules[kernel.module] = Some(module);
+                module
+            }
+        };
+        // SAFETY: the module is loaded and stays so.
+        let function = unsafe { result::module::get_function(module, CString::from(kernel.name)) }
+            .map_err(told(name))?;
+        if kernel.dynamic_shared > DEFAULT_SHARED {
+            // SAFETY: the function was just made.
+            unsafe {
+                result::function::set_function_attribute(
+                    function,
+                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    kernel.dynamic_shared as i32,
+                )
+            }
+            .map_err(told(name))?;
+        }
+        loaded.functions[kernel.index] = Some(function);
+        Ok(function)
+    }
+}
+
+impl Drop for CudarcDriver {
+    fn drop(&mut self) {
+        // Errors have nowhere to go here; the process's end gives everything back anyway.
+        let _ = self.enter("closing");
+        let loaded = self
+            .modules
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for module in loaded.modules.drain(..).flatten() {
+            // SAFETY: nothing is launched any more.
+            let _ = unsafe { result::module::unload(module) };
+        }
+        // SAFETY: stream and context were made in `new`; buffers hold this driver, so none is left.
+        unsafe {
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+impl Driver for CudarcDriver {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    fn allocate(&self, bytes: usize, zeroed: bool) -> Result<u64> {
+        let op = "allocating";
+        self.enter(op)?;
+        // SAFETY: the size is not zero.
+        let address = unsafe { result::malloc_sync(bytes.max(1)) }
+            .map_err(told(op))
+            .with_context(|| {
+                let (free, total) = result::mem_get_info().unwrap_or((0, 0));
+                format!(
+                    "{bytes} bytes on {}, of whose {} MiB {} MiB are free",
+                    self.name,
+                    total >> 20,
+                    free >> 20
+                )
+            })?;
+        if zeroed {
+            // SAFETY: the range was just allocated.
+            unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }.map_err(told(op))?;
+        }
+        Ok(address)
+    }
+
+    unsafe fn free(&self, address: u64) {
+        // The driver waits for what runs. An error here is one of an earlier launch, and the next call tells it.
+        let _ = self.enter("freeing");
+        // SAFETY: the caller's promise.
+        let _ = unsafe { result::free_sync(address) };
+    }
+
+    unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<()> {
+        let op = "uploading";
+        self.enter(op)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise. The host's memory is pageable, so the driver has copied it when this returns.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(told(op))
+    }
+
+    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        let op = "downloading";
+        self.enter(op)?;
+        if !bytes.is_empty() {
+            // SAFETY: the caller's promise; the copy is waited for below.
+            unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }.map_err(told(op))?;
+        }
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(told(op))
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let op = "copying";
+        self.enter(op)?;
+        // SAFETY: the caller's promise.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }.map_err(told(op))
+    }
+
+    unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {
+        let op = "zeroing";
+        self.enter(op)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }.map_err(told(op))
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        shared_bytes: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        self.enter(kernel.name())?;
+        let function = self.function(kernel)?;
+        // SAFETY: the caller's promise; the arguments are read before this returns.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (grid[0], grid[1], grid[2]),
+                (kernel.threads, 1, 1),
+                shared_bytes,
+                self.stream,
+                arguments,
+            )
+        }
+        .map_err(told(kernel.name()))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        let op = "waiting";
+        self.enter(op)?;
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(told(op))
+    }
+}

@@ -1,0 +1,140 @@
+//! What launches kernels and holds their memory: a card through the CUDA driver, or the simulator. Everything above works
+//! on either.
+
+use anyhow::{Result, ensure};
+use std::ffi::{CStr, c_void};
+
+/// One entry point of `kernels/*.cu`, read off its source by `build.rs`.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its place in the table of all kernels.
+    pub index: usize,
+    /// Its file, as a place in the table of modules.
+    pub module: usize,
+    /// Its name, e.g. `rmsnorm_fwd_f16`.
+    pub name: &'static CStr,
+    /// Threads of every block: the first number of its launch bounds.
+    pub threads: u32,
+    /// Most bytes of dynamic shared memory that a launch may ask for.
+    pub dynamic_shared: u32,
+}
+
+impl Kernel {
+    /// Its name as text.
+    pub fn name(&self) -> &'static str {
+        self.name.to_str().unwrap_or("kernel")
+    }
+}
+
+/// One file of `kernels/`, compiled.
+#[derive(Debug)]
+pub struct Module {
+    /// E.g. `rmsnorm.cu`.
+    pub source: &'static str,
+    /// Fatbin; empty in a build without kernels for cards.
+    pub image: &'static [u8],
+    /// What ptxas said about each kernel and architecture: registers, shared memory, spills.
+    pub ptxas_report: &'static str,
+}
+
+/// A place with memory of its own that runs kernels, one after another in the order in which they are launched. Addresses
+/// are the device's; allocations begin at multiples of 256 bytes.
+pub trait Driver: Send + Sync {
+    /// Name for people.
+    fn name(&self) -> String;
+    /// How many blocks run side by side, at the least: what persistent grids are sized by.
+    fn multiprocessors(&self) -> usize;
+    /// Memory of at least `bytes` bytes, with zeros or with anything in it.
+    ///
+    /// # Errors
+    /// When there is not enough; says how much was asked for.
+    fn allocate(&self, bytes: usize, zeroed: bool) -> Result<u64>;
+    /// Gives memory back once everything launched so far is done with it.
+    ///
+    /// # Safety
+    /// `address` came from `allocate`, and nothing that is launched later uses it.
+    unsafe fn free(&self, address: u64);
+    /// Copies from the host.
+    ///
+    /// # Errors
+    /// When the device fails, also at an earlier launch.
+    /// # Safety
+    /// The range lies in one live allocation.
+    unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<()>;
+    /// Copies to the host; waits for everything launched before.
+    ///
+    /// # Errors
+    /// When the device fails, also at an earlier launch.
+    /// # Safety
+    /// The range lies in one live allocation.
+    unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
+    /// Copies within the device.
+    ///
+    /// # Errors
+    /// When the device fails, also at an earlier launch.
+    /// # Safety
+    /// Both ranges lie in live allocations and do not overlap.
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
+    /// Zeroes memory.
+    ///
+    /// # Errors
+    /// When the device fails, also at an earlier launch.
+    /// # Safety
+    /// The range lies in one live allocation.
+    unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()>;
+    /// Runs a kernel in `grid` blocks of `kernel.threads` threads. Use the generated launchers.
+    ///
+    /// # Errors
+    /// When the kernel cannot be launched, or an earlier one failed.
+    /// # Safety
+    /// `arguments` point to values of the kernel's parameter types, and what it does with them by its contract stays within
+    /// live allocations.
+    unsafe fn launch(
+        &self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        shared_bytes: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()>;
+    /// Waits until everything launched is done.
+    ///
+    /// # Errors
+    /// When something launched before failed.
+    fn synchronize(&self) -> Result<()>;
+    /// True where scratch memory should not be kept and cut up, because the driver watches each allocation.
+    fn watches_memory(&self) -> bool {
+        false
+    }
+}
+
+/// Checks a launch and hands it to the driver. A grid without blocks does nothing.
+///
+/// # Errors
+/// Where the grid or the shared memory is beyond what the kernel or CUDA allows, or the driver fails.
+///
+/// # Safety
+/// As [`Driver::launch`].
+pub unsafe fn launch(
+    driver: &dyn Driver,
+    kernel: &'static Kernel,
+    grid: [u32; 3],
+    shared_bytes: u32,
+    arguments: &mut [*mut c_void],
+) -> Result<()> {
+    if grid.contains(&0) {
+        return Ok(());
+    }
+    ensure!(
+        grid[0] <= i32::MAX as u32 && grid[1].max(grid[2]) <= 65_535,
+        "{}: a grid of {grid:?} blocks; CUDA allows 2147483647, 65535 and 65535",
+        kernel.name()
+    );
+    ensure!(
+        shared_bytes <= kernel.dynamic_shared,
+        "{}: {shared_bytes} bytes of dynamic shared memory, its source declares at most {} (MAX_DYN_SMEM)",
+        kernel.name(),
+        kernel.dynamic_shared
+    );
+    // SAFETY: the caller's promise is the same.
+    unsafe { driver.launch(kernel, grid, shared_bytes, arguments) }
+}

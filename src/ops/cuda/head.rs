@@ -1,0 +1,363 @@
+//! Tied head and cross-entropy: `kernels/head.cu`. Which tokens count is listed on the device, so nothing waits for it.
+
+use anyhow::Result;
+
+use super::kernels;
+use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut, Scratch};
+use super::tile::Tile;
+use super::{CudaDevice, blocks, int, scale_state};
+use crate::ops::checks::{expect_len, expect_nonzero, expect_targets_in_range};
+
+/// Most tokens of a chunk. More need more memory (103 MB of logits at GPT-2's vocabulary), fewer read the table and its
+/// gradient more often: 116 MB per chunk.
+const CHUNK: usize = 1024;
+/// Threads of the kernels that make no product.
+const THREADS: usize = 256;
+/// Most parts of the vocabulary that the gradient of `x` is summed in.
+const SPLITS: usize = 8;
+
+/// The counted tokens' list and what is kept of a chunk.
+struct Pass {
+    count: usize,
+    vocab: usize,
+    hidden: usize,
+    /// Tokens of a chunk: chunks of one call are of equal size, but for the last.
+    chunk: usize,
+    tile: Tile,
+    /// Parts that each row's statistics have.
+    parts: usize,
+    rows: PtrMut<u32>,
+    row_targets: PtrMut<u32>,
+    counted: PtrMut<u32>,
+    target_logit: PtrMut<f32>,
+    stats: PtrMut<f32>,
+}
+
+impl Pass {
+    /// Lists the counted tokens.
+    fn new<E: Element>(
+        device: &CudaDevice<E>,
+        scratch: &mut Scratch,
+        op: &str,
+        targets: Ptr<u32>,
+        count: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<Self> {
+        let driver = device.driver();
+        let chunk = count.div_ceil(count.div_ceil(CHUNK));
+        let tile = Tile::for_product(&[hidden], chunk, vocab, driver.multiprocessors());
+        let parts = vocab.div_ceil(tile.warp_cols());
+        let pass = Self {
+            count,
+            vocab,
+            hidden,
+            chunk,
+            tile,
+            parts,
+            rows: scratch.take(op, count)?,
+            row_targets: scratch.take(op, count)?,
+            counted: scratch.take(op, 1)?,
+            target_logit: scratch.take(op, count)?,
+            stats: scratch.take(op, 2 * chunk * parts)?,
+        };
+        // SAFETY: `targets` has `count` elements, as the callers checked, and so have the lists.
+        unsafe {
+            kernels::head_compact(
+                driver,
+                [1, 1, 1],
+                0,
+                pass.rows,
+                pass.row_targets,
+                pass.target_logit,
+                pass.counted,
+                targets,
+                int(op, "tokens", count)?,
+            )?;
+        }
+        Ok(pass)
+    }
+
+    /// First token of each chunk, of the list.
+    fn chunks(&self) -> impl Iterator<Item = usize> + use<> {
+        (0..self.count).step_by(self.chunk)
+    }
+
+    /// Elements of a chunk's logits: rows begin at multiples of 16 bytes.
+    fn logits(&self) -> usize {
+        self.chunk * self.vocab.next_multiple_of(8)
+    }
+
+    /// Statistics of a chunk's logits, and the logits themselves unless `logits` is null.
+    fn logits_forward<E: Element>(
+        &self,
+        device: &CudaDevice<E>,
+        op: &str,
+        x: Ptr<E>,
+        table: Ptr<E>,
+        logits: PtrMut<E>,
+        first: usize,
+    ) -> Result<()> {
+        let launch = match self.tile {
+            Tile::Large => kernels::head_logits_fwd::<E>,
+            Tile::Small => kernels::head_logits_small_fwd::<E>,
+        };
+        // SAFETY: all buffers are as long as the kernel's contract says.
+        unsafe {
+            launch(
+                device.driver(),
+                self.tile.grid(op, self.chunk, self.vocab)?,
+                self.tile.shared_bytes(),
+                logits,
+                self.stats,
+                self.target_logit,
+                x,
+                table,
+                self.rows.read(),
+                self.row_targets.read(),
+                self.counted.read(),
+                int(op, "tokens", first)?,
+                int(op, "tokens", self.chunk)?,
+                int(op, "the vocabulary", self.vocab)?,
+                int(op, "the hidden size", self.hidden)?,
+            )
+        }
+    }
+}
+
+fn check_targets(op: &str, targets: &IndexBuffer, count: usize, vocab: usize) -> Result<Ptr<u32>> {
+    let pointer = targets.read(op, "targets", &[count])?;
+    // Targets that a kernel wrote are not known here; out of range they give NaN.
+    if let Some(known) = targets.known() {
+        expect_targets_in_range(op, "targets", &known[..count], vocab)?;
+    }
+    Ok(pointer)
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(super) fn loss<E: Element>(
+    device: &CudaDevice<E>,
+    x: &DeviceBuffer<E>,
+    table: &DeviceBuffer<E>,
+    targets: &IndexBuffer,
+    scale: f32,
+    loss: &mut DeviceBuffer<f32>,
+    grad_x: &mut DeviceBuffer<E>,
+    grad_table: &mut DeviceBuffer<E>,
+    count: usize,
+    vocab: usize,
+    hidden: usize,
+) -> Result<()> {
+    let op = "head_loss";
+    expect_nonzero(op, "the hidden size", hidden)?;
+    let x = x.read(op, "x", &[count, hidden])?;
+    let table = table.read(op, "table", &[vocab, hidden])?;
+    let targets = check_targets(op, targets, count, vocab)?;
+    let loss = loss.write(op, "loss", &[1])?;
+    let grad_table = grad_table.write(op, "grad_table", &[vocab, hidden])?;
+    // Ignored tokens keep these zeros.
+    expect_len(op, "grad_x", grad_x.len(), count * hidden)?;
+    grad_x.clear(count * hidden)?;
+    let grad_x = grad_x.write(op, "grad_x", &[count, hidden])?;
+    if count == 0 || vocab == 0 {
+        return Ok(());
+    }
+    let driver = device.driver();
+    let mut scratch = device.scratch();
+    let pass = Pass::new(device, &mut scratch, op, targets, count, vocab, hidden)?;
+    let chunk = pass.chunk;
+    let logits = scratch.take::<E>(op, pass.logits())?;
+    let row_losses = scratch.take::<f32>(op, count)?;
+
+    let loss_scale = device.scale_state().read().at(scale_state::SCALE);
+    let multiprocessors = driver.multiprocessors();
+    let table_tile = Tile::for_product(&[hidden], vocab, hidden, multiprocessors);
+    // The product that makes the gradient of `x` has few tiles and great depth, so the depth is cut as well.
+    let x_tiles = Tile::Large.count(chunk, hidden) * SPLITS;
+    let x_tile = Tile::choose(&[hidden], x_tiles, multiprocessors);
+    let splits = (2 * multiprocessors)
+        .div_ceil(x_tile.count(chunk, hidden))
+        .min(SPLITS);
+    let sums = scratch.take::<f32>(op, splits * chunk * hidden)?;
+    let x_launch = match x_tile {
+        Tile::Large => kernels::head_x_bwd::<E>,
+        Tile::Small => kernels::head_x_small_bwd::<E>,
+    };
+    let table_launch = match table_tile {
+        Tile::Large => kernels::head_table_bwd::<E>,
+        Tile::Small => kernels::head_table_small_bwd::<E>,
+    };
+    let (chunk_int, vocab_int, hidden_int) = (
+        int(op, "tokens", chunk)?,
+        int(op, "the vocabulary", vocab)?,
+        int(op, "the hidden size", hidden)?,
+    );
+    for first in pass.chunks() {
+        pass.logits_forward(device, op, x, table, logits, first)?;
+        let first = int(op, "tokens", first)?;
+        // SAFETY: all buffers are as long as the kernels' contracts say.
+        unsafe {
+            kernels::head_grad_bwd::<E>(
+                driver,
+                [blocks(op, chunk, 1)?, 1, 1],
+                0,
+                logits,
+                row_losses,
+                pass.stats.read(),
+                pass.target_logit.read(),
+                pass.row_targets.read(),
+                pass.counted.read(),
+                loss_scale,
+                scale,
+                first,
+                chunk_int,
+                vocab_int,
+                int(op, "columns of a part", pass.tile.warp_cols())?,
+            )?;
+            x_launch(
+                driver,
+                [blocks(op, splits * x_tile.count(chunk, hidden), 1)?, 1, 1],
+                x_tile.shared_bytes(),
+                sums,
+                logits.read(),
+                table,
+                pass.counted.read(),
+                first,
+                chunk_int,
+                vocab_int,
+                hidden_int,
+                int(op, "splits", splits)?,
+            )?;
+            kernels::head_x_sum_bwd::<E>(
+                driver,
+                [blocks(op, chunk * hidden.div_ceil(8), THREADS)?, 1, 1],
+                0,
+                grad_x,
+                sums.read(),
+                pass.rows.read(),
+                pass.counted.read(),
+                first,
+                chunk_int,
+                hidden_int,
+                int(op, "splits", splits)?,
+            )?;
+            table_launch(
+                driver,
+                table_tile.grid(op, vocab, hidden)?,
+                table_tile.shared_bytes(),
+                grad_table,
+                logits.read(),
+                x,
+                pass.rows.read(),
+                pass.counted.read(),
+                first,
+                chunk_int,
+                vocab_int,
+                hidden_int,
+            )?;
+        }
+    }
+    // SAFETY: `loss` has an element, `row_losses` one for every counted token.
+    unsafe {
+        kernels::head_loss_fwd(
+            driver,
+            [1, 1, 1],
+            0,
+            loss,
+            row_losses.read(),
+            pass.counted.read(),
+        )
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(super) fn losses<E: Element>(
+    device: &CudaDevice<E>,
+    x: &DeviceBuffer<E>,
+    table: &DeviceBuffer<E>,
+    targets: &IndexBuffer,
+    losses: &mut DeviceBuffer<f32>,
+    count: usize,
+    vocab: usize,
+    hidden: usize,
+) -> Result<()> {
+    let op = "head_losses";
+    expect_nonzero(op, "the hidden size", hidden)?;
+    let x = x.read(op, "x", &[count, hidden])?;
+    let table = table.read(op, "table", &[vocab, hidden])?;
+    let targets = check_targets(op, targets, count, vocab)?;
+    // Ignored tokens keep these zeros.
+    expect_len(op, "losses", losses.len(), count)?;
+    losses.clear(count)?;
+    let losses = losses.write(op, "losses", &[count])?;
+    if count == 0 || vocab == 0 {
+        return Ok(());
+    }
+    let mut scratch = device.scratch();
+    let pass = Pass::new(device, &mut scratch, op, targets, count, vocab, hidden)?;
+    for first in pass.chunks() {
+        pass.logits_forward(device, op, x, table, PtrMut::null(), first)?;
+        // SAFETY: all buffers are as long as the kernel's contract says.
+        unsafe {
+            kernels::head_losses_fwd(
+                device.driver(),
+                [blocks(op, pass.chunk, 1)?, 1, 1],
+                0,
+                losses,
+                pass.stats.read(),
+                pass.target_logit.read(),
+                pass.rows.read(),
+                pass.counted.read(),
+                int(op, "tokens", first)?,
+                int(op, "tokens", pass.chunk)?,
+                int(op, "parts", pass.parts)?,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(super) fn logits<E: Element>(
+    device: &CudaDevice<E>,
+    x: &DeviceBuffer<E>,
+    table: &DeviceBuffer<E>,
+    logits: &mut DeviceBuffer<f32>,
+    first_row: usize,
+    rows: usize,
+    vocab: usize,
+    hidden: usize,
+) -> Result<()> {
+    let op = "head_logits";
+    expect_nonzero(op, "the hidden size", hidden)?;
+    let x = x.read(op, "x", &[first_row.saturating_add(rows), hidden])?;
+    let table = table.read(op, "table", &[vocab, hidden])?;
+    let logits = logits.write(op, "logits", &[rows, vocab])?;
+    let driver = device.driver();
+    let tile = Tile::for_product(&[hidden], rows, vocab, driver.multiprocessors());
+    // A few rows fill a small tile better, and there are enough of those.
+    let tile = if rows <= Tile::Small.side() {
+        Tile::Small
+    } else {
+        tile
+    };
+    let launch = match tile {
+        Tile::Large => kernels::head_rows_fwd::<E>,
+        Tile::Small => kernels::head_rows_small_fwd::<E>,
+    };
+    // SAFETY: all buffers are as long as the kernel's contract says.
+    unsafe {
+        launch(
+            driver,
+            tile.grid(op, rows, vocab)?,
+            tile.shared_bytes(),
+            logits,
+            x,
+            table,
+            int(op, "rows", first_row)?,
+            int(op, "rows", rows)?,
+            int(op, "the vocabulary", vocab)?,
+            int(op, "the hidden size", hidden)?,
+        )
+    }
+}

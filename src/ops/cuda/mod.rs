@@ -1,0 +1,593 @@
+//! The device of NVIDIA cards: every operation is a few launches of the kernels in `kernels/`, through a [`driver::Driver`]
+//! that is a card or the simulator. Weights, activations and their gradients are stored in 16 bits (`E`: fp16 or bf16), sums
+//! and statistics in `f32`.
+//!
+//! What the host knows, it checks; what only the device knows (the router's choice) is right by construction, and no
+//! operation waits to look at it.
+
+pub mod cudarc_driver;
+pub mod driver;
+pub mod memory;
+pub mod sim_driver;
+
+mod attention;
+mod decode;
+mod embedding;
+mod experts;
+mod head;
+mod linear;
+mod norm;
+mod optimizer;
+mod rope;
+mod router;
+mod segments;
+mod tile;
+
+/// Made by `build.rs`: the table of all kernels, and a typed launcher for each.
+pub mod kernels {
+    use super::driver::{Driver, Kernel, Module, launch};
+    use super::memory::{Element, Ptr, PtrMut};
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}
+
+use anyhow::{Result, anyhow, ensure};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use self::driver::Driver;
+use self::memory::{Arena, DeviceBuffer, Element, IndexBuffer, Scratch};
+use crate::ops::{
+    AdamState, AdamStep, AttentionShape, Balance, Device, LossScale, MoeShape, Routing,
+};
+
+/// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss write into gradients is
+/// multiplied by the scale, so that small ones survive fp16; the global norm and AdamW divide by it. The norm's last kernel
+/// moves the scale for the next step, so no step waits for the host.
+pub mod scale_state {
+    /// What gradients are multiplied by from now on.
+    pub const SCALE: usize = 0;
+    /// What AdamW multiplies gradients by: the inverse of the scale they were made with, written by the global norm.
+    pub const INVERSE: usize = 1;
+    /// Steps without overflow since the scale last changed.
+    pub const GOOD_STEPS: usize = 2;
+    /// 1 where the newest global norm was not finite, else 0.
+    pub const OVERFLOW: usize = 3;
+    /// Steps without overflow after which the scale doubles; 0: it never changes.
+    pub const GROWTH_INTERVAL: usize = 4;
+    /// Elements of the state.
+    pub const LEN: usize = 8;
+}
+
+/// How gradients are scaled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LossScaling {
+    /// By this number, always.
+    Fixed(f32),
+    /// From this number on: halved when a gradient overflows, doubled after so many steps without.
+    Dynamic {
+        /// First scale.
+        initial: f32,
+        /// Steps without overflow before it doubles.
+        growth_interval: u32,
+    },
+}
+
+impl LossScaling {
+    /// What a storage precision needs.
+    pub fn of<E: Element>() -> Self {
+        match E::NEEDS_LOSS_SCALE {
+            true => Self::Dynamic {
+                initial: 65_536.0,
+                growth_interval: 2_000,
+            },
+            false => Self::Fixed(1.0),
+        }
+    }
+
+    fn state(self) -> [f32; scale_state::LEN] {
+        let (scale, interval) = match self {
+            Self::Fixed(scale) => (scale, 0.0),
+            Self::Dynamic {
+                initial,
+                growth_interval,
+            } => (initial, growth_interval as f32),
+        };
+        let mut state = [0.0; scale_state::LEN];
+        state[scale_state::SCALE] = scale;
+        state[scale_state::INVERSE] = 1.0 / scale;
+        state[scale_state::GROWTH_INTERVAL] = interval;
+        state
+    }
+}
+
+/// A card, or the simulated one.
+pub struct CudaDevice<E: Element> {
+    driver: Arc<dyn Driver>,
+    arena: Arena,
+    scale: DeviceBuffer<f32>,
+    scaling: LossScaling,
+    element: PhantomData<E>,
+}
+
+impl<E: Element> CudaDevice<E> {
+    /// A device on a driver.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn new(driver: impl Driver + 'static, scaling: LossScaling) -> Result<Self> {
+        let driver: Arc<dyn Driver> = Arc::new(driver);
+        let mut scale = DeviceBuffer::new(&driver, scale_state::LEN, true)?;
+        scale.upload(&scaling.state())?;
+        Ok(Self {
+            driver,
+            arena: Arena::default(),
+            scale,
+            scaling,
+            element: PhantomData,
+        })
+    }
+
+    /// Where launches go.
+    pub(crate) fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    /// Scratch memory for one operation.
+    pub(crate) fn scratch(&self) -> Scratch<'_> {
+        self.arena.scratch(&self.driver)
+    }
+
+    /// State of the loss scale on the device, laid out as [`scale_state`] says. Operations change it under way, in the order
+    /// of their launches.
+    pub fn scale_state(&self) -> memory::PtrMut<f32> {
+        self.scale.shared_ptr_mut()
+    }
+}
+
+/// A kernel's `int`.
+///
+/// # Errors
+/// Names the operation and the value that does not fit.
+pub(crate) fn int(op: &str, name: &str, value: usize) -> Result<i32> {
+    i32::try_from(value)
+        .map_err(|_| anyhow!("{op}: {name} is {value}, the kernels count to {}", i32::MAX))
+}
+
+/// Blocks for `count` things, `each` of them per block.
+///
+/// # Errors
+/// Where there are more than a grid may have.
+pub(crate) fn blocks(op: &str, count: usize, each: usize) -> Result<u32> {
+    Ok(int(op, "the number of blocks", count.div_ceil(each))? as u32)
+}
+
+impl<E: Element> Device for CudaDevice<E> {
+    type Float = DeviceBuffer<E>;
+    type Single = DeviceBuffer<f32>;
+    type Index = IndexBuffer;
+
+    fn name(&self) -> String {
+        format!("{}, {}", self.driver.name(), E::NAME)
+    }
+
+    fn zeros_float(&self, len: usize) -> Result<DeviceBuffer<E>> {
+        DeviceBuffer::new(&self.driver, len, true)
+    }
+    fn zeros_single(&self, len: usize) -> Result<DeviceBuffer<f32>> {
+        DeviceBuffer::new(&self.driver, len, true)
+    }
+    fn zeros_index(&self, len: usize) -> Result<IndexBuffer> {
+        IndexBuffer::new(&self.driver, len)
+    }
+    fn upload_float(&self, values: &[f32], buffer: &mut DeviceBuffer<E>) -> Result<()> {
+        buffer.upload(&E::narrow(values))
+    }
+    fn upload_single(&self, values: &[f32], buffer: &mut DeviceBuffer<f32>) -> Result<()> {
+        buffer.upload(values)
+    }
+    fn upload_index(&self, values: &[u32], buffer: &mut IndexBuffer) -> Result<()> {
+        buffer.upload(values)
+    }
+    fn download_float(&self, buffer: &DeviceBuffer<E>, len: usize) -> Result<Vec<f32>> {
+        Ok(E::widen(&buffer.download(len)?))
+    }
+    fn download_single(&self, buffer: &DeviceBuffer<f32>, len: usize) -> Result<Vec<f32>> {
+        buffer.download(len)
+    }
+    fn download_index(&self, buffer: &IndexBuffer, len: usize) -> Result<Vec<u32>> {
+        buffer.download(len)
+    }
+    fn clear_float(&self, buffer: &mut DeviceBuffer<E>, len: usize) -> Result<()> {
+        buffer.clear(len)
+    }
+    fn clear_single(&self, buffer: &mut DeviceBuffer<f32>, len: usize) -> Result<()> {
+        buffer.clear(len)
+    }
+
+    fn loss_scale(&self) -> Result<Option<LossScale>> {
+        if let LossScaling::Fixed(_) = self.scaling {
+            return Ok(None);
+        }
+        let state = self.scale.download(scale_state::LEN)?;
+        Ok(Some(LossScale {
+            scale: state[scale_state::SCALE],
+            good_steps: state[scale_state::GOOD_STEPS] as u32,
+        }))
+    }
+
+    fn set_loss_scale(&self, saved: &LossScale) -> Result<()> {
+        if let LossScaling::Fixed(_) = self.scaling {
+            return Ok(());
+        }
+        ensure!(
+            saved.scale.is_finite() && saved.scale >= 1.0,
+            "the saved loss scale is {}, expected a power of two from 1 on",
+            saved.scale
+        );
+        let mut state = self.scaling.state();
+        state[scale_state::SCALE] = saved.scale;
+        state[scale_state::INVERSE] = 1.0 / saved.scale;
+        state[scale_state::GOOD_STEPS] = saved.good_steps as f32;
+        self.scale.upload_shared(&state)
+    }
+
+    fn embedding_forward(
+        &self,
+        table: &DeviceBuffer<E>,
+        tokens: &IndexBuffer,
+        out: &mut DeviceBuffer<E>,
+        count: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        embedding::forward(self, table, tokens, out, count, vocab, hidden)
+    }
+
+    fn embedding_backward(
+        &self,
+        grad_out: &DeviceBuffer<E>,
+        tokens: &IndexBuffer,
+        grad_table: &mut DeviceBuffer<E>,
+        count: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        embedding::backward(self, grad_out, tokens, grad_table, count, vocab, hidden)
+    }
+
+    fn rmsnorm_forward(
+        &self,
+        x: &DeviceBuffer<E>,
+        weight: &DeviceBuffer<E>,
+        epsilon: f32,
+        out: &mut DeviceBuffer<E>,
+        inv_rms: &mut DeviceBuffer<f32>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        norm::forward(self, x, weight, epsilon, out, inv_rms, rows, cols)
+    }
+
+    fn rmsnorm_backward(
+        &self,
+        grad_out: &DeviceBuffer<E>,
+        x: &DeviceBuffer<E>,
+        weight: &DeviceBuffer<E>,
+        inv_rms: &DeviceBuffer<f32>,
+        grad_x: &mut DeviceBuffer<E>,
+        grad_weight: &mut DeviceBuffer<E>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<()> {
+        norm::backward(
+            self,
+            grad_out,
+            x,
+            weight,
+            inv_rms,
+            grad_x,
+            grad_weight,
+            rows,
+            cols,
+        )
+    }
+
+    fn linear_forward(
+        &self,
+        x: &DeviceBuffer<E>,
+        weight: &DeviceBuffer<E>,
+        residual: Option<&DeviceBuffer<E>>,
+        y: &mut DeviceBuffer<E>,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<()> {
+        linear::forward(self, x, weight, residual, y, rows, inputs, outputs)
+    }
+
+    fn linear_backward_input(
+        &self,
+        grad_y: &DeviceBuffer<E>,
+        weight: &DeviceBuffer<E>,
+        grad_x: &mut DeviceBuffer<E>,
+        accumulate: bool,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<()> {
+        linear::backward_input(
+            self, grad_y, weight, grad_x, accumulate, rows, inputs, outputs,
+        )
+    }
+
+    fn linear_backward_weight(
+        &self,
+        grad_y: &DeviceBuffer<E>,
+        x: &DeviceBuffer<E>,
+        grad_weight: &mut DeviceBuffer<E>,
+        rows: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<()> {
+        linear::backward_weight(self, grad_y, x, grad_weight, rows, inputs, outputs)
+    }
+
+    fn rope_forward(
+        &self,
+        qkv: &mut DeviceBuffer<E>,
+        positions: &IndexBuffer,
+        theta: f32,
+        shape: &AttentionShape,
+        count: usize,
+    ) -> Result<()> {
+        rope::forward(self, qkv, positions, theta, shape, count)
+    }
+
+    fn rope_backward(
+        &self,
+        grad_qkv: &mut DeviceBuffer<E>,
+        positions: &IndexBuffer,
+        theta: f32,
+        shape: &AttentionShape,
+        count: usize,
+    ) -> Result<()> {
+        rope::backward(self, grad_qkv, positions, theta, shape, count)
+    }
+
+    fn attention_forward(
+        &self,
+        qkv: &DeviceBuffer<E>,
+        segments: &IndexBuffer,
+        out: &mut DeviceBuffer<E>,
+        log_sum: &mut DeviceBuffer<f32>,
+        shape: &AttentionShape,
+        segment_count: usize,
+        count: usize,
+    ) -> Result<()> {
+        attention::forward(
+            self,
+            qkv,
+            segments,
+            out,
+            log_sum,
+            shape,
+            segment_count,
+            count,
+        )
+    }
+
+    fn attention_backward(
+        &self,
+        grad_out: &DeviceBuffer<E>,
+        qkv: &DeviceBuffer<E>,
+        out: &DeviceBuffer<E>,
+        log_sum: &DeviceBuffer<f32>,
+        segments: &IndexBuffer,
+        grad_qkv: &mut DeviceBuffer<E>,
+        shape: &AttentionShape,
+        segment_count: usize,
+        count: usize,
+    ) -> Result<()> {
+        attention::backward(
+            self,
+            grad_out,
+            qkv,
+            out,
+            log_sum,
+            segments,
+            grad_qkv,
+            shape,
+            segment_count,
+            count,
+        )
+    }
+
+    fn attention_cached(
+        &self,
+        qkv: &DeviceBuffer<E>,
+        keys: &mut DeviceBuffer<E>,
+        values: &mut DeviceBuffer<E>,
+        out: &mut DeviceBuffer<E>,
+        shape: &AttentionShape,
+        past: usize,
+        count: usize,
+        capacity: usize,
+    ) -> Result<()> {
+        decode::attention(self, qkv, keys, values, out, shape, past, count, capacity)
+    }
+
+    fn router_forward(
+        &self,
+        x: &DeviceBuffer<E>,
+        weight: &DeviceBuffer<E>,
+        routing: &mut Routing<Self>,
+        balance: &mut Balance<Self>,
+        groups: &IndexBuffer,
+        group_count: usize,
+        shape: &MoeShape,
+        count: usize,
+    ) -> Result<()> {
+        router::forward(
+            self,
+            x,
+            weight,
+            routing,
+            balance,
+            groups,
+            group_count,
+            shape,
+            count,
+        )
+    }
+
+    fn router_backward(
+        &self,
+        grad_weights: &DeviceBuffer<f32>,
+        x: &DeviceBuffer<E>,
+        weight: &DeviceBuffer<E>,
+        routing: &Routing<Self>,
+        balance: &Balance<Self>,
+        groups: &IndexBuffer,
+        group_count: usize,
+        layers: usize,
+        balance_scale: f32,
+        grad_x: &mut DeviceBuffer<E>,
+        grad_weight: &mut DeviceBuffer<E>,
+        shape: &MoeShape,
+        count: usize,
+    ) -> Result<()> {
+        router::backward(
+            self,
+            grad_weights,
+            x,
+            weight,
+            routing,
+            balance,
+            groups,
+            group_count,
+            layers,
+            balance_scale,
+            grad_x,
+            grad_weight,
+            shape,
+            count,
+        )
+    }
+
+    fn experts_forward(
+        &self,
+        x: &DeviceBuffer<E>,
+        routing: &Routing<Self>,
+        w13: &DeviceBuffer<E>,
+        w2: &DeviceBuffer<E>,
+        residual: &DeviceBuffer<E>,
+        gate_up: &mut DeviceBuffer<E>,
+        out: &mut DeviceBuffer<E>,
+        shape: &MoeShape,
+        count: usize,
+    ) -> Result<()> {
+        experts::forward(
+            self, x, routing, w13, w2, residual, gate_up, out, shape, count,
+        )
+    }
+
+    fn experts_backward(
+        &self,
+        grad_out: &DeviceBuffer<E>,
+        x: &DeviceBuffer<E>,
+        routing: &Routing<Self>,
+        w13: &DeviceBuffer<E>,
+        w2: &DeviceBuffer<E>,
+        gate_up: &DeviceBuffer<E>,
+        grad_x: &mut DeviceBuffer<E>,
+        grad_w13: &mut DeviceBuffer<E>,
+        grad_w2: &mut DeviceBuffer<E>,
+        grad_weights: &mut DeviceBuffer<f32>,
+        shape: &MoeShape,
+        count: usize,
+    ) -> Result<()> {
+        experts::backward(
+            self,
+            grad_out,
+            x,
+            routing,
+            w13,
+            w2,
+            gate_up,
+            grad_x,
+            grad_w13,
+            grad_w2,
+            grad_weights,
+            shape,
+            count,
+        )
+    }
+
+    fn head_loss(
+        &self,
+        x: &DeviceBuffer<E>,
+        table: &DeviceBuffer<E>,
+        targets: &IndexBuffer,
+        scale: f32,
+        loss: &mut DeviceBuffer<f32>,
+        grad_x: &mut DeviceBuffer<E>,
+        grad_table: &mut DeviceBuffer<E>,
+        count: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        head::loss(
+            self, x, table, targets, scale, loss, grad_x, grad_table, count, vocab, hidden,
+        )
+    }
+
+    fn head_losses(
+        &self,
+        x: &DeviceBuffer<E>,
+        table: &DeviceBuffer<E>,
+        targets: &IndexBuffer,
+        losses: &mut DeviceBuffer<f32>,
+        count: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        head::losses(self, x, table, targets, losses, count, vocab, hidden)
+    }
+
+    fn head_logits(
+        &self,
+        x: &DeviceBuffer<E>,
+        table: &DeviceBuffer<E>,
+        logits: &mut DeviceBuffer<f32>,
+        first_row: usize,
+        rows: usize,
+        vocab: usize,
+        hidden: usize,
+    ) -> Result<()> {
+        decode::logits(self, x, table, logits, first_row, rows, vocab, hidden)
+    }
+
+    fn adam_state(&self, weight: &DeviceBuffer<E>, len: usize) -> Result<AdamState<Self>> {
+        optimizer::adam_state(self, weight, len)
+    }
+
+    fn global_norm(
+        &self,
+        gradients: &[(&DeviceBuffer<E>, usize)],
+        norm: &mut DeviceBuffer<f32>,
+    ) -> Result<()> {
+        optimizer::global_norm(self, gradients, norm)
+    }
+
+    fn adamw(
+        &self,
+        weight: &mut DeviceBuffer<E>,
+        gradient: &DeviceBuffer<E>,
+        state: &mut AdamState<Self>,
+        norm: &DeviceBuffer<f32>,
+        step: &AdamStep,
+        len: usize,
+    ) -> Result<()> {
+        optimizer::adamw(self, weight, gradient, state, norm, step, len)
+    }
+}

@@ -1,0 +1,112 @@
+//! RMSNorm: `kernels/rmsnorm.cu`.
+
+use anyhow::Result;
+
+use super::kernels;
+use super::memory::{DeviceBuffer, Element};
+use super::{CudaDevice, blocks, int};
+use crate::ops::checks::expect_nonzero;
+
+/// Rows of one block, forward.
+const FORWARD_ROWS: usize = 4;
+/// Rows of one block, backward.
+const BACKWARD_ROWS: usize = 32;
+/// Columns of the weight's gradient that one launch sums.
+const WIDTH: usize = 1024;
+/// Warps of a block, each with its own sums.
+const WARPS: usize = 4;
+
+#[allow(clippy::too_many_arguments)]
+pub(super) fn forward<E: Element>(
+    device: &CudaDevice<E>,
+    x: &DeviceBuffer<E>,
+    weight: &DeviceBuffer<E>,
+    epsilon: f32,
+    out: &mut DeviceBuffer<E>,
+    inv_rms: &mut DeviceBuffer<f32>,
+    rows: usize,
+    cols: usize,
+) -> Result<()> {
+    let op = "rmsnorm_forward";
+    expect_nonzero(op, "the number of columns", cols)?;
+    let x = x.read(op, "x", &[rows, cols])?;
+    let weight = weight.read(op, "weight", &[cols])?;
+    let out = out.write(op, "out", &[rows, cols])?;
+    let inv_rms = inv_rms.write(op, "inv_rms", &[rows])?;
+    let grid = [blocks(op, rows, FORWARD_ROWS)?, 1, 1];
+    let (rows, cols) = (int(op, "rows", rows)?, int(op, "cols", cols)?);
+    // SAFETY: all buffers are as long as the kernel's contract says.
+    unsafe {
+        kernels::rmsnorm_fwd::<E>(
+            device.driver(),
+            grid,
+            0,
+            out,
+            inv_rms,
+            x,
+            weight,
+            epsilon,
+            rows,
+            cols,
+        )
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(super) fn backward<E: Element>(
+    device: &CudaDevice<E>,
+    grad_out: &DeviceBuffer<E>,
+    x: &DeviceBuffer<E>,
+    weight: &DeviceBuffer<E>,
+    inv_rms: &DeviceBuffer<f32>,
+    grad_x: &mut DeviceBuffer<E>,
+    grad_weight: &mut DeviceBuffer<E>,
+    rows: usize,
+    cols: usize,
+) -> Result<()> {
+    let op = "rmsnorm_backward";
+    expect_nonzero(op, "the number of columns", cols)?;
+    let grad_out = grad_out.read(op, "grad_out", &[rows, cols])?;
+    let x = x.read(op, "x", &[rows, cols])?;
+    let weight = weight.read(op, "weight", &[cols])?;
+    let inv_rms = inv_rms.read(op, "inv_rms", &[rows])?;
+    let grad_x = grad_x.write(op, "grad_x", &[rows, cols])?;
+    let grad_weight = grad_weight.write(op, "grad_weight", &[cols])?;
+    let parts = blocks(op, rows, BACKWARD_ROWS)?;
+    let mut scratch = device.scratch();
+    let sums = scratch.take::<f32>(op, parts as usize * WIDTH.min(cols))?;
+    for first in (0..cols).step_by(WIDTH) {
+        let width = WIDTH.min(cols - first);
+        let shared = (WARPS * width * size_of::<f32>()) as u32;
+        // SAFETY: all buffers are as long as the kernels' contracts say, `sums` is [parts, width].
+        unsafe {
+            kernels::rmsnorm_bwd::<E>(
+                device.driver(),
+                [parts, 1, 1],
+                shared,
+                grad_x,
+                sums,
+                grad_out,
+                x,
+                weight,
+                inv_rms,
+                int(op, "rows", rows)?,
+                int(op, "cols", cols)?,
+                int(op, "first", first)?,
+                int(op, "width", width)?,
+                i32::from(first == 0),
+            )?;
+            kernels::rmsnorm_bwd_sum::<E>(
+                device.driver(),
+                [blocks(op, width, 128)?, 1, 1],
+                0,
+                grad_weight,
+                sums.read(),
+                int(op, "parts", parts as usize)?,
+                int(op, "first", first)?,
+                int(op, "width", width)?,
+            )?;
+        }
+    }
+    Ok(())
+}

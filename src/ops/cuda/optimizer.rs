@@ -1,0 +1,136 @@
+//! Global norm, loss scale and AdamW: `kernels/optimizer.cu`.
+
+use anyhow::{Context, Result};
+
+use super::kernels;
+use super::memory::{DeviceBuffer, Element};
+use super::{CudaDevice, blocks, int};
+use crate::ops::checks::expect_adam_step;
+use crate::ops::{AdamState, AdamStep};
+
+/// Threads of a block.
+const THREADS: usize = 256;
+/// Elements of a block of the norm.
+const NORM_ELEMENTS: usize = THREADS * 8 * 8;
+/// Elements of a block of AdamW.
+const ADAM_ELEMENTS: usize = THREADS * 8;
+
+pub(super) fn adam_state<E: Element>(
+    device: &CudaDevice<E>,
+    weight: &DeviceBuffer<E>,
+    len: usize,
+) -> Result<AdamState<CudaDevice<E>>> {
+    let op = "adam_state";
+    let weight = weight.read(op, "weight", &[len])?;
+    let zeros = || DeviceBuffer::new(&device.driver, len, true);
+    let mut master = zeros()?;
+    // SAFETY: both buffers hold `len` elements.
+    unsafe {
+        kernels::adam_master::<E>(
+            device.driver(),
+            [blocks(op, len, THREADS)?, 1, 1],
+            0,
+            master.ptr_mut(),
+            weight,
+            int(op, "the number of elements", len)?,
+        )?;
+    }
+    Ok(AdamState {
+        master: Some(master),
+        first: zeros()?,
+        second: zeros()?,
+    })
+}
+
+pub(super) fn global_norm<E: Element>(
+    device: &CudaDevice<E>,
+    gradients: &[(&DeviceBuffer<E>, usize)],
+    norm: &mut DeviceBuffer<f32>,
+) -> Result<()> {
+    let op = "global_norm";
+    let norm = norm.write(op, "norm", &[1])?;
+    let mut parts = 0;
+    for &(gradient, len) in gradients {
+        gradient.read(op, "gradient", &[len])?;
+        int(op, "the number of elements", len)?;
+        parts += len.div_ceil(NORM_ELEMENTS);
+    }
+    let mut scratch = device.scratch();
+    let sums = scratch.take::<f32>(op, parts)?;
+    let mut first = 0;
+    for &(gradient, len) in gradients {
+        // SAFETY: the gradient holds `len` elements, and `sums` has one for each of this launch's blocks from `first` on.
+        unsafe {
+            kernels::grad_squares::<E>(
+                device.driver(),
+                [blocks(op, len, NORM_ELEMENTS)?, 1, 1],
+                0,
+                sums.at(first),
+                gradient.ptr(),
+                int(op, "the number of elements", len)?,
+            )?;
+        }
+        first += len.div_ceil(NORM_ELEMENTS);
+    }
+    // SAFETY: `sums` [parts] has been written, norm has an element, the state is as long as the kernel knows it.
+    unsafe {
+        kernels::grad_norm(
+            device.driver(),
+            [1, 1, 1],
+            0,
+            norm,
+            device.scale_state(),
+            sums.read(),
+            int(op, "the number of parts", parts)?,
+        )
+    }
+}
+
+pub(super) fn adamw<E: Element>(
+    device: &CudaDevice<E>,
+    weight: &mut DeviceBuffer<E>,
+    gradient: &DeviceBuffer<E>,
+    state: &mut AdamState<CudaDevice<E>>,
+    norm: &DeviceBuffer<f32>,
+    step: &AdamStep,
+    len: usize,
+) -> Result<()> {
+    let op = "adamw";
+    expect_adam_step(op, step)?;
+    let weight = weight.write(op, "weight", &[len])?;
+    let gradient = gradient.read(op, "gradient", &[len])?;
+    let master = state
+        .master
+        .as_mut()
+        .with_context(|| format!("{op}: the state has no master copy, but weights are stored in 16 bits; make it with adam_state"))?;
+    let master = master.write(op, "state.master", &[len])?;
+    let first = state.first.write(op, "state.first", &[len])?;
+    let second = state.second.write(op, "state.second", &[len])?;
+    let norm = norm.read(op, "norm", &[1])?;
+
+    let (rate, updates) = (f64::from(step.learning_rate), f64::from(step.step));
+    let correction = |beta: f32| 1.0 - f64::from(beta).powf(updates);
+    // SAFETY: the buffers hold `len` elements, norm has one.
+    unsafe {
+        kernels::adamw::<E>(
+            device.driver(),
+            [blocks(op, len, ADAM_ELEMENTS)?, 1, 1],
+            0,
+            weight,
+            master,
+            first,
+            second,
+            gradient,
+            norm,
+            device.scale_state().read(),
+            step.beta1,
+            step.beta2,
+            (1.0 - rate * f64::from(step.weight_decay)) as f32,
+            (rate / correction(step.beta1)) as f32,
+            (1.0 / correction(step.beta2)) as f32,
+            step.epsilon,
+            step.max_norm,
+            int(op, "the number of elements", len)?,
+        )
+    }
+}

@@ -1,0 +1,10 @@
+//! The CUDA engine's own machinery: what the simulator finds, what single instructions do, what ptxas says, how kernels are
+//! read. The operations themselves are in the case table (`ops_cases`).
+
+mod conformance;
+mod faults;
+mod library;
+mod ptxas;
+mod sanitizer;
+mod signatures;
+mod training;
