@@ -51,6 +51,10 @@ fn main() -> Result<()> {
     let (steps, warmup) = (option("--steps", 10)?, option("--warmup", 2)?);
     let (rows, length) = (option("--batch-size", 4)?, option("--max-length", 256)?);
     let accumulation = option("--accumulation", 1)?;
+    // As the commands do: the calling thread computes too.
+    rayon::ThreadPoolBuilder::new()
+        .use_current_thread()
+        .build_global()?;
     let config = ModelConfig::default_47m();
     let device = CpuDevice::new();
     let mut parameters = Parameters::upload(&device, &config, &random_weights(&config, 1))?;

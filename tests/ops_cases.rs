@@ -185,62 +185,62 @@ const HALF_BOUNDS: &[Bound] = &[
     bound("embedding_forward", 0.0, 0.0, "a copy"),
     bound(
         "embedding_backward",
-        6e-4,
+        5.5e-4,
         4e-5,
         "one rounding to fp16, sums in f32",
     ),
     bound(
         "rope_forward",
-        7e-4,
+        5.5e-4,
         4e-5,
         "one rounding to fp16, f32 angles",
     ),
-    bound("rope_backward", 7e-4, 4e-5, "as rope_forward"),
+    bound("rope_backward", 5.5e-4, 4e-5, "as rope_forward"),
     bound(
         "attention_forward",
-        2e-3,
-        1e-4,
+        1.5e-3,
+        4e-5,
         "probabilities and the result are rounded to fp16",
     ),
     bound(
         "attention_backward",
-        6e-3,
-        1e-4,
-        "probabilities, their gradients and the result are rounded to fp16",
+        8e-3,
+        4e-5,
+        "probabilities, their gradients and the result are rounded to fp16, and so is the kept output, in differences that nearly cancel",
     ),
     bound(
         "attention_backward, peaked",
-        1e-2,
+        2e-2,
         1e-4,
-        "as attention_backward; kept outputs are rounded too",
+        "as attention_backward, where the differences vanish but for that rounding",
     ),
     bound(
         "attention_cached",
-        6e-4,
+        5.5e-4,
         4e-5,
         "one rounding to fp16, sums in f32",
     ),
     bound(
         "router_forward",
         2e-6,
-        1e-7,
+        5e-8,
         "f32 from the product on; choice and order are equal",
     ),
     bound(
         "router_forward, logits of 80",
-        5e-5,
-        2e-7,
+        1e-5,
+        5e-8,
         "logits of 80 are 1e-5 off, and so are probabilities",
     ),
     bound(
         "router_backward",
-        6e-4,
+        5.5e-4,
         4e-5,
         "one rounding to fp16, sums in f32",
     ),
     bound(
         "router_backward, logits of 80",
-        6e-4,
+        5.5e-4,
         4e-5,
         "as router_backward",
     ),
@@ -251,7 +251,7 @@ const HALF_BOUNDS: &[Bound] = &[
         "f32 sums of 16,384 squares, those in f64",
     ),
     bound("adamw", 5.5e-4, 4e-5, "the weight is rounded to fp16"),
-    bound("adamw, state", 4e-6, 1e-8, "element by element in f32"),
+    bound("adamw, state", 5e-7, 1e-8, "element by element in f32"),
     bound(
         "rmsnorm_forward",
         6e-4,
@@ -353,14 +353,19 @@ fn with_precision(precision: Precision, check: impl FnOnce()) {
     PRECISION.with(|cell| cell.set(Precision::Single));
 }
 
-/// The simulated card, checking every launch, without a loss scale. `MUNI_SIM_LIBRARY` names another build of the kernels.
+/// The simulated card, checking every launch, without a loss scale.
 pub fn simulator<E: Element>() -> CudaDevice<E> {
+    scaled_simulator(LossScaling::Fixed(1.0))
+}
+
+/// The same with a loss scale. `MUNI_SIM_LIBRARY` names another build of the kernels.
+pub fn scaled_simulator<E: Element>(scaling: LossScaling) -> CudaDevice<E> {
     let driver = match std::env::var_os("MUNI_SIM_LIBRARY") {
         // AddressSanitizer's: once is enough there.
         Some(path) => SimDriver::load(path.as_ref(), false),
         None => SimDriver::new(true),
     };
-    CudaDevice::new(driver.unwrap(), LossScaling::Fixed(1.0)).unwrap()
+    CudaDevice::new(driver.unwrap(), scaling).unwrap()
 }
 
 /// A test that runs `$check(&device)` on the simulator in fp16 and in bf16.

@@ -71,12 +71,13 @@ impl DeviceArguments {
     /// # Errors
     /// When the device cannot be had, with what is missing, and whatever the task says.
     pub(super) fn run(&self, task: impl Task) -> Result<()> {
-        if let Some(threads) = self.threads {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build_global()
-                .with_context(|| format!("cannot start {threads} threads"))?;
-        }
+        // The calling thread is one of them, so that handing an operation to the pool never means waking somebody and going
+        // to sleep.
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads.unwrap_or(0))
+            .use_current_thread()
+            .build_global()
+            .context("cannot start the threads; try --threads 1")?;
         match self.device {
             DeviceChoice::Cpu => task.run(&CpuDevice::new()),
             DeviceChoice::Cuda(number) => self.run_on(CudarcDriver::new(number)?, task),

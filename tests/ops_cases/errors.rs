@@ -342,6 +342,7 @@ fn short_buffers_are_refused() {
     }
     check(&CpuDevice::new());
     check(&ReferenceDevice);
+    check(&simulator::<f16>());
 }
 
 fn check_ranges<D: Device>(device: &D) {
@@ -610,4 +611,5 @@ fn values_out_of_range_are_refused() {
     }
     check(&CpuDevice::new());
     check(&ReferenceDevice);
+    check(&simulator::<f16>());
 }

@@ -169,3 +169,82 @@ fn cpu_adamw_refuses_a_broken_norm() {
 }
 
 on_simulator!(sim_adamw_refuses_a_broken_norm, check_broken_norm);
+
+/// Norms of `gradient` times a loss scale that begins at 1024 and doubles after two sound norms; AdamW right after the norm at
+/// which it doubles, and after one that is not finite.
+#[test]
+fn sim_loss_scale_follows_the_norms() {
+    with_precision(Precision::Half, || {
+        let scaling = LossScaling::Dynamic {
+            initial: 1024.0,
+            growth_interval: 2,
+        };
+        let device = CudaDevice::<f16>::new(SimDriver::new(true).unwrap(), scaling).unwrap();
+        let len = 65;
+        let values = rounded(&Values::new(4).normal(len, 1.0));
+        let scaled: Vec<f32> = values.iter().map(|value| value * 1024.0).collect();
+        let (sound, broken) = (
+            input(&device, &scaled),
+            input(&device, &[f32::INFINITY; 65]),
+        );
+        let mut norm = written_single(&device, 1);
+        let mut norm_of = |gradient| {
+            device.global_norm(&[(gradient, len)], &mut norm).unwrap();
+            read_single(&device, &norm, 1)[0]
+        };
+
+        let first = norm_of(&sound);
+        let expected = values
+            .iter()
+            .map(|&v| f64::from(v).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        assert!(
+            (f64::from(first) / expected - 1.0).abs() < 5e-7,
+            "{first} {expected}"
+        );
+        assert_eq!(norm_of(&sound), first, "one sound norm changes nothing");
+        // The scale is 2048 by now, but these gradients were made with 1024.
+        let before = rounded(&Values::new(5).normal(len, 1.0));
+        let mut weight = added(&device, &before);
+        let mut state = device.adam_state(&weight, len).unwrap();
+        let single_norm = single(&device, &[first]);
+        device
+            .adamw(&mut weight, &sound, &mut state, &single_norm, &STEP, len)
+            .unwrap();
+        let mut twin = added(&ReferenceDevice, &before);
+        let mut twin_state = ReferenceDevice.adam_state(&twin, len).unwrap();
+        let gradient = input(&ReferenceDevice, &values);
+        ReferenceDevice
+            .adamw(
+                &mut twin,
+                &gradient,
+                &mut twin_state,
+                &vec![first],
+                &STEP,
+                len,
+            )
+            .unwrap();
+        let moments = device.download_single(&state.first, len).unwrap();
+        compare(
+            "adamw, state",
+            "scaled by 1024",
+            &vec![("first", moments)],
+            &vec![("first", twin_state.first[..len].to_vec())],
+        );
+
+        assert_eq!(
+            norm_of(&sound) * 2.0,
+            first,
+            "after two sound norms the scale is 2048"
+        );
+        assert!(!norm_of(&broken).is_finite());
+        assert_eq!(
+            norm_of(&sound),
+            first,
+            "after a broken norm the scale is 1024 again"
+        );
+        assert_eq!(norm_of(&sound), first, "growth starts over");
+        assert_eq!(norm_of(&sound) * 2.0, first, "and comes again");
+    });
+}

@@ -1,21 +1,19 @@
 //! The matrix product that every dense operation is made of: `C = A B`, `C += A B` or `C = R + A B`.
 //!
 //! `A` (m x k) is read in place where its rows are contiguous and packed otherwise; `B` (k x n) is packed into panels.
-//! Blocks: `KC` deep so that a panel stays in L1, `MC` rows so that the block of `A` stays in L2. Each element of `C` is
+//! Blocks: as deep as a panel fits L1 ([`PANEL`]), `MC` rows so that the block of `A` stays in L2. Each element of `C` is
 //! summed in the same order whatever the number of threads: work is split over `C` only.
 
-use super::kernel::{Level, Tile, prefetch, run_tile};
+use super::kernel::{Level, Tile, run_tile};
 use super::shared::SharedMut;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
-/// Greatest depth of a block: a panel of 16 columns takes 16 KiB of the 32 KiB L1 data cache. (At 24 KiB the tile kernel
-/// was measured at 70% of its speed.)
-pub const KC: usize = 256;
-/// Rows of `A` that are used against one set of panels before the next: 144 x 256 x 4 B = 144 KiB of L2.
+/// Elements of a panel at most: 32 KiB, the whole L1 data cache of most processors. What the rows of `A` need besides passes
+/// through; the depth of 384 that most of the model's products have then is one block, so `C` is written once.
+const PANEL: usize = 8192;
+/// Rows of `A` that are used against one set of panels before the next: 144 x 512 x 4 B = 288 KiB of L2.
 const MC: usize = 144;
-/// Elements of a cache line.
-const LINE: usize = 16;
 /// Multiplications below which a product is not worth splitting over threads.
 const PARALLEL_WORK: usize = 1 << 20;
 
@@ -251,11 +249,12 @@ impl Packed {
             b.covers(k, n),
             "pack: the matrix is shorter than {k} x {n} needs"
         );
-        let nr = Level::detect().nr();
+        let level = Level::detect();
+        let nr = level.nr();
         let width = n.div_ceil(nr) * nr;
         self.panels.resize(self.panels.len().max(width * k), 0.0);
         (self.k, self.n) = (k, n);
-        for (k0, depth) in depths(k) {
+        for (k0, depth) in depths(level, k) {
             pack_panels(
                 nr,
                 depth,
@@ -284,7 +283,7 @@ pub fn gemm_packed(m: usize, a: Matrix, b: &Packed, start: Start, c: &mut [f32],
     PANELS.with_borrow_mut(|(_, packed_a)| {
         for m0 in (0..m).step_by(MC) {
             let rows = (m0, (m0 + MC).min(m));
-            for (k0, depth) in depths(b.k) {
+            for (k0, depth) in depths(level, b.k) {
                 let left = pack_left(level.mr(), rows, k0, depth, a, packed_a);
                 let out = if k0 == 0 { out } else { out.accumulating() };
                 tiles(
@@ -301,9 +300,9 @@ pub fn gemm_packed(m: usize, a: Matrix, b: &Packed, start: Start, c: &mut [f32],
     });
 }
 
-/// Blocks (first, depth) of nearly equal depth: 384 is 2 x 192, not 256 + 128.
-fn depths(k: usize) -> impl Iterator<Item = (usize, usize)> {
-    let blocks = k.div_ceil(KC).max(1);
+/// Blocks (first, depth) of nearly equal depth: 896 is 2 x 448, not 512 + 384.
+fn depths(level: Level, k: usize) -> impl Iterator<Item = (usize, usize)> {
+    let blocks = k.div_ceil(PANEL / level.nr()).max(1);
     (0..blocks).map(move |i| (k * i / blocks, k * (i + 1) / blocks - k * i / blocks))
 }
 
@@ -321,7 +320,7 @@ fn block(
         return;
     }
     PANELS.with_borrow_mut(|(packed_b, packed_a)| {
-        for (k0, depth) in depths(k) {
+        for (k0, depth) in depths(level, k) {
             let size = (cols.1 - cols.0).next_multiple_of(level.nr()) * depth;
             packed_b.resize(packed_b.len().max(size), 0.0);
             pack_panels(level.nr(), depth, cols, k0, b, &mut packed_b[..size]);
@@ -359,14 +358,9 @@ fn tiles(
         let width = nr.min(cols.1 - c0);
         let b = panels[panel * depth * nr..][..depth * nr].as_ptr();
         let groups = (rows.1 - rows.0).div_ceil(mr);
-        let share = (depth * nr).div_ceil(groups).next_multiple_of(LINE);
+        let pace = nr.div_ceil(groups);
         for (group, r0) in (rows.0..rows.1).step_by(mr).enumerate() {
             let height = mr.min(rows.1 - r0);
-            // The next panel waits in L2 or L3: each tile asks for its share, or the next panel's first tile would spend
-            // longer on cache misses than on arithmetic.
-            for line in (0..share).step_by(LINE) {
-                prefetch(b.wrapping_add(depth * nr + group * share + line));
-            }
             // SAFETY: `gemm_tasks` checked that C, the start and A cover the whole product; the packed parts were sized
             // by their packing; tasks own disjoint rows and columns of C.
             unsafe {
@@ -385,6 +379,8 @@ fn tiles(
                     c_row: out.c_row,
                     init,
                     init_row: out.init_row,
+                    ahead: b.wrapping_add(depth * (nr + group * pace)),
+                    pace,
                 };
                 run_tile(level, &tile, height, width);
             }

@@ -6,9 +6,10 @@
 //! - rows of the transposed gradient are contiguous for the product that makes the table's gradient.
 //!
 //! The vocabulary is cut into parts (the unit of parallel work and of ordered sums) and blocks of rows that stay in L2: a
-//! block's logits are made and their softmax statistics taken in one go; in the second pass a block's gradient is made from
-//! its logits and used for both products at once, so it never goes to memory. Tokens without loss are left out, and so are
-//! words that are too improbable everywhere in the chunk for f32 to notice ([`NEGLIGIBLE`]).
+//! block's logits are made, and turned into exponentials over each token's greatest logit so far, in one go. In the second
+//! pass one factor per token makes the softmax of them, so each exponential is taken once; a block's gradient is used for
+//! both products at once and never goes to memory. Tokens without loss are left out, and so are words that are too
+//! improbable everywhere in the chunk to matter ([`NEGLIGIBLE`]).
 
 use super::gemm::{Matrix, Packed, Start, gemm_packed};
 use super::scratch::{Borrowed, Scratch};
@@ -22,13 +23,16 @@ use std::ops::Range;
 const CHUNK: usize = 512;
 /// Vocabulary rows per block: 96 rows x 512 tokens x 4 B = 192 KiB.
 const BLOCK: usize = 96;
-/// Parts of the vocabulary. Sums over parts are taken in their order, so this must not depend on the threads.
+/// Parts of the vocabulary in the first pass: many, so that threads of unequal speed end together. Sums over parts are taken in
+/// their order, so this must not depend on the threads.
+const SMALL_PARTS: usize = 64;
+/// Parts in the second pass, each with a gradient of the chunk's rows of its own: 0.8 MB.
 const PARTS: usize = 16;
 
-/// Log-probability below which a word that is nobody's target is left out of the gradients of a chunk: 2^-24, half the
-/// distance from 1 to the next f32, so that the softmax's own rounding is larger. Once the words that never occur have been
-/// unlearnt, within a few hundred steps, this saves most of the second pass.
-const NEGLIGIBLE: f32 = -24.0 * std::f32::consts::LN_2;
+/// Probability below which, for every token of a chunk, a word that is nobody's target is left out of that chunk's
+/// gradients: 2^-24, half the distance from 1 to the next f32. Once the words that never occur have been unlearnt, within a
+/// few hundred steps, this saves most of the second pass. docs/numerics.md says what it may cost.
+const NEGLIGIBLE: f32 = 1.0 / 16_777_216.0;
 
 /// The counted tokens of one chunk.
 struct Chunk<'a> {
@@ -57,10 +61,10 @@ impl Chunk<'_> {
     }
 }
 
-/// Row ranges of one part's blocks.
-fn blocks(part: usize, vocab: usize) -> impl Iterator<Item = Range<usize>> {
+/// Row ranges of the blocks of one of `parts` parts.
+fn blocks(part: usize, parts: usize, vocab: usize) -> impl Iterator<Item = Range<usize>> {
     let count = vocab.div_ceil(BLOCK);
-    (count * part / PARTS..count * (part + 1) / PARTS)
+    (count * part / parts..count * (part + 1) / parts)
         .map(move |b| b * BLOCK..((b + 1) * BLOCK).min(vocab))
 }
 
@@ -101,31 +105,42 @@ fn for_chunks(
 /// found there as (token, logit).
 type PartStatistics = (Vec<f32>, Vec<f32>, Vec<(u32, f32)>);
 
-/// First pass: logits block by block, kept in `logits` where given; returns each token's logarithm of the sum and loss.
+/// What the first pass keeps for the second.
+struct Kept<'a> {
+    /// `e^(logit - reference)`, transposed `[V, n]`.
+    exponentials: &'a mut [f32],
+    /// The reference of each block of rows and token `[blocks, n]`: the greatest logit up to there within the part.
+    references: &'a mut [f32],
+}
+
+/// First pass, block by block; returns each token's logarithm of the sum and loss.
 fn statistics(
     scratch: &Scratch,
     chunk: &Chunk,
     table: &[f32],
     vocab: usize,
     hidden: usize,
-    logits: Option<&mut [f32]>,
+    kept: Option<Kept>,
 ) -> (Vec<f32>, Vec<f32>) {
     let n = chunk.len();
     let mut columns = Packed::default();
     columns.pack(hidden, n, Matrix::transposed(chunk.x, hidden));
-    let logits = logits.map(SharedMut::new);
-    let parts: Vec<PartStatistics> = (0..PARTS)
+    let kept = kept.map(|kept| {
+        let references = SharedMut::new(kept.references);
+        (SharedMut::new(kept.exponentials), references)
+    });
+    let parts: Vec<PartStatistics> = (0..SMALL_PARTS)
         .into_par_iter()
         .with_max_len(1)
         .map(|part| {
             let (mut max, mut sum, mut found) =
                 (vec![f32::NEG_INFINITY; n], vec![0.0f32; n], Vec::new());
-            let mut own = scratch.take(if logits.is_none() { BLOCK * n } else { 0 });
+            let mut own = scratch.take(if kept.is_none() { BLOCK * n } else { 0 });
             let mut before = vec![0.0f32; n];
-            for rows in blocks(part, vocab) {
-                let block: &mut [f32] = match &logits {
+            for rows in blocks(part, SMALL_PARTS, vocab) {
+                let block: &mut [f32] = match &kept {
                     // SAFETY: blocks are disjoint rows.
-                    Some(all) => unsafe { all.slice(rows.start * n, rows.len() * n) },
+                    Some((all, _)) => unsafe { all.slice(rows.start * n, rows.len() * n) },
                     None => &mut own[..rows.len() * n],
                 };
                 let weights = Matrix::rows(&table[rows.start * hidden..rows.end * hidden], hidden);
@@ -133,7 +148,11 @@ fn statistics(
                 for &(target, t) in chunk.targets_in(&rows) {
                     found.push((t, block[(target as usize - rows.start) * n + t as usize]));
                 }
-                add_to_sum(block, &mut max, &mut sum, &mut before);
+                exponentials(block, &mut max, &mut sum, &mut before);
+                if let Some((_, references)) = &kept {
+                    // SAFETY: each block has its own row.
+                    unsafe { references.slice(rows.start / BLOCK * n, n) }.copy_from_slice(&max);
+                }
             }
             (max, sum, found)
         })
@@ -158,8 +177,9 @@ fn statistics(
 }
 
 vectorised! {
-    /// Adds a block `[rows, n]` of logits to each token's running maximum and sum of exponentials.
-    pub fn add_to_sum(block: &[f32], max: &mut [f32], sum: &mut [f32], before: &mut [f32]) {
+    /// Turns a block `[rows, n]` of logits into exponentials over each token's running maximum, this block included, and adds
+    /// them to its running sum.
+    pub fn exponentials(block: &mut [f32], max: &mut [f32], sum: &mut [f32], before: &mut [f32]) {
         let n = max.len();
         before.copy_from_slice(max);
         for row in block.chunks_exact(n) {
@@ -171,42 +191,48 @@ vectorised! {
         for t in 0..n {
             sum[t] *= exp::<FMA>(before[t] - max[t]);
         }
-        for row in block.chunks_exact(n) {
+        for row in block.chunks_exact_mut(n) {
             for t in 0..n {
-                sum[t] += exp::<FMA>(row[t] - max[t]);
+                row[t] = exp::<FMA>(row[t] - max[t]);
+                sum[t] += row[t];
             }
         }
     }
 }
 
 vectorised! {
-    /// The greatest log-probability in one row of logits; NaN if one is NaN.
-    pub fn peak(logits: &[f32], log_sum: &[f32]) -> f32 {
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        let (rows, sums) = (logits.chunks_exact(LANES), log_sum.chunks_exact(LANES));
-        let rest = rows.remainder().iter().zip(sums.remainder());
-        for (row, sum) in rows.zip(sums) {
+    /// `factors = e^(reference - log_sum)`: what makes a block's exponentials probabilities.
+    pub fn block_factors(references: &[f32], log_sum: &[f32], factors: &mut [f32]) {
+        for (factor, (reference, log_sum)) in factors.iter_mut().zip(references.iter().zip(log_sum)) {
+            *factor = exp::<FMA>(reference - log_sum);
+        }
+    }
+}
+
+vectorised! {
+    /// `gradient = scale exponentials factors` of one row; returns its greatest probability, NaN if one is NaN.
+    pub fn scaled_softmax(exponentials: &[f32], factors: &[f32], scale: f32, gradient: &mut [f32]) -> f32 {
+        let mut lanes = [0.0f32; LANES];
+        let whole = gradient.len() / LANES * LANES;
+        let (lines, rest) = gradient.split_at_mut(whole);
+        let rows = exponentials.chunks_exact(LANES).zip(factors.chunks_exact(LANES));
+        for (line, (row, factor)) in lines.chunks_exact_mut(LANES).zip(rows) {
             for i in 0..LANES {
-                let x = row[i] - sum[i];
-                lanes[i] = if x <= lanes[i] { lanes[i] } else { x };
+                let p = row[i] * factor[i];
+                lanes[i] = if p <= lanes[i] { lanes[i] } else { p };
+                line[i] = p * scale;
             }
         }
-        let mut peak = f32::NEG_INFINITY;
-        for x in lanes.into_iter().chain(rest.map(|(x, sum)| x - sum)) {
-            peak = if x <= peak { peak } else { x };
+        let mut peak = 0.0f32;
+        for p in lanes {
+            peak = if p <= peak { peak } else { p };
+        }
+        for (gradient, (row, factor)) in rest.iter_mut().zip(exponentials[whole..].iter().zip(&factors[whole..])) {
+            let p = row * factor;
+            peak = if p <= peak { peak } else { p };
+            *gradient = p * scale;
         }
         peak
-    }
-}
-
-vectorised! {
-    /// `gradient = scale softmax` of one row of logits, given each token's logarithm of the sum.
-    pub fn scaled_softmax(logits: &[f32], log_sum: &[f32], scale: f32, gradient: &mut [f32]) {
-        let n = gradient.len();
-        let (logits, log_sum) = (&logits[..n], &log_sum[..n]);
-        for t in 0..n {
-            gradient[t] = exp::<FMA>(logits[t] - log_sum[t]) * scale;
-        }
     }
 }
 
@@ -245,11 +271,20 @@ pub fn loss(
     grad_x.fill(0.0);
     let mut total = 0.0f64;
     for_chunks(scratch, x, targets, hidden, |chunk| {
-        let mut logits = scratch.take(vocab * chunk.len());
-        let (log_sum, losses) = statistics(scratch, chunk, table, vocab, hidden, Some(&mut logits));
+        let mut exponentials = scratch.take(vocab * chunk.len());
+        let mut references = scratch.take(vocab.div_ceil(BLOCK) * chunk.len());
+        let kept = Kept {
+            exponentials: &mut exponentials,
+            references: &mut references,
+        };
+        let (log_sum, losses) = statistics(scratch, chunk, table, vocab, hidden, Some(kept));
+        let kept = Kept {
+            exponentials: &mut exponentials,
+            references: &mut references,
+        };
         total += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
         let grad = gradients(
-            scratch, chunk, table, &logits, &log_sum, scale, grad_table, vocab, hidden,
+            scratch, chunk, table, &kept, &log_sum, scale, grad_table, vocab, hidden,
         );
         for (&t, row) in chunk.positions.iter().zip(grad.chunks_exact(hidden)) {
             grad_x[t as usize * hidden..][..hidden].copy_from_slice(row);
@@ -264,7 +299,7 @@ fn gradients<'s>(
     scratch: &'s Scratch,
     chunk: &Chunk,
     table: &[f32],
-    logits: &[f32],
+    kept: &Kept,
     log_sum: &[f32],
     scale: f32,
     grad_table: &mut [f32],
@@ -282,19 +317,25 @@ fn gradients<'s>(
         .with_max_len(1)
         .for_each(|(part, grad_x)| {
             let mut block = GradientBlock::new(scratch, n, hidden);
-            for row in blocks(part, vocab).flatten() {
-                let targets = chunk.targets_in(&(row..row + 1));
-                let logits = &logits[row * n..(row + 1) * n];
-                if targets.is_empty() && peak(logits, log_sum) < NEGLIGIBLE {
-                    continue;
-                }
-                let gradient = block.push(row);
-                scaled_softmax(logits, log_sum, scale, gradient);
-                for &(_, t) in targets {
-                    gradient[t as usize] -= scale;
-                }
-                if block.rows.len() == BLOCK {
-                    block.flush(table, &rows_of_x, grad_table, grad_x);
+            let mut factors = vec![0.0f32; n];
+            for rows in blocks(part, PARTS, vocab) {
+                let references = &kept.references[rows.start / BLOCK * n..][..n];
+                block_factors(references, log_sum, &mut factors);
+                for row in rows {
+                    let targets = chunk.targets_in(&(row..row + 1));
+                    let exponentials = &kept.exponentials[row * n..(row + 1) * n];
+                    let gradient = block.next();
+                    let peak = scaled_softmax(exponentials, &factors, scale, gradient);
+                    if targets.is_empty() && peak < NEGLIGIBLE {
+                        continue;
+                    }
+                    for &(_, t) in targets {
+                        gradient[t as usize] -= scale;
+                    }
+                    block.rows.push(row);
+                    if block.rows.len() == BLOCK {
+                        block.flush(table, &rows_of_x, grad_table, grad_x);
+                    }
                 }
             }
             block.flush(table, &rows_of_x, grad_table, grad_x);
@@ -345,10 +386,9 @@ impl<'s> GradientBlock<'s> {
         }
     }
 
-    /// The place for the next row's gradient.
-    fn push(&mut self, row: usize) -> &mut [f32] {
+    /// The place for the next row's gradient; it counts once the row's number stands in `rows`.
+    fn next(&mut self) -> &mut [f32] {
         let at = self.rows.len() * self.n;
-        self.rows.push(row);
         &mut self.gradients[at..at + self.n]
     }
 

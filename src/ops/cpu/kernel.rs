@@ -61,19 +61,6 @@ impl Level {
 /// Widest panel of any level.
 pub const MAX_NR: usize = 32;
 
-/// Asks for the cache line at `address` without waiting for it; any address is allowed.
-#[inline(always)]
-pub fn prefetch(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of x86-64, and prefetching an address that is not mapped does nothing.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
-
 /// One tile's operands.
 #[derive(Clone, Copy)]
 pub struct Tile {
@@ -95,6 +82,11 @@ pub struct Tile {
     pub init: *const f32,
     /// Distance between rows of `init`.
     pub init_row: usize,
+    /// Where this tile's share of the next panel begins. It waits in L2 or L3; each step of `k` asks for a little of it, or
+    /// the next panel's first tile would spend longer on cache misses than on arithmetic. Any address is allowed.
+    pub ahead: *const f32,
+    /// Elements of that share per step of `k`.
+    pub pace: usize,
 }
 
 /// Computes a tile with `rows <= mr` valid rows and `cols <= nr` valid columns.
@@ -232,6 +224,8 @@ unsafe fn avx2_six(tile: &Tile) {
                 "vfmadd231ps {a9}, {b1}, {x}",
                 "vfmadd231ps {a10}, {b0}, {y}",
                 "vfmadd231ps {a11}, {b1}, {y}",
+                "prefetcht1 [{ahead}]",
+                "add {ahead}, {pace}",
                 "dec {k}",
                 "jnz 2b",
                 b = inout(reg) t.b => _,
@@ -240,6 +234,8 @@ unsafe fn avx2_six(tile: &Tile) {
                 row = in(reg) 4 * t.a_row,
                 col = in(reg) 4 * t.a_col,
                 k = inout(reg) t.k => _,
+                ahead = inout(reg) t.ahead => _,
+                pace = in(reg) 4 * t.pace,
                 b0 = out(ymm_reg) _,
                 b1 = out(ymm_reg) _,
                 x = out(ymm_reg) _,
@@ -287,8 +283,10 @@ unsafe fn avx2<const M: usize>(tile: &Tile) {
                 _mm_prefetch::<_MM_HINT_T0>(t.init.add(r * t.init_row + 15).cast());
             }
         }
-        let (mut b, mut a) = (t.b, t.a);
+        let (mut b, mut a, mut ahead) = (t.b, t.a, t.ahead);
         for _ in 0..t.k {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            ahead = ahead.wrapping_add(t.pace);
             let b0 = _mm256_loadu_ps(b);
             let b1 = _mm256_loadu_ps(b.add(8));
             for (r, row) in acc.iter_mut().enumerate() {
@@ -329,8 +327,10 @@ unsafe fn avx512<const M: usize>(tile: &Tile) {
                 _mm_prefetch::<_MM_HINT_T0>(t.init.add(r * t.init_row + 31).cast());
             }
         }
-        let (mut b, mut a) = (t.b, t.a);
+        let (mut b, mut a, mut ahead) = (t.b, t.a, t.ahead);
         for _ in 0..t.k {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            ahead = ahead.wrapping_add(t.pace);
             let b0 = _mm512_loadu_ps(b);
             let b1 = _mm512_loadu_ps(b.add(16));
             for (r, row) in acc.iter_mut().enumerate() {
