@@ -140,3 +140,17 @@ extern "C" __global__ void __launch_bounds__(256) probe_block(float* out, const 
   out[256 + threadIdx.x] = float(__syncthreads_count(value > 0)) + 1000.0f * float(__syncthreads_or(value > 100.0f)) +
                            10000.0f * float(__syncthreads_and(value < 100.0f)) + 0.0f * warp_max(value);
 }
+
+/// out [4, 32] = warp_sum, the same by shuffles, warp_max, the same by shuffles.
+extern "C" __global__ void __launch_bounds__(32) probe_reduce(float* out, const float* in) {
+  const int lane = threadIdx.x;
+  float sum = in[lane], largest = in[lane];
+  out[lane] = warp_sum(sum);
+  out[64 + lane] = warp_max(largest);
+  for (int with = 16; with; with >>= 1) {
+    sum += __shfl_xor_sync(~0u, sum, with);
+    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, with));
+  }
+  out[32 + lane] = sum;
+  out[96 + lane] = largest;
+}

@@ -60,6 +60,7 @@ __device__ __forceinline__ uint32_t pack2(float low, float high) {
   return *reinterpret_cast<uint32_t*>(&both);
 }
 
+#ifdef __CUDACC__  // the simulator's are in sim/cuda.h
 /// Sum over the warp, the same bits in every lane. All 32 lanes.
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
@@ -73,6 +74,7 @@ __device__ __forceinline__ float warp_max(float x) {
   for (int o = 16; o; o >>= 1) x = fmaxf(x, __shfl_xor_sync(~0u, x, o));
   return x;
 }
+#endif
 
 /// Sum over a block of `Threads` threads, a multiple of 32, the same bits in every thread. All threads; may be called again at
 /// once.

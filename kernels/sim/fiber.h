@@ -55,8 +55,10 @@ struct Site {
   int line;
   const char* what;
   bool operator==(const Site& other) const {
-    return line == other.line && !strcmp(what, other.what) && !strcmp(file, other.file);
+    return line == other.line && same(what, other.what) && same(file, other.file);
   }
+  // Nearly always the same literal; a header's may have several copies.
+  static bool same(const char* a, const char* b) { return a == b || !strcmp(a, b); }
   const char* name() const {
     const char* slash = strrchr(file, '/');
     return slash ? slash + 1 : file;
@@ -89,7 +91,8 @@ sim_switch:
   popq %r12
   popq %rbx
   popq %rbp
-  ret
+  popq %rcx
+  jmp *%rcx
 .size sim_switch,.-sim_switch
 .popsection
 )");
@@ -313,13 +316,12 @@ void collective(uint32_t mask, Site at, const void* in, void* out, Op&& op) {
     park(State::InWarp, at);
     return;
   }
-  Gathering whole = *group;
-  warp.open.erase(warp.open.begin() + (group - warp.open.data()));
-  op(whole);
-  for (unsigned lane = 0; lane < kWarp; ++lane) {
-    const unsigned thread = me.warp * kWarp + lane;
-    if (whole.mask >> lane & 1 && thread != me.thread) r.fibers[thread].state = State::Ready;
-  }
+  op(*group);
+  const unsigned first = me.warp * kWarp;
+  for (uint32_t others = mask & ~bit; others; others &= others - 1)
+    r.fibers[first + unsigned(__builtin_ctz(others))].state = State::Ready;
+  if (group != &warp.open.back()) *group = warp.open.back();
+  warp.open.pop_back();
 }
 
 inline void fiber_main() {

@@ -304,3 +304,26 @@ fn block_primitives_see_all_threads() {
         assert_eq!(out[256 + thread], positive + 10_000.0);
     }
 }
+
+#[test]
+fn reductions_are_those_of_the_shuffles() {
+    let driver = driver();
+    let mut given: Vec<f32> = (0..32).map(|i| ((i * 37) % 101) as f32 * 0.137).collect();
+    for broken in [false, true] {
+        if broken {
+            (given[3], given[17]) = (f32::NAN, f32::INFINITY);
+        }
+        let input = buffer(&driver, &given);
+        let mut out = buffer(&driver, &[0.0_f32; 128]);
+        // SAFETY: the buffers are as long as the kernel's contract says.
+        unsafe { kernels::probe_reduce(&*driver, [1, 1, 1], 0, out.ptr_mut(), input.ptr()) }
+            .unwrap();
+        let out = out.download(128).unwrap();
+        let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+        for lane in 0..32 {
+            assert!(same(out[lane], out[32 + lane]), "lane {lane}: {out:?}");
+            assert!(same(out[64 + lane], out[96 + lane]), "lane {lane}: {out:?}");
+            assert_eq!(out[lane].is_nan(), broken);
+        }
+    }
+}

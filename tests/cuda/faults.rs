@@ -34,7 +34,7 @@ const CASES: &[Case] = &[
     ),
     (
         "lane_returned",
-        &["lane 3 returns", "00000007", "__shfl_xor_sync"],
+        &["lane 3 returns", "00000007", "warp_sum", "LINE+2"],
     ),
     ("divergent_warp", &["divergent warp", "LINE+4", "LINE+6"]),
     ("masks_differ", &["ffffff00", "ffffffff", "LINE+2"]),
