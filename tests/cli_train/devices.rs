@@ -118,6 +118,8 @@ fn a_model_trained_on_the_simulator_answers_on_both_devices() {
             "eval",
             "perplexity",
             "--json",
+            "--max-length",
+            "48",
             "--device",
             device,
             "--model-path",
