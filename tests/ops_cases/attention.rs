@@ -98,7 +98,7 @@ pub fn attention_backward<D: Device>(
 }
 
 fn check_attention<D: Device>(device: &D) {
-    let cases: [(AttentionShape, &[usize], f32); 11] = [
+    let cases: [(AttentionShape, &[usize], f32); 13] = [
         (shape(1, 1, 2), &[1], 1.0),
         (shape(2, 1, 10), &[1, 1, 1], 1.0),
         (shape(3, 3, 36), &[2, 3, 5, 7, 1], 1.0),
@@ -112,6 +112,8 @@ fn check_attention<D: Device>(device: &D) {
         // Nearly uniform probabilities.
         (shape(4, 2, 16), &[40, 7], 1e-3),
         (shape(2, 2, 128), &[9, 12], 1.0),
+        (shape(2, 1, 128), &[3, 90], 1.0),
+        (shape(3, 1, 32), &[70, 1, 30], 1.0),
     ];
     for (shape, lengths, scale) in cases {
         let case = (shape, lengths, scale);
