@@ -170,7 +170,7 @@ fn kernels_without_a_fault_give_their_results() {
         assert!((0..64).all(|t| out[t] == ((t + 1) % 64) as f32 + 0.5));
         let out = run(load(), "early_return").unwrap();
         let expected = |t: usize| match t % 32 < 24 {
-            true => t as f32 + (t / 32 * 32 + (t % 32 ^ 7)) as f32 + 1.0,
+            true => t as f32 + (t / 32 * 32 + ((t % 32) ^ 7)) as f32 + 1.0,
             false => 0.0,
         };
         assert!((0..64).all(|t| out[t] == expected(t)), "{out:?}");
@@ -214,6 +214,7 @@ fn impossible_launches_are_refused() {
     }
     // SAFETY: a grid without blocks runs nothing.
     unsafe { launch(&driver, kernel("right"), [0, 1, 1], 0, &mut []) }.unwrap();
+    // SAFETY: there is no kernel of that name, so nothing is launched.
     let error = unsafe { launch(&driver, kernel("none"), [1, 1, 1], 0, &mut []) }.unwrap_err();
     assert!(error.to_string().contains("none"), "{error}");
     assert!(SimDriver::load(Path::new("/no/such/library.so"), true).is_err());
