@@ -1,6 +1,7 @@
 //! GPT-2's byte-level BPE: text to token ids and back, through the `tokenizers` crate. The vocabulary is embedded in
 //! the binary; the folder of a Hugging Face checkpoint can bring its own.
 
+mod fast;
 mod files;
 mod stream;
 mod vocabulary;
@@ -38,6 +39,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     vocabulary: Vocabulary,
     end_of_text: u32,
+    memories: fast::WordMemories,
 }
 
 impl Tokenizer {
@@ -67,11 +69,19 @@ impl Tokenizer {
             inner,
             vocabulary,
             end_of_text,
+            memories: fast::WordMemories::default(),
         })
     }
 
     /// Token ids of `text`. Special tokens written out in the text stay text: what a citizen types is never control.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.memories
+            .encode(text, |word| self.encode_plainly(word))
+            .unwrap_or_else(|| self.encode_plainly(text))
+    }
+
+    /// [`Tokenizer::encode`] through the `tokenizers` crate alone: slower, with the same result.
+    pub fn encode_plainly(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self
             .inner
             .encode_fast(text, false)

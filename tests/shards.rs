@@ -47,7 +47,9 @@ fn example(number: usize) -> Example {
 }
 
 fn split_of(number: usize) -> Split {
-    if number % 10 == 9 {
+    if number % 50 == 49 {
+        Split::ValidationOod
+    } else if number % 10 == 9 {
         Split::Validation
     } else {
         Split::Train
@@ -95,15 +97,13 @@ fn what_goes_in_comes_out() {
         "train-00001.bin",
         "train-00002.bin",
         "val-00000.bin",
+        "val_ood-00000.bin",
     ];
     assert_eq!(files_in(&dir), names);
     let set = ShardSet::open(&dir, FINGERPRINT).unwrap();
-    assert_eq!(
-        (set.examples(Split::Train), set.examples(Split::Validation)),
-        (270, 30)
-    );
-    let mut next = HashMap::from([(0, 0), (1, 0)]);
-    let mut tokens = [0, 0];
+    assert_eq!(Split::ALL.map(|split| set.examples(split)), [270, 24, 6]);
+    let mut next = HashMap::from([(0, 0), (1, 0), (2, 0)]);
+    let mut tokens = [0, 0, 0];
     for number in 0..300 {
         let split = split_of(number);
         let index = next.get_mut(&(split as i32)).unwrap();
@@ -121,10 +121,7 @@ fn what_goes_in_comes_out() {
             (given.answers, given.office, given.techniques)
         );
     }
-    assert_eq!(
-        tokens,
-        [set.tokens(Split::Train), set.tokens(Split::Validation)]
-    );
+    assert_eq!(tokens, Split::ALL.map(|split| set.tokens(split)));
     assert!(
         set.example(Split::Train, 270).is_none()
             && set.example(Split::Validation, usize::MAX).is_none()
@@ -163,7 +160,7 @@ fn the_layout_is_the_documented_one() {
     writer.push(Split::Train, &example).unwrap();
     writer.finish(Value::Null).unwrap();
     let mut expected = b"MUNISHRD".to_vec();
-    for number in [1u32, 128] {
+    for number in [2u32, 128] {
         expected.extend(number.to_le_bytes());
     }
     for number in [4u64, 1, 1, 128, 192, 256, 320] {
@@ -224,8 +221,8 @@ fn a_damaged_file_is_named_with_what_was_found_and_expected() {
             bytes[5000] ^= 1
         }),
         (&["begins with", "MUNISHRD"], |bytes| bytes[0] = b'X'),
-        (&["format version 2", "reads version 1"], |bytes| {
-            bytes[8] = 2
+        (&["format version 9", "reads version 2"], |bytes| {
+            bytes[8] = 9
         }),
     ];
     for (messages, spoil) in cases {
@@ -307,7 +304,7 @@ fn contents_out_of_range_are_found() {
 fn a_manifest_that_cannot_be_used_is_named() {
     type Change = fn(&mut Value);
     let cases: [(&str, Change); 8] = [
-        ("version 2", |manifest| manifest["version"] = json!(2)),
+        ("version 9", |manifest| manifest["version"] = json!(9)),
         ("format \"other\"", |manifest| {
             manifest["format"] = json!("other")
         }),
@@ -609,8 +606,8 @@ fn validation_keeps_the_stored_order() {
         .iter()
         .flat_map(|batch| examples_of(batch).into_iter().map(|example| example.0))
         .collect();
-    assert_eq!((seen[0], seen.len()), (9, 30));
-    assert_eq!(seen.iter().collect::<HashSet<_>>().len(), 30);
+    assert_eq!((seen[0], seen.len()), (9, 24));
+    assert_eq!(seen.iter().collect::<HashSet<_>>().len(), 24);
     assert_eq!(epoch(&sampler, 0), epoch(&sampler, 5));
 }
 

@@ -1,18 +1,22 @@
 //! `muni-engine dataset`: turns the knowledge base into a training set.
 
-use crate::dataset::statistics::Statistics;
+use crate::dataset::card::{MOST_UNKNOWN_PERCENT, Summary};
+use crate::dataset::quality;
+use crate::dataset::report::{page, spread};
+use crate::dataset::statistics::{SpellingReport, Statistics, Variety};
 use crate::dataset::{
-    Dataset, DatasetExample, GENERATOR_VERSION, Part, Settings, Stage, Technique, generate,
+    Dataset, GENERATOR_VERSION, Part, Settings, Stage, Technique, TechniqueSet, generate,
 };
-use crate::knowledge::Knowledge;
+use crate::knowledge::{Dictionary, Knowledge};
 use crate::shards::{Example, ShardInfo, ShardWriter, Split};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Arguments of `muni-engine dataset`.
 #[derive(clap::Args)]
@@ -29,7 +33,11 @@ pub struct Arguments {
     /// Everything random follows from it.
     #[arg(long, value_name = "S", default_value_t = 42)]
     seed: u64,
-    /// Shard folder to write [default: shards, unless only --jsonl or --sample is given].
+    /// Leave out a technique; may be given several times (expansion, paraphrase, conversation, register, temporal,
+    /// administrative, incomplete, multi_turn).
+    #[arg(long, value_name = "TECHNIQUE")]
+    without: Vec<Technique>,
+    /// Shard folder to write [default: shards, unless only --jsonl, --sample or --report is given].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Also write the examples as JSON lines.
@@ -38,6 +46,12 @@ pub struct Arguments {
     /// Print so many readable examples.
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
+    /// Write a page with plots and samples to look at.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Hunspell dictionary for the spelling check: de_DE.aff, or its folder [default: looked for on this machine].
+    #[arg(long, value_name = "PATH")]
+    dictionary: Option<PathBuf>,
     /// Replace a shard folder that is already there.
     #[arg(long)]
     force: bool,
@@ -45,10 +59,10 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
+    let only_to_look =
+        arguments.jsonl.is_some() || arguments.sample.is_some() || arguments.report.is_some();
     let out = match &arguments.out {
-        None if arguments.jsonl.is_none() && arguments.sample.is_none() => {
-            Some(PathBuf::from("shards"))
-        }
+        None if !only_to_look => Some(PathBuf::from("shards")),
         given => given.clone(),
     };
     if let Some(out) = out
@@ -61,48 +75,161 @@ pub fn run(arguments: Arguments) -> Result<()> {
         );
     }
     let stop = stop_on_interrupt()?;
+    let mut clock = Clock::new();
     let knowledge = Knowledge::load(&arguments.knowledge)?;
+    let dictionary = Dictionary::find(arguments.dictionary.as_deref(), &arguments.knowledge)?;
     let tokenizer = Tokenizer::gpt2()?;
-    let examples = arguments.examples.unwrap_or(arguments.stage.examples());
-    let settings = Settings {
-        stage: arguments.stage,
-        examples,
-        seed: arguments.seed,
-    };
-    let bar = progress_bar(examples);
+    let settings = settings(&arguments);
+    clock.lap("reading");
+    let bar = progress_bar(settings.examples);
     let dataset = generate(&knowledge, &tokenizer, &settings, &stop, &|done| {
         bar.set_position(done as u64)
     })?;
     bar.finish_and_clear();
-    let statistics = Statistics::of(&dataset);
+    clock.lap("generating and tokenizing");
+    refuse_faults(&dataset, &knowledge)?;
+    stop_if_asked(&stop)?;
+    clock.lap("checking");
+    let spelling = dictionary
+        .as_ref()
+        .map(|dictionary| SpellingReport::of(&dataset, dictionary));
+    if let (Some(spelling), Some(dictionary)) = (&spelling, &dictionary) {
+        refuse_misspellings(spelling, dictionary)?;
+    }
+    clock.lap("spelling");
+    let summary = Summary::new(
+        &settings,
+        Statistics::of(&dataset),
+        Variety::of(&dataset),
+        spelling,
+    );
+    stop_if_asked(&stop)?;
+    clock.lap("measuring variety");
     if let Some(out) = &out {
-        write_shards(out, &dataset, &statistics, &tokenizer, &settings, &stop)?;
+        write_shards(out, &dataset, &summary, &tokenizer, &settings, &stop)?;
     }
     if let Some(file) = &arguments.jsonl {
-        write_jsonl(file, &dataset, &stop)?;
+        write_whole(file, &|writer| write_lines(writer, &dataset, &stop))?;
     }
-    for example in sample(&dataset.examples, arguments.sample.unwrap_or(0)) {
-        println!(
-            "--- {} · {} · {} · {} · {}",
-            example.id,
-            example.office,
-            example.service,
-            example.intent,
-            example.techniques.join(", ")
-        );
-        println!("{}\n", example.text);
+    if let Some(file) = &arguments.report {
+        let page = page(&dataset, &summary)?;
+        write_whole(file, &|writer| Ok(writer.write_all(page.as_bytes())?))?;
     }
-    println!("{}", statistics.table());
+    clock.lap("writing");
+    print_samples(&dataset, arguments.sample.unwrap_or(0));
+    println!("{}", summary.counts.table());
+    for (name, value) in summary.measures() {
+        println!("{name}: {value}");
+    }
     // The knowledge is as it should be; this only says why an expected question is missing.
-    for service in &dataset.without_office {
+    if !dataset.without_office.is_empty() {
         eprintln!(
-            "note: the fact wo of {service} does not name its office, so no question asks which office is responsible for it"
+            "note: no question asks which office is responsible for {}, because the fact wo does not name the office",
+            dataset.without_office.join(", ")
         );
     }
-    if let Some(out) = &out {
-        println!("written: {}", out.display());
+    eprintln!("{}", clock.summary());
+    for file in [&out, &arguments.jsonl, &arguments.report]
+        .into_iter()
+        .flatten()
+    {
+        println!("written: {}", file.display());
     }
     Ok(())
+}
+
+fn settings(arguments: &Arguments) -> Settings {
+    let mut settings = Settings::of_stage(arguments.stage, arguments.seed);
+    settings.examples = arguments.examples.unwrap_or(settings.examples);
+    let used: Vec<Technique> = Technique::ALL
+        .into_iter()
+        .filter(|technique| !arguments.without.contains(technique))
+        .collect();
+    settings.techniques = TechniqueSet::of(&used);
+    settings
+}
+
+fn refuse_faults(dataset: &Dataset, knowledge: &Knowledge) -> Result<()> {
+    let faults = quality::check(dataset, knowledge);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    for fault in faults.iter().take(20) {
+        let id = dataset
+            .record(fault.example)
+            .map(|record| record.id)
+            .unwrap_or_default();
+        eprintln!("{id}: {}", fault.message);
+    }
+    bail!(
+        "{} examples have a fault, the first of them above; nothing was written. Correct the knowledge base \
+         (`muni-engine knowledge check`) or the phrases in sprache/redewendungen.toml",
+        faults.len()
+    )
+}
+
+fn refuse_misspellings(spelling: &SpellingReport, dictionary: &Dictionary) -> Result<()> {
+    if spelling.unknown_percent <= MOST_UNKNOWN_PERCENT {
+        return Ok(());
+    }
+    let words: Vec<&str> = spelling
+        .examples
+        .iter()
+        .map(|(word, _)| word.as_str())
+        .collect();
+    bail!(
+        "{:.2} % of the words are not in {}, at most {MOST_UNKNOWN_PERCENT} % are allowed; the most frequent are: {}. Correct them, or \
+         add right ones to sprache/woerter.txt in the knowledge folder; nothing was written",
+        spelling.unknown_percent,
+        dictionary.path.display(),
+        words.join(", ")
+    )
+}
+
+fn print_samples(dataset: &Dataset, count: usize) {
+    for record in spread(dataset.examples.len(), count).filter_map(|index| dataset.record(index)) {
+        println!(
+            "--- {} · {} · {} · {} · {} · {} · {}",
+            record.id,
+            record.office,
+            record.service,
+            record.intent,
+            record.techniques.join(", "),
+            record.register.name(),
+            record.format
+        );
+        println!("{}\n", record.text);
+    }
+}
+
+/// Seconds that the stages of the work took.
+struct Clock {
+    last: Instant,
+    laps: Vec<(&'static str, f64)>,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock {
+            last: Instant::now(),
+            laps: Vec::new(),
+        }
+    }
+
+    fn lap(&mut self, name: &'static str) {
+        self.laps.push((name, self.last.elapsed().as_secs_f64()));
+        self.last = Instant::now();
+    }
+
+    fn summary(&self) -> String {
+        let total: f64 = self.laps.iter().map(|(_, seconds)| seconds).sum();
+        let laps: Vec<String> = self
+            .laps
+            .iter()
+            .map(|(name, seconds)| format!("{name} {seconds:.1} s"))
+            .collect();
+        format!("{total:.1} s: {}", laps.join(", "))
+    }
 }
 
 fn is_taken(out: &Path) -> bool {
@@ -132,7 +259,7 @@ fn progress_bar(examples: usize) -> ProgressBar {
 fn write_shards(
     out: &Path,
     dataset: &Dataset,
-    statistics: &Statistics,
+    summary: &Summary,
     tokenizer: &Tokenizer,
     settings: &Settings,
     stop: &AtomicBool,
@@ -152,59 +279,87 @@ fn write_shards(
     let mut writer = ShardWriter::create(out, info)?;
     for example in &dataset.examples {
         stop_if_asked(stop)?;
-        let split = if example.split == Part::Train {
-            Split::Train
-        } else {
-            Split::Validation
+        let split = match example.part {
+            Part::Train => Split::Train,
+            Part::Val => Split::Validation,
+            Part::ValOod => Split::ValidationOod,
         };
+        let answers = example
+            .answers
+            .iter()
+            .map(|&(start, end)| (start, end - start));
         let stored = Example {
-            tokens: example.tokens.clone(),
-            answers: example
-                .answers
-                .iter()
-                .map(|&(start, end)| (start, end - start))
-                .collect(),
-            office: example.office_index,
-            techniques: example.technique_bits,
+            tokens: example.tokens.to_vec(),
+            answers: answers.collect(),
+            office: dataset.subjects[example.subject as usize].office,
+            techniques: example.techniques.0,
         };
         writer.push(split, &stored)?;
     }
-    writer.finish(serde_json::to_value(statistics)?)?;
+    writer.companion("dataset-card.md", &summary.card())?;
+    let json = serde_json::to_string_pretty(summary)? + "\n";
+    writer.companion("statistics.json", &json)?;
+    writer.finish(serde_json::to_value(&summary.counts)?)?;
     Ok(())
 }
 
-fn write_jsonl(path: &Path, dataset: &Dataset, stop: &AtomicBool) -> Result<()> {
+// All or nothing: written beside its place and renamed.
+fn write_whole(path: &Path, write: &dyn Fn(&mut dyn Write) -> Result<()>) -> Result<()> {
     let mut name = path
         .file_name()
         .with_context(|| format!("{} is not a file name", path.display()))?
         .to_os_string();
     name.push(".partial");
     let partial = path.with_file_name(name);
-    let written = write_lines(&partial, &dataset.examples, stop).and_then(|()| {
-        std::fs::rename(&partial, path)
-            .with_context(|| format!("cannot rename to {}", path.display()))
-    });
+    let context = || format!("cannot write {}", partial.display());
+    let written = std::fs::File::create(&partial)
+        .with_context(context)
+        .and_then(|file| {
+            let mut writer = BufWriter::with_capacity(1 << 20, file);
+            write(&mut writer).with_context(context)?;
+            let file = writer
+                .into_inner()
+                .map_err(|error| error.into_error())
+                .with_context(context)?;
+            file.sync_all().with_context(context)
+        })
+        .and_then(|()| {
+            std::fs::rename(&partial, path)
+                .with_context(|| format!("cannot rename to {}", path.display()))
+        });
     if written.is_err() {
         // The error that stopped the writing is the one to report.
         let _ = std::fs::remove_file(&partial);
     }
-    written
+    written.map_err(name_full_disk)
 }
 
-fn write_lines(path: &Path, examples: &[DatasetExample], stop: &AtomicBool) -> Result<()> {
-    let context = || format!("cannot write {}", path.display());
-    let file = std::fs::File::create(path).with_context(context)?;
-    let mut writer = BufWriter::new(file);
-    for example in examples {
-        stop_if_asked(stop)?;
-        serde_json::to_writer(&mut writer, example).with_context(context)?;
-        writer.write_all(b"\n").with_context(context)?;
+// A full disk is the one failure that its owner can do something about at once.
+fn name_full_disk(error: anyhow::Error) -> anyhow::Error {
+    let full = |kind: ErrorKind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    let is_full = error.chain().any(|cause| {
+        let plain = cause
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind);
+        let in_json = cause
+            .downcast_ref::<serde_json::Error>()
+            .and_then(serde_json::Error::io_error_kind);
+        plain.or(in_json).is_some_and(full)
+    });
+    if is_full {
+        error.context("the disk is full: free some space or choose another place. What was there before is unchanged")
+    } else {
+        error
     }
-    let file = writer
-        .into_inner()
-        .map_err(|error| error.into_error())
-        .with_context(context)?;
-    file.sync_all().with_context(context)
+}
+
+fn write_lines(writer: &mut dyn Write, dataset: &Dataset, stop: &AtomicBool) -> Result<()> {
+    for index in 0..dataset.examples.len() {
+        stop_if_asked(stop)?;
+        serde_json::to_writer(&mut *writer, &dataset.record(index))?;
+        writer.write_all(b"\n")?;
+    }
+    Ok(())
 }
 
 fn stop_if_asked(stop: &AtomicBool) -> Result<()> {
@@ -214,9 +369,27 @@ fn stop_if_asked(stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-// Examples spread evenly over the data set.
-fn sample(examples: &[DatasetExample], count: usize) -> impl Iterator<Item = &DatasetExample> {
-    let count = count.min(examples.len());
-    (0..count)
-        .map(move |index| &examples[(index * examples.len() + examples.len() / 2) / count.max(1)])
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_called_by_its_name_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("examples.jsonl");
+        std::fs::write(&file, "before").unwrap();
+        let write = |writer: &mut dyn Write| {
+            writer.write_all(b"half a line")?;
+            Err(anyhow::Error::from(std::io::Error::from(
+                ErrorKind::StorageFull,
+            )))
+        };
+        let error = format!("{:#}", write_whole(&file, &write).unwrap_err());
+        assert!(
+            error.contains("the disk is full") && error.contains("examples.jsonl"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "before");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

@@ -1,25 +1,55 @@
-//! The knowledge base as the generator sees it: subjects that can be asked about, each with its phrasings, and which
-//! phrasings are held out for validation.
+//! The knowledge base as the generator sees it: subjects that can be asked about, each with its phrasings and answers, and
+//! which phrasings are held out for validation.
 
+use super::bodies::{Body, Length, addressed_documents, of_fact, stems};
 use super::draw::{Draw, Purpose};
-use super::german::list;
-use super::techniques::{expansion, office_naming};
+use super::language::synonyms::canonical;
+use super::techniques::{Register, expansion, office_naming};
 use crate::knowledge::{Fact, ForeignRequest, Intent, Knowledge, Office, Service, fold};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The office id of requests that none of the offices handles.
 pub const OUT_OF_REMIT: &str = "ausserhalb";
 
-/// Share of the hand-written questions of an office that is held out, as one in so many.
+/// Share of the questions of an office that is held out one by one, as one in so many.
 const HELD_OUT_ONE_IN: usize = 20;
+/// One in so many services holds out a whole family: every hand-written phrasing of one fact but the first.
+const FAMILY_ONE_IN: usize = 8;
 
-/// How an answer is worded.
+/// Beginnings of words that tell of a grave matter, where nobody is wished a nice day. Folded.
+const GRAVE: [&str; 19] = [
+    "sterbe",
+    "todesfall",
+    "tod ",
+    "verstorb",
+    "bestatt",
+    "friedhof",
+    "grab",
+    "totgeb",
+    "gewalt",
+    "kindeswohl",
+    "inobhut",
+    "stalking",
+    "schulden",
+    "obdach",
+    "wohnungslos",
+    "pflege",
+    "unterhalt",
+    "vollstreck",
+    "pfaendung",
+];
+
+/// How much an answer should say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerForm {
-    /// All that is known.
+pub enum Wish {
+    /// All that is known, as it stands in the knowledge base.
     Full,
-    /// One sentence.
+    /// Whatever wording.
+    Any,
+    /// One sentence or a list.
     Short,
+    /// The same; it may say that it is short.
+    Brief,
 }
 
 /// What a subject is about.
@@ -39,9 +69,11 @@ pub struct Phrasing {
     pub text: String,
     /// Whether it stands in the knowledge base (true) or was made from a pattern.
     pub hand_written: bool,
+    /// Whether it is the first of its fact: the one that most citizens ask.
+    pub main: bool,
 }
 
-/// Something that can be asked about and has one answer.
+/// Something that can be asked about and has one answer, in several wordings.
 pub struct Subject<'a> {
     /// Index into [`Catalog::offices`].
     pub office: usize,
@@ -51,6 +83,10 @@ pub struct Subject<'a> {
     pub train: Vec<Phrasing>,
     /// Phrasings that occur in validation only.
     pub held_out: Vec<Phrasing>,
+    bodies: Vec<Body>,
+    /// Wordings that address somebody: with Sie and with du.
+    addressed: Option<[String; 2]>,
+    grave: bool,
 }
 
 /// The names that a layout may put around a dialogue.
@@ -73,21 +109,122 @@ pub struct Catalog<'a> {
     pub turns: Vec<Vec<usize>>,
     /// Services whose answers leave open which office is responsible; for them that question is not asked.
     pub without_office: Vec<String>,
+    /// The subjects of each service that are facts.
+    by_service: BTreeMap<&'a str, Vec<usize>>,
 }
 
 impl<'a> Subject<'a> {
-    /// The answer in the given form.
-    pub fn answer(&self, form: AnswerForm) -> String {
-        match (&self.matter, form) {
-            (Matter::Fact(_, _, _, fact), AnswerForm::Full) => fact.text.to_string(),
-            (Matter::Fact(_, _, _, fact), AnswerForm::Short) if fact.documents.is_empty() => {
-                fact.short.to_string()
+    fn new(office: usize, matter: Matter<'a>) -> Subject<'a> {
+        let (bodies, addressed) = match matter {
+            Matter::Fact(_, _, _, fact) => (of_fact(fact), addressed_documents(fact)),
+            Matter::Responsibility(office, service) => (
+                answers_about(office, service),
+                Some(office_naming::sending(office)),
+            ),
+            Matter::Foreign(request) => (
+                vec![Body {
+                    text: request.answer.to_string(),
+                    length: Length::Full,
+                }],
+                None,
+            ),
+        };
+        let grave = match matter {
+            Matter::Fact(_, service, _, _) | Matter::Responsibility(_, service) => {
+                let mut words = format!(" {} {} ", fold(&service.id), fold(&service.title));
+                for alias in &service.aliases {
+                    words.push_str(&fold(alias));
+                    words.push(' ');
+                }
+                GRAVE
+                    .iter()
+                    .any(|beginning| words.contains(&format!(" {beginning}")))
             }
-            (Matter::Fact(_, _, _, fact), AnswerForm::Short) => document_list(fact),
-            (Matter::Responsibility(office, service), form) => {
-                office_naming::answer(office, service, form)
+            Matter::Foreign(_) => true,
+        };
+        Subject {
+            office,
+            matter,
+            train: Vec::new(),
+            held_out: Vec::new(),
+            bodies,
+            addressed,
+            grave,
+        }
+    }
+
+    /// The full answer, as it stands in the knowledge base.
+    pub fn full(&self) -> &str {
+        &self.bodies[0].text
+    }
+
+    /// Every wording of the answer that addresses nobody.
+    pub fn bodies(&self) -> Vec<String> {
+        self.bodies.iter().map(|body| body.text.clone()).collect()
+    }
+
+    /// Whether nobody should be wished a nice day after the answer.
+    pub fn is_grave(&self) -> bool {
+        self.grave
+    }
+
+    /// One wording of the answer in this form of address. With `asked`, a question that may be about one side of the fact only,
+    /// nothing is left out of the full answer that the question names.
+    pub fn body(
+        &self,
+        wish: Wish,
+        register: Register,
+        asked: Option<&str>,
+        draw: &mut Draw,
+    ) -> String {
+        if wish == Wish::Full {
+            return self.full().to_string();
+        }
+        let wanted: Vec<u64> = match asked {
+            Some(question) => {
+                let of_answer = stems(self.full());
+                let of_question = stems(question).into_iter();
+                of_question
+                    .filter(|stem| of_answer.binary_search(stem).is_ok())
+                    .collect()
             }
-            (Matter::Foreign(request), _) => request.answer.to_string(),
+            None => Vec::new(),
+        };
+        let says_it = |text: &str| {
+            let said = stems(text);
+            wanted.iter().all(|stem| said.binary_search(stem).is_ok())
+        };
+        if let Some(addressed) = &self.addressed
+            && register != Register::Neutral
+            && draw.percent(40)
+        {
+            let text = &addressed[usize::from(register == Register::Du)];
+            if asked.is_none() || says_it(text) {
+                return text.clone();
+            }
+        }
+        let length = match (wish, draw.below(100)) {
+            (Wish::Any, 0..45) => Length::Full,
+            (Wish::Any, 45..75) => Length::Middle,
+            (Wish::Brief, 0..30) => Length::Summary,
+            _ => Length::Short,
+        };
+        // The knowledge base's own short answer is the most frequent of the short ones.
+        if length == Length::Short
+            && draw.percent(45)
+            && let Some(short) = self.bodies.get(1)
+            && says_it(&short.text)
+        {
+            return short.text.clone();
+        }
+        let fitting: Vec<&Body> = self
+            .bodies
+            .iter()
+            .filter(|body| body.length == length && says_it(&body.text))
+            .collect();
+        match draw.choose(&fitting) {
+            Some(body) => body.text.clone(),
+            None => self.full().to_string(),
         }
     }
 
@@ -155,6 +292,7 @@ impl<'a> Catalog<'a> {
             offices,
             subjects: Vec::new(),
             without_office: Vec::new(),
+            by_service: BTreeMap::new(),
         };
         for (index, office) in knowledge.offices.iter().enumerate() {
             for service in &office.services {
@@ -173,20 +311,33 @@ impl<'a> Catalog<'a> {
         }
         catalog.collect_phrasings();
         for office in 0..catalog.offices.len() {
+            catalog.hold_out_families(seed, office);
             catalog.hold_out(seed, office);
+        }
+        catalog.keep_apart();
+        for office in 0..catalog.offices.len() {
             catalog.arrange(seed, office);
         }
         catalog
     }
 
     fn add(&mut self, office: usize, matter: Matter<'a>) {
-        self.turns[office].push(self.subjects.len());
-        self.subjects.push(Subject {
-            office,
-            matter,
-            train: Vec::new(),
-            held_out: Vec::new(),
-        });
+        let index = self.subjects.len();
+        self.turns[office].push(index);
+        if let Matter::Fact(_, service, _, _) = matter {
+            self.by_service.entry(&service.id).or_default().push(index);
+        }
+        self.subjects.push(Subject::new(office, matter));
+    }
+
+    /// The subjects that are facts of this service.
+    pub fn facts_of(&self, service: &Service) -> impl Iterator<Item = &Subject<'a>> {
+        let indices = self
+            .by_service
+            .get(service.id.as_str())
+            .into_iter()
+            .flatten();
+        indices.map(|&index| &self.subjects[index])
     }
 
     // Hand-written questions of all subjects come first, so that a pattern never takes a question away from its own subject.
@@ -201,14 +352,19 @@ impl<'a> Catalog<'a> {
             let fresh = questions
                 .iter()
                 .filter(|question| seen.insert(fold(question)));
-            subject.train.extend(fresh.map(|question| Phrasing {
-                text: question.to_string(),
-                hand_written: true,
-            }));
+            subject
+                .train
+                .extend(fresh.enumerate().map(|(number, question)| Phrasing {
+                    text: question.to_string(),
+                    hand_written: true,
+                    main: number == 0,
+                }));
         }
         for subject in &mut self.subjects {
             let made = match subject.matter {
-                Matter::Fact(_, service, intent, _) => expansion::questions(service, intent),
+                Matter::Fact(_, service, intent, fact) => {
+                    expansion::questions(service, intent, fact)
+                }
                 Matter::Responsibility(_, service) => office_naming::questions(service),
                 Matter::Foreign(_) => Vec::new(),
             };
@@ -218,7 +374,74 @@ impl<'a> Catalog<'a> {
             subject.train.extend(fresh.map(|text| Phrasing {
                 text,
                 hand_written: false,
+                main: false,
             }));
+        }
+    }
+
+    // One fact of some services is trained through its first question, patterns and dialogues only; all its other phrasings
+    // measure whether that is enough.
+    fn hold_out_families(&mut self, seed: u64, office: usize) {
+        let mut draw = Draw::new(seed, Purpose::HoldOut, office as u64, 1);
+        let mut by_service: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for &index in &self.turns[office] {
+            let subject = &self.subjects[index];
+            let hand_written = subject
+                .train
+                .iter()
+                .filter(|phrasing| phrasing.hand_written)
+                .count();
+            if matches!(subject.matter, Matter::Fact(..)) && hand_written >= 3 {
+                by_service
+                    .entry(subject.service_id())
+                    .or_default()
+                    .push(index);
+            }
+        }
+        let services = by_service.len();
+        let mut candidates: Vec<Vec<usize>> = by_service.into_values().collect();
+        draw.shuffle(&mut candidates);
+        // A service that has nothing else to train is left whole.
+        for facts in candidates.iter().take(services / FAMILY_ONE_IN) {
+            if let Some(&index) = draw.choose(facts) {
+                let subject = &mut self.subjects[index];
+                let (family, kept) = std::mem::take(&mut subject.train)
+                    .into_iter()
+                    .enumerate()
+                    .partition::<Vec<_>, _>(|(number, phrasing)| {
+                        *number > 0 && phrasing.hand_written
+                    });
+                subject.train = kept.into_iter().map(|(_, phrasing)| phrasing).collect();
+                subject.held_out = family.into_iter().map(|(_, phrasing)| phrasing).collect();
+            }
+        }
+    }
+
+    // A training phrasing that says the same as a held-out one but for a synonym would give it away.
+    fn keep_apart(&mut self) {
+        let held_out: BTreeSet<String> = self
+            .subjects
+            .iter()
+            .flat_map(|subject| &subject.held_out)
+            .map(|phrasing| canonical(&phrasing.text))
+            .collect();
+        for subject in &mut self.subjects {
+            let mut number = 0;
+            subject.train.retain(|phrasing| {
+                number += 1;
+                number == 1 || !held_out.contains(&canonical(&phrasing.text))
+            });
+        }
+        let trained: BTreeSet<String> = self
+            .subjects
+            .iter()
+            .flat_map(|subject| &subject.train)
+            .map(|phrasing| canonical(&phrasing.text))
+            .collect();
+        for subject in &mut self.subjects {
+            subject
+                .held_out
+                .retain(|phrasing| !trained.contains(&canonical(&phrasing.text)));
         }
     }
 
@@ -285,13 +508,18 @@ impl<'a> Catalog<'a> {
     }
 }
 
-fn document_list(fact: &Fact) -> String {
-    let documents: Vec<&str> = fact
-        .documents
-        .iter()
-        .map(|document| document.as_str())
-        .collect();
-    format!("Benötigt werden: {}.", list(&documents))
+fn answers_about(office: &Office, service: &Service) -> Vec<Body> {
+    let answers = office_naming::answers(office, service).into_iter();
+    answers
+        .enumerate()
+        .map(|(number, text)| Body {
+            text,
+            length: [Length::Full, Length::Short]
+                .get(number)
+                .copied()
+                .unwrap_or(Length::Middle),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -304,78 +532,4 @@ pub(super) fn small_knowledge() -> Knowledge {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_held_out_phrasing_is_trained_nowhere_and_its_subject_still_is() {
-        let knowledge = small_knowledge();
-        let mut held_out_somewhere = HashSet::new();
-        for seed in 0..20 {
-            let catalog = Catalog::new(&knowledge, seed);
-            let trained: HashSet<String> = catalog
-                .subjects
-                .iter()
-                .flat_map(|subject| &subject.train)
-                .map(|phrasing| fold(&phrasing.text))
-                .collect();
-            for (index, office) in catalog.turns.iter().enumerate() {
-                let held_out: Vec<&Phrasing> = office
-                    .iter()
-                    .flat_map(|&subject| &catalog.subjects[subject].held_out)
-                    .collect();
-                assert!(!held_out.is_empty(), "office {index} holds nothing out");
-                for phrasing in held_out {
-                    assert!(!trained.contains(&fold(&phrasing.text)));
-                    held_out_somewhere.insert(phrasing.text.clone());
-                }
-            }
-            for subject in &catalog.subjects {
-                if let Matter::Fact(_, _, _, fact) = subject.matter {
-                    assert_eq!(subject.train[0].text, fact.questions[0].as_str());
-                }
-                assert!(!subject.train.is_empty());
-            }
-        }
-        assert!(
-            held_out_somewhere.len() > 6,
-            "the seed decides what is held out"
-        );
-    }
-
-    #[test]
-    fn services_take_turns() {
-        let knowledge = small_knowledge();
-        let catalog = Catalog::new(&knowledge, 1);
-        let standesamt = catalog
-            .offices
-            .iter()
-            .position(|id| id == "standesamt")
-            .unwrap();
-        let services: HashSet<&str> = catalog.turns[standesamt]
-            .iter()
-            .take(2)
-            .map(|&subject| catalog.subjects[subject].service_id())
-            .collect();
-        assert_eq!(services.len(), 2);
-    }
-
-    #[test]
-    fn documents_are_answered_by_their_list_when_short() {
-        let knowledge = small_knowledge();
-        let catalog = Catalog::new(&knowledge, 1);
-        let documents = catalog
-            .subjects
-            .iter()
-            .find(|subject| subject.intent() == "unterlagen")
-            .unwrap();
-        let expected =
-            "Benötigt werden: Personalausweis oder Reisepass und Wohnungsgeberbestätigung.";
-        assert_eq!(documents.answer(AnswerForm::Short), expected);
-        assert!(
-            documents
-                .answer(AnswerForm::Full)
-                .starts_with("Für die Anmeldung")
-        );
-    }
-}
+mod tests;

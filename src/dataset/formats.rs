@@ -2,69 +2,112 @@
 
 use super::catalog::Asked;
 use super::draw::Draw;
-use super::german::upper_first;
+use super::language::words::upper_first;
 
-/// One layout: an optional line above, then a line per turn, each begun by a label.
+/// One layout: an optional head, then for each turn what stands before the question, between question and answer, and between
+/// two turns. The text ends with an answer.
 pub struct Format {
     /// Name in the data set's records.
     pub id: &'static str,
-    /// Line above the dialogue; may hold `{amt}`, `{an_amt}` and `{titel}`.
+    /// Before the dialogue. All four may hold `{amt}`, `{an_amt}`, `{titel}` and `{n}`, the number of the turn.
     head: &'static str,
-    /// Label before a question; may hold the same.
     question: &'static str,
-    /// Label before an answer; may hold the same.
     answer: &'static str,
+    turn: &'static str,
 }
 
 /// Share of the first format in percent.
 const DEFAULT_SHARE: usize = 60;
 
-const fn format(
-    id: &'static str,
-    head: &'static str,
-    question: &'static str,
-    answer: &'static str,
-) -> Format {
-    Format {
-        id,
-        head,
-        question,
-        answer,
-    }
+// A label before each turn, colons behind them, a line each.
+macro_rules! formats {
+    ($($id:literal $head:literal $question:literal $answer:literal $($turn:literal)?;)*) => {
+        &[$(Format {
+            id: $id,
+            head: $head,
+            question: $question,
+            answer: $answer,
+            turn: formats!(@turn $($turn)?),
+        },)*]
+    };
+    (@turn) => { "\n" };
+    (@turn $turn:literal) => { $turn };
 }
 
 /// The layouts; the first is the default.
-pub const FORMATS: [Format; 12] = [
-    format("frage_antwort", "", "Frage", "Antwort"),
-    format("buerger_amt", "", "Bürger", "Amt"),
-    format("buergerin_amt", "", "Bürgerin", "{amt}"),
-    format("f_a", "", "F", "A"),
-    format("frage_an_amt", "", "Frage an {an_amt}", "Antwort"),
-    format("anfrage_auskunft", "", "Anfrage", "Auskunft"),
-    format("amt_frage_antwort", "{amt}", "Frage", "Antwort"),
-    format("thema_frage_antwort", "Thema: {titel}", "Frage", "Antwort"),
-    format("nutzer_assistent", "", "Nutzer", "Assistent"),
-    format(
-        "buerger_verwaltung",
-        "",
-        "Bürgeranfrage",
-        "Antwort der Stadtverwaltung",
-    ),
-    format("chat", "Chat mit der Stadtverwaltung", "Gast", "Stadt"),
-    format(
-        "gespraech",
-        "Gespräch im Rathaus",
-        "Besucherin",
-        "Sachbearbeiter",
-    ),
-];
+pub const FORMATS: &[Format] = formats! {
+    "frage_antwort" "" "Frage: " "\nAntwort: ";
+    "buerger_amt" "" "Bürger: " "\nAmt: ";
+    "buergerin_amt" "" "Bürgerin: " "\n{amt}: ";
+    "f_a" "" "F: " "\nA: ";
+    "frage_an_amt" "" "Frage an {an_amt}: " "\nAntwort: ";
+    "anfrage_auskunft" "" "Anfrage: " "\nAuskunft: ";
+    "amt_frage_antwort" "{amt}\n" "Frage: " "\nAntwort: ";
+    "thema_frage_antwort" "Thema: {titel}\n" "Frage: " "\nAntwort: ";
+    "nutzer_assistent" "" "Nutzer: " "\nAssistent: ";
+    "nutzerin_assistenz" "" "Nutzerin: " "\nAssistenz: ";
+    "buerger_verwaltung" "" "Bürgeranfrage: " "\nAntwort der Stadtverwaltung: ";
+    "chat" "Chat mit der Stadtverwaltung\n" "Gast: " "\nStadt: ";
+    "gespraech" "Gespräch im Rathaus\n" "Besucherin: " "\nSachbearbeiter: ";
+    "kundin_buergerservice" "" "Kundin: " "\nBürgerservice: ";
+    "servicetelefon" "Anruf beim Servicetelefon\n" "Anruferin: " "\nServicetelefon: ";
+    "e_mail_betreff" "Betreff: {titel}\n\n" "" "\n\nAntwort: " "\n\n";
+    "e_mail_kopf" "" "Von: Bürgerin\nAn: {amt}\n" "\n\nVon: {amt}\nAn: Bürgerin\n" "\n\n";
+    "ueberschriften" "" "### Frage\n" "\n### Antwort\n";
+    "fett" "" "**Frage:** " "\n**Antwort:** ";
+    "auszeichnung" "" "<frage>" "</frage>\n<antwort>" "\n";
+    "eckige_klammern" "" "[Frage] " "\n[Antwort] ";
+    "pfeil" "" "" "\n→ ";
+    "gedankenstriche" "" "– " "\n– ";
+    "haeufige_frage" "" "Häufige Frage: " "\nAntwort: ";
+    "haeufige_fragen" "Häufige Fragen: {titel}\n" "F: " "\nA: ";
+    "untereinander" "" "Frage:\n" "\n\nAntwort:\n" "\n\n";
+    "grossbuchstaben" "" "FRAGE: " "\nANTWORT: ";
+    "kleinbuchstaben" "" "frage: " "\nantwort: ";
+    "schalter" "" "Am Schalter: " "\nAuskunft: ";
+    "telefonnotiz" "Telefonnotiz: {amt}\n" "Anliegen: " "\nAuskunft: ";
+    "anliegen_antwort" "" "Anliegen: " "\nAntwort: ";
+    "buergertelefon" "Bürgertelefon\n" "Anrufer: " "\nAuskunft: ";
+    "besucher_mitarbeiterin" "" "Besucher: " "\nMitarbeiterin: ";
+    "einwohnerin_rathaus" "" "Einwohnerin: " "\nRathaus: ";
+    "ich_stadt" "" "Ich: " "\nStadt: ";
+    "nummeriert" "" "Frage {n}: " "\nAntwort {n}: ";
+    "liste_nummeriert" "" "{n}. Frage: " "\n{n}. Antwort: ";
+    "leistung" "Leistung: {titel}\n" "Frage: " "\nAntwort: ";
+    "amt_und_leistung" "{amt} | {titel}\n" "Frage: " "\nAntwort: ";
+    "merkblatt" "Merkblatt: {titel}\n" "Frage: " "\nAntwort: ";
+    "internetseite" "Internetseite „{titel}“\n" "Frage: " "\nAntwort: ";
+    "kontaktformular" "Kontaktformular\n" "Nachricht: " "\nAntwort: ";
+    "zuschrift" "" "Zuschrift: " "\nErwiderung: ";
+    "anfuehrung" "" "Frage: „" "“\nAntwort: ";
+    "tabulator" "" "Frage\t" "\nAntwort\t";
+    "senkrechter_strich" "" "" " | ";
+    "aufzaehlung" "" "- Frage: " "\n  Antwort: ";
+    "mensch_bot" "" "Mensch: " "\nBot: ";
+    "gast_chatbot" "Chatbot der Stadt\n" "Gast: " "\nChatbot: ";
+    "app" "Bürger-App\n" "Eingabe: " "\nAusgabe: ";
+    "eingabe_ausgabe" "" "Eingabe: " "\nAusgabe: ";
+    "suche" "" "Suche: " "\nErgebnis: ";
+    "a_b" "" "A: " "\nB: ";
+    "eingabezeile" "" "> " "\n";
+    "ohne_doppelpunkt" "" "Frage – " "\nAntwort – ";
+    "rathaus_information" "Rathaus-Information\n" "Frage: " "\nAntwort: ";
+    "buerger_buergerservice" "" "Bürger: " "\nBürgerservice: ";
+    "protokoll" "Gesprächsprotokoll\n" "Frage: " "\nAntwort: ";
+    "frage_antwort_kurz" "" "Fr.: " "\nAntw.: ";
+    "briefkasten" "Aus dem Bürgerbriefkasten\n" "Frage: " "\nAntwort: ";
+    "sprechstunde" "Sprechstunde: {amt}\n" "Frage: " "\nAntwort: ";
+    "nur_zeilen" "" "" "\n";
+};
 
-/// A dialogue as text, and where in it the answers stand.
+/// A dialogue as text, and where in it the turns stand.
 pub struct Rendered {
     /// The whole text.
     pub text: String,
-    /// Byte range of each answer. It begins right after the label's colon, so that the space before the first word belongs to
-    /// the answer: a model that is prompted with `Antwort:` has to write that space.
+    /// Byte range of each turn's words: question, answer, question, answer, ...
+    pub turns: Vec<(u32, u32)>,
+    /// Byte range of each answer. Where a space stands before the first word it belongs to the answer: a model that is prompted
+    /// with `Antwort:` has to write that space.
     pub answers: Vec<(usize, usize)>,
 }
 
@@ -81,29 +124,48 @@ impl Format {
 
     /// Lays out pairs of question and answer about `asked`.
     pub fn render(&self, asked: &Asked, pairs: &[(String, String)]) -> Rendered {
-        let fill = |label: &str| {
-            label
-                .replace("{amt}", asked.office_name)
-                .replace("{an_amt}", &asked.office_accusative)
-                .replace("{titel}", asked.title)
-        };
-        let mut text = upper_first(&fill(self.head));
-        let mut answers = Vec::with_capacity(pairs.len());
-        for (question, answer) in pairs {
-            if !text.is_empty() {
-                text.push('\n');
+        let fill = |text: &mut String, pattern: &str, number: usize| {
+            if pattern.contains('{') {
+                let filled = pattern
+                    .replace("{amt}", asked.office_name)
+                    .replace("{an_amt}", &asked.office_accusative)
+                    .replace("{titel}", asked.title)
+                    .replace("{n}", &number.to_string());
+                text.push_str(&filled);
+            } else {
+                text.push_str(pattern);
             }
-            text.push_str(&format!(
-                "{}: {question}\n{}:",
-                fill(self.question),
-                fill(self.answer)
-            ));
-            let start = text.len();
-            text.push(' ');
-            text.push_str(answer);
-            answers.push((start, text.len()));
+        };
+        let mut text = String::with_capacity(
+            64 + pairs
+                .iter()
+                .map(|(q, a)| q.len() + a.len() + 32)
+                .sum::<usize>(),
+        );
+        fill(&mut text, self.head, 1);
+        if !text.is_empty() {
+            text = upper_first(&text);
         }
-        Rendered { text, answers }
+        let mut turns = Vec::with_capacity(2 * pairs.len());
+        let mut answers = Vec::with_capacity(pairs.len());
+        for (number, (question, answer)) in pairs.iter().enumerate() {
+            if number > 0 {
+                text.push_str(self.turn);
+            }
+            fill(&mut text, self.question, number + 1);
+            turns.push((text.len() as u32, (text.len() + question.len()) as u32));
+            text.push_str(question);
+            fill(&mut text, self.answer, number + 1);
+            let start = text.len();
+            text.push_str(answer);
+            turns.push((start as u32, text.len() as u32));
+            answers.push((start - usize::from(self.answer.ends_with(' ')), text.len()));
+        }
+        Rendered {
+            text,
+            turns,
+            answers,
+        }
     }
 }
 
@@ -131,23 +193,26 @@ mod tests {
     }
 
     #[test]
-    fn every_format_is_its_own_and_marks_the_answers() {
+    fn every_format_is_its_own_and_marks_the_turns() {
         let pairs = [
             ("Wo?".to_string(), "Hier.".to_string()),
             ("Wann?".to_string(), "Jetzt.".to_string()),
         ];
-        let mut texts = BTreeSet::new();
-        for format in &FORMATS {
+        let (mut texts, mut ids) = (BTreeSet::new(), BTreeSet::new());
+        for format in FORMATS {
             let rendered = format.render(&asked(), &pairs);
-            let answers: Vec<&str> = rendered
-                .answers
-                .iter()
-                .map(|&(start, end)| &rendered.text[start..end])
-                .collect();
-            assert_eq!(answers, [" Hier.", " Jetzt."], "{}", format.id);
+            let part = |&(start, end): &(u32, u32)| &rendered.text[start as usize..end as usize];
+            let turns: Vec<&str> = rendered.turns.iter().map(part).collect();
+            assert_eq!(turns, ["Wo?", "Hier.", "Wann?", "Jetzt."], "{}", format.id);
+            for ((start, end), answer) in rendered.answers.iter().zip(["Hier.", "Jetzt."]) {
+                assert_eq!(rendered.text[*start..*end].trim_start(), answer);
+                assert!(!rendered.text[..*start].ends_with(' '), "{}", format.id);
+            }
+            assert!(rendered.text.ends_with("Jetzt."));
             assert!(!rendered.text.contains(['{', '}']), "{}", rendered.text);
-            assert!(texts.insert(rendered.text));
+            assert!(texts.insert(rendered.text), "{}", format.id);
+            assert!(ids.insert(format.id));
         }
-        assert!(FORMATS.len() >= 8);
+        assert!(FORMATS.len() >= 50, "{}", FORMATS.len());
     }
 }

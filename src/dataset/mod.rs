@@ -1,18 +1,26 @@
-//! The training set: dialogues made from the knowledge base. `catalog` lists what can be asked, `plan` says which example is
-//! about what, `techniques` put it into words, `formats` lay it out, `encode` turns it into tokens. Everything follows from the
-//! seed, whatever the number of threads.
+//! The training set: dialogues made from the knowledge base. `catalog` lists what can be asked, `bodies` how it can be
+//! answered, `plan` says which example is about what, `techniques` put it into words, `formats` lay it out, `encode` turns it
+//! into tokens; `quality` checks and `statistics` counts what came out. Everything follows from the seed, whatever the number
+//! of threads.
 
+mod bodies;
+pub mod card;
 pub mod catalog;
 mod draw;
 mod encode;
 mod formats;
-mod german;
+mod language;
+mod near_duplicates;
 mod plan;
+pub mod quality;
+mod record;
+pub mod report;
 pub mod statistics;
 pub mod techniques;
 
 pub use encode::LONGEST_EXAMPLE;
-pub use techniques::{Register, Technique};
+pub use record::{Record, RecordTurn, Role};
+pub use techniques::{Register, Technique, TechniqueSet};
 
 use crate::knowledge::{Knowledge, fold};
 use crate::tokenizer::Tokenizer;
@@ -21,17 +29,18 @@ use catalog::Catalog;
 use draw::{Draw, Purpose};
 use encode::{Encoded, encode};
 use formats::{FORMATS, Format};
-use plan::{ATTEMPTS, Slot, TrainingPlan, ValidationPlan, validation_count};
+use near_duplicates::alike_to_any;
+use plan::{ATTEMPTS, Slot, TrainingPlan, ValidationPlan, validation_counts};
 use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use techniques::{TechniqueSet, cook};
+use techniques::{Task, cook};
 
 /// Changes with everything that changes the examples made from the same knowledge.
-pub const GENERATOR_VERSION: &str = "1";
+pub const GENERATOR_VERSION: &str = "2";
 
 /// A named size of the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,12 +104,14 @@ impl FromStr for Stage {
 
 /// Which part of the data set an example belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Part {
     /// For training.
     Train,
     /// For validation: its question phrasing is trained nowhere.
     Val,
+    /// The same for requests that belong elsewhere.
+    ValOod,
 }
 
 impl Part {
@@ -109,64 +120,62 @@ impl Part {
         match self {
             Part::Train => "train",
             Part::Val => "val",
+            Part::ValOod => "val_ood",
         }
     }
 }
 
-/// Who says something in a dialogue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The citizen.
-    User,
-    /// The city.
-    Assistant,
-}
-
-/// One turn of a dialogue.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Turn {
-    /// Who speaks.
-    pub role: Role,
-    /// What is said.
-    pub content: String,
-}
-
-/// One example of the data set, as it is written to a JSON line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DatasetExample {
-    /// Stage and number.
-    pub id: String,
-    /// Office id, or `ausserhalb`.
-    pub office: String,
-    /// Service id, or the id of the foreign request.
-    pub service: String,
-    /// What the first question asks for.
-    pub intent: &'static str,
-    /// Techniques used.
-    pub techniques: Vec<&'static str>,
-    /// Layout.
-    pub format: &'static str,
+/// One example of the data set. Half a million of them are in memory at once, so it holds no names; [`Dataset::record`] has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Index into [`Dataset::subjects`].
+    pub subject: u32,
+    /// Index of the layout.
+    format: u16,
     /// How the other side is addressed.
     pub register: Register,
+    /// What was used to make it.
+    pub techniques: TechniqueSet,
     /// Training or validation.
-    pub split: Part,
-    /// The dialogue.
-    pub turns: Vec<Turn>,
+    pub part: Part,
     /// The dialogue as the model sees it.
-    pub text: String,
+    pub text: Box<str>,
+    /// Byte ranges of the turns in the text: question, answer, question, answer, ...
+    turns: Box<[(u32, u32)]>,
     /// The text as stored tokens, with a separator before and behind.
-    #[serde(skip)]
-    pub tokens: Vec<u16>,
+    pub tokens: Box<[u16]>,
     /// Token ranges of the answers.
-    #[serde(skip)]
-    pub answers: Vec<(u32, u32)>,
-    /// Index of the office in [`Dataset::offices`].
-    #[serde(skip)]
-    pub office_index: u16,
-    /// The techniques as bits, in the order of [`Technique::ALL`].
-    #[serde(skip)]
-    pub technique_bits: u32,
+    pub answers: Box<[(u32, u32)]>,
+}
+
+impl Example {
+    /// The turns: question, answer, question, answer, ...
+    pub fn turns(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
+        self.turns
+            .iter()
+            .map(|&(start, end)| &self.text[start as usize..end as usize])
+    }
+
+    /// The first question.
+    pub fn question(&self) -> &str {
+        self.turns().next().unwrap_or_default()
+    }
+
+    /// Name of the layout.
+    pub fn format(&self) -> &'static str {
+        FORMATS[usize::from(self.format)].id
+    }
+}
+
+/// What an example is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectName {
+    /// Index into [`Dataset::offices`].
+    pub office: u16,
+    /// Service id, or the id of the foreign request.
+    pub service: String,
+    /// What is asked for.
+    pub intent: &'static str,
 }
 
 /// What to make.
@@ -178,14 +187,32 @@ pub struct Settings {
     pub examples: usize,
     /// Everything random follows from it.
     pub seed: u64,
+    /// The techniques that may be used.
+    pub techniques: TechniqueSet,
+}
+
+impl Settings {
+    /// A stage at its own size, with all techniques.
+    pub fn of_stage(stage: Stage, seed: u64) -> Settings {
+        Settings {
+            stage,
+            examples: stage.examples(),
+            seed,
+            techniques: TechniqueSet::of(&Technique::ALL),
+        }
+    }
 }
 
 /// A finished data set.
 pub struct Dataset {
-    /// Training examples, then validation examples.
-    pub examples: Vec<DatasetExample>,
-    /// Office ids; an example's office is an index into them.
+    /// Name of the stage.
+    pub stage: Stage,
+    /// Training examples, then validation examples, then those outside of the offices' remit.
+    pub examples: Vec<Example>,
+    /// Office ids; a subject's office is an index into them.
     pub offices: Vec<String>,
+    /// What the examples are about.
+    pub subjects: Vec<SubjectName>,
     /// What was left out on the way.
     pub rejected: Rejected,
     /// Services for which it is not said which office is responsible, because their fact `wo` does not name it.
@@ -199,6 +226,8 @@ pub struct Rejected {
     pub duplicates: usize,
     /// Longer than [`LONGEST_EXAMPLE`] tokens.
     pub too_long: usize,
+    /// For validation, but too much like a training question.
+    pub too_alike: usize,
 }
 
 /// Makes the data set. `progress` is called with the number of finished examples; setting `stop` ends the work with an error.
@@ -217,9 +246,10 @@ pub fn generate(
         settings.examples
     );
     let catalog = Catalog::new(knowledge, settings.seed);
-    let validation = validation_count(&catalog, settings.examples);
+    let (within, outside) = validation_counts(&catalog, settings.examples);
     let mut kitchen = Kitchen {
         catalog: &catalog,
+        knowledge,
         tokenizer,
         settings,
         stop,
@@ -227,68 +257,64 @@ pub fn generate(
         rejected: Rejected::default(),
     };
     let plan = TrainingPlan::new(&catalog);
-    let train = kitchen.make(
-        settings.examples - validation,
+    let mut examples = kitchen.make(
+        settings.examples - within - outside,
         Part::Train,
         &|index, attempt| plan.slot(index, attempt),
         progress,
     )?;
-    let trained: HashSet<usize> = train.iter().map(|made| made.subject).collect();
-    let plan = ValidationPlan::new(&catalog, |subject| trained.contains(&subject));
-    let offset = train.len();
-    let val = kitchen.make(
-        validation,
-        Part::Val,
-        &|index, attempt| plan.slot(index, attempt),
-        &|done| progress(offset + done),
-    )?;
-    let made = train.len() + val.len();
+    let trained: HashSet<u32> = examples.iter().map(|made| made.subject).collect();
+    let train = examples.len();
+    for (count, part) in [(within, Part::Val), (outside, Part::ValOod)] {
+        let plan = ValidationPlan::new(&catalog, part == Part::ValOod, |subject| {
+            trained.contains(&(subject as u32))
+        });
+        // More than are needed: those too much like a training question are left out.
+        let candidates = kitchen.make(
+            count + count / 2 + usize::from(count > 0) * 16,
+            part,
+            &|index, attempt| plan.slot(index, attempt),
+            &|_| {},
+        )?;
+        let chosen = kitchen.unlike_training(candidates, &examples[..train], count);
+        examples.extend(chosen);
+        progress(examples.len());
+    }
+    let made = examples.len();
     if made < settings.examples {
         bail!(
-            "stage {} needs {} distinct examples, but this knowledge base gives only about {made} ({} for training, {} for validation) with \
-             seed {}: add services, facts or questions, or ask for fewer with --examples",
+            "stage {} needs {} distinct examples, but this knowledge base gives only about {made} ({train} for training, {} for \
+             validation) with seed {}: add services, facts or questions, or ask for fewer with --examples",
             settings.stage.name(),
             settings.examples,
-            train.len(),
-            val.len(),
+            made - train,
             settings.seed
         );
     }
-    let number = train.into_iter().chain(val).enumerate();
-    let examples = number
-        .map(|(index, made)| finish(&catalog, settings.stage, index, made))
-        .collect();
     let rejected = kitchen.rejected;
-    let Catalog {
-        offices,
-        without_office,
-        ..
-    } = catalog;
+    let subjects = catalog
+        .subjects
+        .iter()
+        .map(|subject| SubjectName {
+            office: subject.office as u16,
+            service: subject.service_id().to_string(),
+            intent: subject.intent(),
+        })
+        .collect();
     Ok(Dataset {
+        stage: settings.stage,
         examples,
-        offices,
+        offices: catalog.offices,
+        subjects,
         rejected,
-        without_office,
+        without_office: catalog.without_office,
     })
-}
-
-/// An example before it has its number.
-struct Made {
-    subject: usize,
-    format: &'static Format,
-    register: Register,
-    techniques: TechniqueSet,
-    part: Part,
-    pairs: Vec<(String, String)>,
-    text: String,
-    encoded: Encoded,
-    key: u128,
 }
 
 /// What became of one attempt.
 enum Candidate {
-    /// A whole example, not yet compared with others of its chunk.
-    New(Box<Made>),
+    /// A whole example with the hash of its folded text, not yet compared with others of its chunk.
+    New(Box<Example>, u128),
     /// Its text was there before.
     Duplicate,
     /// The recipe did not suit.
@@ -297,14 +323,13 @@ enum Candidate {
 
 struct Kitchen<'a> {
     catalog: &'a Catalog<'a>,
+    knowledge: &'a Knowledge,
     tokenizer: &'a Tokenizer,
     settings: &'a Settings,
     stop: &'a AtomicBool,
     seen: HashSet<u128>,
     rejected: Rejected,
 }
-
-type SlotOf<'a> = dyn Fn(usize, usize) -> Option<Slot<'a>> + Sync + 'a;
 
 impl<'a> Kitchen<'a> {
     // Makes `count` examples; fewer if hardly any new ones are found any more. Candidates are made in parallel and accepted in
@@ -313,12 +338,12 @@ impl<'a> Kitchen<'a> {
         &mut self,
         count: usize,
         part: Part,
-        slot_of: &SlotOf<'a>,
+        slot_of: &(dyn Fn(usize, usize) -> Option<Slot<'a>> + Sync),
         progress: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Made>> {
+    ) -> Result<Vec<Example>> {
         const CHUNK: usize = 4096;
         const POINTLESS: usize = 60_000;
-        let mut made: Vec<Option<Made>> = (0..count).map(|_| None).collect();
+        let mut made: Vec<Option<Example>> = (0..count).map(|_| None).collect();
         let mut done = 0;
         let mut in_vain = 0;
         let mut pending: Vec<usize> = (0..count).collect();
@@ -362,14 +387,14 @@ impl<'a> Kitchen<'a> {
         Ok(made.into_iter().flatten().collect())
     }
 
-    fn accept(&mut self, candidate: Candidate) -> Option<Made> {
+    fn accept(&mut self, candidate: Candidate) -> Option<Example> {
         match candidate {
-            Candidate::New(made) if made.encoded.tokens.len() > LONGEST_EXAMPLE + 2 => {
+            Candidate::New(made, _) if made.tokens.len() > LONGEST_EXAMPLE + 2 => {
                 self.rejected.too_long += 1;
                 None
             }
-            Candidate::New(made) if self.seen.insert(made.key) => Some(*made),
-            Candidate::New(_) | Candidate::Duplicate => {
+            Candidate::New(made, key) if self.seen.insert(key) => Some(*made),
+            Candidate::New(..) | Candidate::Duplicate => {
                 self.rejected.duplicates += 1;
                 None
             }
@@ -382,7 +407,7 @@ impl<'a> Kitchen<'a> {
         index: usize,
         attempt: usize,
         part: Part,
-        slot_of: &SlotOf<'a>,
+        slot_of: &(dyn Fn(usize, usize) -> Option<Slot<'a>> + Sync),
     ) -> Result<Candidate> {
         let Some(slot) = slot_of(index, attempt) else {
             return Ok(Candidate::Unsuitable);
@@ -399,69 +424,66 @@ impl<'a> Kitchen<'a> {
         } else {
             Format::draw(&mut draw)
         };
-        let held_out = part == Part::Val;
-        let Some(draft) = cook(
-            slot.recipe,
-            self.catalog,
+        let task = Task {
+            catalog: self.catalog,
+            phrases: &self.knowledge.phrases,
             subject,
-            &slot.phrasing.text,
-            held_out,
-            &mut draw,
-        ) else {
+            question: &slot.phrasing.text,
+            // The first question and the patterns ask for the fact as a whole.
+            narrow: slot.phrasing.hand_written && !slot.phrasing.main,
+            held_out: part != Part::Train,
+            enabled: self.settings.techniques,
+        };
+        let Some(draft) = cook(slot.recipe, &task, &mut draw) else {
             return Ok(Candidate::Unsuitable);
         };
         let rendered = format.render(&subject.asked(), &draft.pairs);
         let key = key(&rendered.text);
-        // Encoding costs more than all the rest: what is known already is left out before it. `seen` does not change while a
-        // chunk is made.
+        // What is known already is left out before it is encoded. `seen` does not change while a chunk is made.
         if self.seen.contains(&key) {
             return Ok(Candidate::Duplicate);
         }
-        let encoded = encode(self.tokenizer, &rendered.text, &rendered.answers)?;
-        let (register, techniques, pairs) = (draft.register, draft.techniques, draft.pairs);
-        Ok(Candidate::New(Box::new(Made {
-            subject: slot.subject,
-            format,
-            register,
-            techniques,
+        let Encoded { tokens, answers } =
+            encode(self.tokenizer, &rendered.text, &rendered.answers)?;
+        let number = FORMATS.iter().position(|other| other.id == format.id);
+        let example = Example {
+            subject: slot.subject as u32,
+            format: number.unwrap_or_default() as u16,
+            register: draft.register,
+            techniques: draft.techniques,
             part,
-            pairs,
-            text: rendered.text,
-            encoded,
-            key,
-        })))
+            text: rendered.text.into(),
+            turns: rendered.turns.into(),
+            tokens: tokens.into(),
+            answers: answers.into(),
+        };
+        Ok(Candidate::New(Box::new(example), key))
     }
-}
 
-fn finish(catalog: &Catalog, stage: Stage, index: usize, made: Made) -> DatasetExample {
-    let subject = &catalog.subjects[made.subject];
-    let turns = made.pairs.into_iter().flat_map(|(question, answer)| {
-        [
-            Turn {
-                role: Role::User,
-                content: question,
-            },
-            Turn {
-                role: Role::Assistant,
-                content: answer,
-            },
-        ]
-    });
-    DatasetExample {
-        id: format!("{}-{index:06}", stage.name()),
-        office: catalog.offices[subject.office].clone(),
-        service: subject.service_id().to_string(),
-        intent: subject.intent(),
-        techniques: made.techniques.names(),
-        format: made.format.id,
-        register: made.register,
-        split: made.part,
-        turns: turns.collect(),
-        text: made.text,
-        tokens: made.encoded.tokens,
-        answers: made.encoded.answers,
-        office_index: subject.office as u16,
-        technique_bits: made.techniques.0,
+    // Of the candidates whose first question is no near duplicate of a training question `count`, offices taking turns.
+    fn unlike_training(
+        &mut self,
+        candidates: Vec<Example>,
+        train: &[Example],
+        count: usize,
+    ) -> Vec<Example> {
+        let questions: Vec<&str> = candidates.iter().map(Example::question).collect();
+        let alike = alike_to_any(&questions, train.iter().map(Example::question));
+        let mut rank_in_office: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut ranked = Vec::with_capacity(candidates.len());
+        for (candidate, alike) in candidates.into_iter().zip(alike) {
+            if alike {
+                self.rejected.too_alike += 1;
+                continue;
+            }
+            let office = self.catalog.subjects[candidate.subject as usize].office;
+            let rank = rank_in_office.entry(office).or_default();
+            ranked.push((*rank, candidate));
+            *rank += 1;
+        }
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.truncate(count);
+        ranked.into_iter().map(|(_, example)| example).collect()
     }
 }
 

@@ -2,12 +2,16 @@
 //! recipes. So every office, service and intent gets its even share, however many combinations it could give.
 
 use super::catalog::{Catalog, Phrasing};
-use super::techniques::{RECIPES, Recipe};
+use super::techniques::{RECIPES, Recipe, VALIDATION_RECIPES};
 
 /// One in so many training examples is a request that belongs elsewhere.
 const OUT_OF_REMIT_ONE_IN: usize = 25;
 /// One in so many examples is for validation, and at least one per office.
 const VALIDATION_ONE_IN: usize = 20;
+/// More validation examples than this tell nothing new and cost time in every epoch.
+const MOST_VALIDATION: usize = 5000;
+/// One in so many validation examples is a request that belongs elsewhere, and at least one.
+const OOD_ONE_IN: usize = 10;
 
 /// What one example is to be made of.
 #[derive(Clone, Copy, Debug)]
@@ -23,16 +27,34 @@ pub struct Slot<'a> {
     pub first: bool,
 }
 
-/// How many of `examples` are for validation.
-pub fn validation_count(catalog: &Catalog, examples: usize) -> usize {
-    let sources = catalog
-        .turns
+/// How many of `examples` are for validation: within the offices' remit, and outside of it.
+pub fn validation_counts(catalog: &Catalog, examples: usize) -> (usize, usize) {
+    let has_held_out = |subjects: &[usize]| {
+        subjects
+            .iter()
+            .any(|&subject| !catalog.subjects[subject].held_out.is_empty())
+    };
+    let (foreign, offices) = match catalog.turns.split_last() {
+        Some((foreign, offices)) => (has_held_out(foreign), offices),
+        None => (false, &[][..]),
+    };
+    let sources = offices
         .iter()
-        .filter(|subjects| !subjects.is_empty())
+        .filter(|subjects| has_held_out(subjects))
         .count();
-    (examples.div_ceil(VALIDATION_ONE_IN))
-        .max(sources)
-        .min(examples / 2)
+    let all = examples
+        .div_ceil(VALIDATION_ONE_IN)
+        .clamp(
+            sources + usize::from(foreign),
+            MOST_VALIDATION.max(sources + 1),
+        )
+        .min(examples / 2);
+    let ood = if foreign {
+        (all / OOD_ONE_IN).max(1).min(all)
+    } else {
+        0
+    };
+    (if sources > 0 { all - ood } else { 0 }, ood)
 }
 
 /// The turn order of the offices: which office the `index`-th example is about, and its how-many-th there.
@@ -114,24 +136,18 @@ impl<'a> TrainingPlan<'a> {
     }
 }
 
-// Every subject starts with its plain question; beyond that, neighbours are at different places of the recipes. Plain ones
-// stand at every second place, so each pass over the recipes begins one further on: else half of the phrasings would never be
-// asked plainly.
+// Every subject starts with its plain question; beyond that, neighbours are at different places of the recipes.
 fn recipe(round: usize, rank: usize) -> Recipe {
     if round == 0 {
         Recipe::Plain
     } else {
-        RECIPES[(round + rank * 7 + round / RECIPES.len()) % RECIPES.len()]
+        RECIPES[(round + rank * 11) % RECIPES.len()]
     }
 }
 
-// Scraps are mostly made of key words: they use up no phrasing.
+// Each pass over the recipes begins one phrasing further on: else a recipe would always meet the same phrasings.
 fn phrasings_used(round: usize) -> usize {
-    let scraps = RECIPES
-        .iter()
-        .filter(|&&recipe| recipe == Recipe::Scrap)
-        .count();
-    round - round * scraps / RECIPES.len()
+    round + round / RECIPES.len()
 }
 
 /// After so many attempts at one subject an example turns to the next subject of its office.
@@ -139,16 +155,20 @@ const ATTEMPTS_PER_SUBJECT: usize = 24;
 /// After so many attempts an example is given up.
 pub const ATTEMPTS: usize = 24 * 40;
 
-/// Plans the validation examples: held-out phrasings only, of subjects that the training examples have touched.
+/// Plans the validation examples of one kind: held-out phrasings only, of subjects that the training examples have touched.
 pub struct ValidationPlan<'a> {
     held_out: Vec<Vec<(usize, &'a Phrasing)>>,
-    rota: Rota,
+    offices: Vec<usize>,
 }
 
 impl<'a> ValidationPlan<'a> {
-    /// A plan over the held-out phrasings. `trained` says whether a subject is among the training examples; where an office
-    /// has no such subject with a held-out phrasing, all its held-out phrasings are taken.
-    pub fn new(catalog: &'a Catalog<'a>, trained: impl Fn(usize) -> bool) -> ValidationPlan<'a> {
+    /// A plan over the held-out phrasings, within the offices' remit or outside of it. `trained` says whether a subject is among
+    /// the training examples; where an office has no such subject with a held-out phrasing, all its held-out phrasings are taken.
+    pub fn new(
+        catalog: &'a Catalog<'a>,
+        out_of_remit: bool,
+        trained: impl Fn(usize) -> bool,
+    ) -> ValidationPlan<'a> {
         let collect = |office: usize, only_trained: bool| -> Vec<(usize, &'a Phrasing)> {
             let subjects = catalog.turns[office]
                 .iter()
@@ -162,29 +182,32 @@ impl<'a> ValidationPlan<'a> {
                 })
                 .collect()
         };
-        let held_out: Vec<_> = (0..catalog.offices.len())
+        let last = catalog.offices.len() - 1;
+        let held_out: Vec<_> = (0..=last)
             .map(|office| {
                 Some(collect(office, true))
                     .filter(|found| !found.is_empty())
                     .unwrap_or_else(|| collect(office, false))
             })
             .collect();
-        let rota = Rota::new(catalog, |office| !held_out[office].is_empty());
-        ValidationPlan { held_out, rota }
+        let offices = (0..=last)
+            .filter(|&office| (office == last) == out_of_remit && !held_out[office].is_empty())
+            .collect();
+        ValidationPlan { held_out, offices }
     }
 
     /// The slot of the `index`-th validation example, as for training.
     pub fn slot(&self, index: usize, attempt: usize) -> Option<Slot<'a>> {
-        // The foreign requests' turn comes early, so that also a small stage validates them.
-        let (office, turn) = self.rota.turn(index + OUT_OF_REMIT_ONE_IN - 1)?;
-        let phrasings = &self.held_out[office];
+        let office = self.offices.get(index.checked_rem(self.offices.len())?)?;
+        let turn = index / self.offices.len();
+        let phrasings = &self.held_out[*office];
         let rank = (turn + attempt / ATTEMPTS_PER_SUBJECT).checked_rem(phrasings.len())?;
         let (subject, phrasing) = phrasings[rank];
         let round = turn / phrasings.len() + attempt % ATTEMPTS_PER_SUBJECT;
         Some(Slot {
             subject,
             phrasing,
-            recipe: recipe(round, rank),
+            recipe: VALIDATION_RECIPES[round % VALIDATION_RECIPES.len()],
             first: round == 0,
         })
     }
@@ -243,17 +266,28 @@ mod tests {
     fn validation_uses_held_out_phrasings_of_every_office() {
         let knowledge = small_knowledge();
         let catalog = Catalog::new(&knowledge, 1);
-        let plan = ValidationPlan::new(&catalog, |_| true);
+        let (within, outside) = validation_counts(&catalog, 75);
+        assert_eq!((within, outside), (3, 1));
         let mut offices = std::collections::BTreeSet::new();
-        for index in 0..validation_count(&catalog, 75) {
-            let slot = plan.slot(index, 0).unwrap();
-            assert!(
-                catalog.subjects[slot.subject]
-                    .held_out
-                    .contains(slot.phrasing)
-            );
-            offices.insert(catalog.subjects[slot.subject].office);
+        for (count, out_of_remit) in [(within, false), (outside, true)] {
+            let plan = ValidationPlan::new(&catalog, out_of_remit, |_| true);
+            for index in 0..count {
+                let slot = plan.slot(index, 0).unwrap();
+                let subject = &catalog.subjects[slot.subject];
+                assert!(subject.held_out.contains(slot.phrasing));
+                assert_eq!(subject.service().is_none(), out_of_remit);
+                offices.insert(subject.office);
+            }
         }
         assert_eq!(offices.len(), 3);
+    }
+
+    #[test]
+    fn large_sets_are_validated_on_enough() {
+        let knowledge = small_knowledge();
+        let catalog = Catalog::new(&knowledge, 1);
+        assert_eq!(validation_counts(&catalog, 2000), (90, 10));
+        assert_eq!(validation_counts(&catalog, 500_000), (4500, 500));
+        assert_eq!(validation_counts(&catalog, 2), (0, 1));
     }
 }

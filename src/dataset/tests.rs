@@ -6,9 +6,8 @@ use std::collections::BTreeSet;
 
 fn make(examples: usize, seed: u64) -> Result<Dataset> {
     let settings = Settings {
-        stage: Stage::Basis,
         examples,
-        seed,
+        ..Settings::of_stage(Stage::Basis, seed)
     };
     generate(
         &small_knowledge(),
@@ -21,7 +20,7 @@ fn make(examples: usize, seed: u64) -> Result<Dataset> {
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let made: Vec<Vec<DatasetExample>> = [1, 3]
+    let made: Vec<Vec<Example>> = [1, 3]
         .map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
@@ -44,40 +43,35 @@ fn examples_are_distinct_and_split_by_phrasing() {
         .map(|example| fold(&example.text))
         .collect();
     assert_eq!(folded.len(), 200);
-    let questions = |part: Part| -> Vec<String> {
+    let questions = |wanted: &[Part]| -> Vec<String> {
         let of_part = dataset
             .examples
             .iter()
-            .filter(|example| example.split == part);
-        of_part
-            .map(|example| fold(&example.turns[0].content))
-            .collect()
+            .filter(|example| wanted.contains(&example.part));
+        of_part.map(|example| fold(example.question())).collect()
     };
-    let (train, val) = (questions(Part::Train), questions(Part::Val));
-    assert_eq!(val.len(), 10);
+    let (train, val) = (
+        questions(&[Part::Train]),
+        questions(&[Part::Val, Part::ValOod]),
+    );
+    assert_eq!((val.len(), questions(&[Part::ValOod]).len()), (10, 1));
     let knowledge = small_knowledge();
     let catalog = Catalog::new(&knowledge, 3);
-    let mut tested = 0;
     for phrasing in catalog
         .subjects
         .iter()
         .flat_map(|subject| &subject.held_out)
     {
         let phrasing = fold(&phrasing.text);
-        tested += val
-            .iter()
-            .filter(|question| question.contains(&phrasing))
-            .count();
         assert!(
             train.iter().all(|question| !question.contains(&phrasing)),
             "{phrasing}"
         );
     }
-    assert_eq!(
-        tested,
-        val.len(),
-        "each validation question is a held-out phrasing"
-    );
+    let trained: Vec<&str> = train.iter().map(String::as_str).collect();
+    let validated: Vec<&str> = val.iter().map(String::as_str).collect();
+    let alike = near_duplicates::alike_to_any(&validated, trained.into_iter());
+    assert!(alike.iter().all(|&alike| !alike), "{val:?}");
 }
 
 #[test]
@@ -98,16 +92,17 @@ fn answers_are_marked_in_the_tokens() {
             spell(&example.tokens[1..example.tokens.len() - 1]),
             example.text.as_bytes()
         );
-        assert_eq!(example.answers.len() * 2, example.turns.len());
+        assert_eq!(example.answers.len() * 2, example.turns().len());
         for (number, &(start, end)) in example.answers.iter().enumerate() {
             let is_last = number + 1 == example.answers.len();
             assert_eq!(is_last, end as usize == example.tokens.len());
             let inner = if is_last { end - 1 } else { end };
-            let answer = format!(" {}", example.turns[number * 2 + 1].content);
-            assert_eq!(
-                String::from_utf8_lossy(&spell(&example.tokens[start as usize..inner as usize])),
-                answer
-            );
+            let answer = example.turns().nth(number * 2 + 1).unwrap();
+            let spelled = spell(&example.tokens[start as usize..inner as usize]);
+            assert_eq!(String::from_utf8_lossy(&spelled).trim_start(), answer);
+            if example.format() == "frage_antwort" {
+                assert_eq!(spelled[0], b' ', "the model has to write the space");
+            }
         }
         dialogues += usize::from(example.answers.len() > 1);
     }
@@ -121,11 +116,8 @@ fn too_little_knowledge_is_said_with_the_number_it_gives() {
         .offices
         .iter_mut()
         .for_each(|office| office.services.clear());
-    let settings = Settings {
-        stage: Stage::Ultra,
-        examples: 20_000,
-        seed: 1,
-    };
+    let mut settings = Settings::of_stage(Stage::Ultra, 1);
+    settings.techniques = TechniqueSet::default();
     let made = generate(
         &knowledge,
         &Tokenizer::gpt2().unwrap(),
@@ -143,11 +135,7 @@ fn too_little_knowledge_is_said_with_the_number_it_gives() {
 
 #[test]
 fn it_can_be_stopped() {
-    let settings = Settings {
-        stage: Stage::Basis,
-        examples: 75,
-        seed: 1,
-    };
+    let settings = Settings::of_stage(Stage::Basis, 1);
     let stopped = generate(
         &small_knowledge(),
         &Tokenizer::gpt2().unwrap(),
@@ -172,7 +160,7 @@ fn statistics_count_everything_once() {
         assert_eq!(counts.values().sum::<usize>(), 100);
     }
     assert_eq!(
-        statistics.by_split["train"] + statistics.by_split["val"],
+        statistics.by_split["train"] + statistics.by_split["val"] + statistics.by_split["val_ood"],
         100
     );
     let length = statistics.token_length;
@@ -193,7 +181,7 @@ fn every_facts_first_question_is_trained_as_the_product_asks_it() {
     let texts: BTreeSet<&str> = dataset
         .examples
         .iter()
-        .map(|example| example.text.as_str())
+        .map(|example| &*example.text)
         .collect();
     for fact in knowledge
         .offices
@@ -204,4 +192,59 @@ fn every_facts_first_question_is_trained_as_the_product_asks_it() {
         let expected = format!("Frage: {}\nAntwort: {}", fact.questions[0], fact.text);
         assert!(texts.contains(expected.as_str()), "{expected}");
     }
+}
+
+#[test]
+fn a_thousand_examples_of_little_knowledge_are_varied_and_its_card_says_so() {
+    let dataset = make(1000, 2).unwrap();
+    let variety = statistics::Variety::of(&dataset);
+    assert!(variety.distinct_first_questions > 0.6, "{variety:?}");
+    assert!(variety.answer_wordings_per_intent >= 15.0, "{variety:?}");
+    // Thirteen facts: each of their own sentences is common here.
+    assert!(variety.commonest_opening.1 < 0.1, "{variety:?}");
+    assert_eq!(variety.validation_questions_like_training, 0);
+    let settings = Settings {
+        examples: 1000,
+        ..Settings::of_stage(Stage::Basis, 2)
+    };
+    let counts = statistics::Statistics::of(&dataset);
+    assert!(counts.by_format.len() >= 50, "{:?}", counts.by_format);
+    for technique in Technique::ALL {
+        assert!(
+            counts.by_technique.contains_key(technique.name()),
+            "{technique:?}"
+        );
+    }
+    let summary = card::Summary::new(&settings, counts, variety, None);
+    let card = summary.card();
+    assert!(
+        card.contains("| standesamt |") && card.contains("val_ood"),
+        "{card}"
+    );
+    let page = report::page(&dataset, &summary).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("<svg"));
+    assert!(
+        !page.contains("http://") && !page.contains("src="),
+        "nothing from outside"
+    );
+}
+
+#[test]
+fn a_technique_can_be_switched_off() {
+    let mut settings = Settings {
+        examples: 200,
+        ..Settings::of_stage(Stage::Basis, 2)
+    };
+    settings.techniques.0 &= !(1 << Technique::Incomplete as u32);
+    let made = generate(
+        &small_knowledge(),
+        &Tokenizer::gpt2().unwrap(),
+        &settings,
+        &AtomicBool::new(false),
+        &|_| {},
+    )
+    .unwrap();
+    let counts = statistics::Statistics::of(&made);
+    assert_eq!(counts.by_technique.get("incomplete"), None);
+    assert!(counts.by_technique["paraphrase"] > 10);
 }

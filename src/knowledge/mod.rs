@@ -2,12 +2,19 @@
 //! `kommune.toml` for one city's own values, `ausserhalb.toml` for requests that belong elsewhere.
 
 mod check;
+mod dictionary;
+mod import;
 mod municipality;
+mod phrases;
 mod schema;
 mod source;
 
-pub use check::{Date, Finding, Severity, check};
+pub use check::language;
+pub use check::{Date, Finding, Severity, check, check_with};
+pub use dictionary::{Dictionary, Spelling, spelled_words};
+pub use import::{Import, ImportedOffice, import_xzufi};
 pub use municipality::{LocalValue, Municipality};
+pub use phrases::{PhraseList, Phrases};
 pub use schema::{Fact, ForeignRequest, Intent, Office, OfficeAbout, OutOfRemit, Service};
 pub use source::{SourceFile, Text};
 
@@ -26,6 +33,8 @@ pub struct Knowledge {
     pub municipality: Municipality,
     /// Requests that none of the offices handles.
     pub out_of_remit: OutOfRemit,
+    /// The phrases of conversations.
+    pub phrases: Phrases,
 }
 
 impl Knowledge {
@@ -80,6 +89,7 @@ impl Knowledge {
             offices,
             municipality,
             out_of_remit,
+            phrases: Phrases::load(folder)?,
         })
     }
 

@@ -21,6 +21,13 @@ impl Text {
     }
 }
 
+impl From<String> for Text {
+    /// A text that stands in no file.
+    fn from(value: String) -> Text {
+        Text { value, offset: 0 }
+    }
+}
+
 impl Deref for Text {
     type Target = str;
 

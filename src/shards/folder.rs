@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 
+use super::COMPANION_NAMES;
 use super::manifest::{MANIFEST_NAME, files_of_existing};
 
 /// The unfinished folder, `.NAME.partial` beside the target. Dropping it takes it away unless it was put in its place.
@@ -143,15 +144,16 @@ fn check_replaceable(target: &Path) -> Result<()> {
             names[0]
         );
     };
-    match names
-        .iter()
-        .find(|name| *name != MANIFEST_NAME && !ours.contains(name))
-    {
+    match names.iter().find(|name| !is_ours(name, &ours)) {
         Some(name) => bail!(
             "{shown} holds {name}, which is no shard file: it is not replaced; choose another folder"
         ),
         None => Ok(()),
     }
+}
+
+fn is_ours(name: &String, shards: &[String]) -> bool {
+    name == MANIFEST_NAME || COMPANION_NAMES.contains(&name.as_str()) || shards.contains(name)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

@@ -11,7 +11,7 @@ compile_error!(
 );
 
 /// Version of the files and of the manifest.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// First bytes of every shard file.
 pub(super) const MAGIC: [u8; 8] = *b"MUNISHRD";
@@ -117,6 +117,7 @@ impl Header {
             split: match split {
                 Split::Train => 0,
                 Split::Validation => 1,
+                Split::ValidationOod => 2,
             },
             fingerprint,
             reserved: [0; 16],

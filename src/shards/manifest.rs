@@ -36,11 +36,13 @@ pub struct Manifest {
     pub train: SplitCounts,
     /// Totals of the validation files.
     pub validation: SplitCounts,
+    /// Totals of the validation files with requests that belong elsewhere.
+    pub validation_ood: SplitCounts,
     /// Names of the offices, by the number stored with an example.
     pub offices: Vec<String>,
     /// Names of the techniques, by the bit stored with an example.
     pub techniques: Vec<String>,
-    /// The files: those for training in order, then those for validation.
+    /// The files: those for training in order, then those for validation, then those of `validation_ood`.
     pub files: Vec<FileEntry>,
     /// Whatever the generator counted, by office and technique.
     pub statistics: serde_json::Value,
@@ -101,6 +103,7 @@ impl Manifest {
         match split {
             Split::Train => self.train,
             Split::Validation => self.validation,
+            Split::ValidationOod => self.validation_ood,
         }
     }
 
@@ -176,9 +179,8 @@ impl Manifest {
             );
         }
         ensure!(
-            self.files
-                .is_sorted_by_key(|file| file.split == Split::Validation),
-            "training files are not listed before validation files"
+            self.files.is_sorted_by_key(|file| file.split as u8),
+            "files are not listed in the order train, validation, validation_ood"
         );
         for split in Split::ALL {
             let of_split = || self.files.iter().filter(|file| file.split == split);

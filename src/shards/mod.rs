@@ -18,25 +18,31 @@ pub use reader::{ExampleView, ShardSet};
 pub use sampler::{LossOn, PackingReport, Sampler, SamplerConfig};
 pub use writer::{ShardInfo, ShardWriter};
 
-/// The two parts of a data set: what is learned from, and what is only measured on.
+/// The parts of a data set: what is learned from, and what is only measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Split {
     /// Examples to learn from.
     Train,
     /// Examples held back to measure on.
     Validation,
+    /// Requests that belong to nobody's remit, held back to measure refusals on.
+    ValidationOod,
 }
 
-impl Split {
-    /// Both, in the order of the manifest.
-    pub const ALL: [Split; 2] = [Split::Train, Split::Validation];
+/// Files for people that may stand beside the shards: what the set is, and what was counted. No reader needs them.
+pub const COMPANION_NAMES: [&str; 2] = ["dataset-card.md", "statistics.json"];
 
-    /// Beginning of the file names: `train-00000.bin`, `val-00000.bin`.
+impl Split {
+    /// All, in the order of the manifest.
+    pub const ALL: [Split; 3] = [Split::Train, Split::Validation, Split::ValidationOod];
+
+    /// Beginning of the file names: `train-00000.bin`, `val-00000.bin`, `val_ood-00000.bin`.
     fn file_prefix(self) -> &'static str {
         match self {
             Split::Train => "train",
             Split::Validation => "val",
+            Split::ValidationOod => "val_ood",
         }
     }
 }

@@ -25,8 +25,8 @@ pub struct ShardSet {
 struct Inner {
     dir: PathBuf,
     manifest: Manifest,
-    train: Vec<ShardFile>,
-    validation: Vec<ShardFile>,
+    /// By split, in the order of `Split::ALL`.
+    files: [Vec<ShardFile>; 3],
 }
 
 /// One mapped file and the number of examples in the files of its split before it.
@@ -74,23 +74,19 @@ impl ShardSet {
             dir.display(),
             remake(dir)
         );
-        let mut files = manifest
+        let files = manifest
             .files
             .par_iter()
             .map(|entry| ShardFile::open(dir, entry, &manifest))
             .collect::<Result<Vec<_>>>()?;
-        let validation = files.split_off(
-            manifest
-                .files
-                .iter()
-                .filter(|file| file.split == Split::Train)
-                .count(),
-        );
+        let mut of_split = Split::ALL.map(|_| Vec::new());
+        for (entry, file) in manifest.files.iter().zip(files) {
+            of_split[entry.split as usize].push(file);
+        }
         let inner = Inner {
             dir: dir.to_path_buf(),
             manifest,
-            train: number(files),
-            validation: number(validation),
+            files: of_split.map(number),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -139,10 +135,7 @@ impl ShardSet {
     }
 
     fn files(&self, split: Split) -> &[ShardFile] {
-        match split {
-            Split::Train => &self.inner.train,
-            Split::Validation => &self.inner.validation,
-        }
+        &self.inner.files[split as usize]
     }
 }
 

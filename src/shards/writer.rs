@@ -14,7 +14,7 @@ use super::format::{sha256_from_hex, span_fault, to_hex};
 use super::manifest::{
     FORMAT_NAME, FileEntry, MANIFEST_NAME, Manifest, SplitCounts, TokenizerEntry,
 };
-use super::{Example, Split};
+use super::{COMPANION_NAMES, Example, Split};
 
 /// A file is closed and the next begun when it holds this many tokens (33.5 MB): small enough to be checked in parallel.
 const MAX_TOKENS_PER_FILE: u64 = 1 << 24;
@@ -46,8 +46,7 @@ pub struct ShardWriter {
     info: ShardInfo,
     fingerprint: [u8; 32],
     max_tokens_per_file: u64,
-    train: SplitWriter,
-    validation: SplitWriter,
+    splits: [SplitWriter; 3],
 }
 
 struct SplitWriter {
@@ -107,8 +106,7 @@ impl ShardWriter {
             info,
             fingerprint,
             max_tokens_per_file: MAX_TOKENS_PER_FILE,
-            train: split(Split::Train),
-            validation: split(Split::Validation),
+            splits: Split::ALL.map(split),
         })
     }
 
@@ -118,16 +116,26 @@ impl ShardWriter {
         self
     }
 
+    /// Writes a file for people beside the shards; its name is one of [`COMPANION_NAMES`].
+    ///
+    /// # Errors
+    /// When it has another name, and when it cannot be written.
+    pub fn companion(&self, name: &str, content: &str) -> Result<()> {
+        ensure!(
+            COMPANION_NAMES.contains(&name),
+            "{name:?} may not stand beside the shards, expected one of {COMPANION_NAMES:?}"
+        );
+        let path = self.partial.path.join(name);
+        write_synced(&path, content.as_bytes()).map_err(|error| write_error(&path, error))
+    }
+
     /// Appends an example.
     ///
     /// # Errors
     /// When the example is shorter than two tokens or out of range of the info, and when it cannot be written.
     pub fn push(&mut self, split: Split, example: &Example) -> Result<()> {
         self.check(example)?;
-        let writer = match split {
-            Split::Train => &mut self.train,
-            Split::Validation => &mut self.validation,
-        };
+        let writer = &mut self.splits[split as usize];
         let file = match &mut writer.open {
             Some(file) => file,
             None => {
@@ -150,10 +158,12 @@ impl ShardWriter {
     /// # Errors
     /// When there is no training example, or when the disk is full or fails; the target is then as it was.
     pub fn finish(mut self, statistics: serde_json::Value) -> Result<Manifest> {
-        self.train.close(&self.info, self.fingerprint)?;
-        self.validation.close(&self.info, self.fingerprint)?;
+        for writer in &mut self.splits {
+            writer.close(&self.info, self.fingerprint)?;
+        }
+        let [train, validation, validation_ood] = &self.splits;
         ensure!(
-            !self.train.closed.is_empty(),
+            !train.closed.is_empty(),
             "{}: no training example was given",
             self.target.display()
         );
@@ -168,11 +178,16 @@ impl ShardWriter {
                 fingerprint: to_hex(&self.fingerprint),
                 vocab_size: self.info.vocab_size,
             },
-            train: self.train.counts(),
-            validation: self.validation.counts(),
+            train: train.counts(),
+            validation: validation.counts(),
+            validation_ood: validation_ood.counts(),
             offices: self.info.offices.clone(),
             techniques: self.info.techniques.clone(),
-            files: [self.train.closed.as_slice(), &self.validation.closed].concat(),
+            files: self
+                .splits
+                .iter()
+                .flat_map(|writer| writer.closed.iter().cloned())
+                .collect(),
             statistics,
         };
         let path = self.partial.path.join(MANIFEST_NAME);

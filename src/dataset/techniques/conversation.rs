@@ -1,271 +1,192 @@
 //! Greetings, thanks and offers of help. The frame of the question decides between Sie and du, and the answer follows it.
 
-use super::{Draft, Register, Technique};
+use super::{Draft, Register, Task, Technique, paraphrase};
+use crate::dataset::catalog::{Matter, Wish};
 use crate::dataset::draw::Draw;
-use crate::dataset::techniques::expansion::frame;
+use crate::dataset::language::words::lower_first;
 
-/// A frame around a question and the greeting that the answer gives back.
-struct Frame {
-    question: &'static str,
-    greeting: &'static str,
-}
+/// Share of polite questions that begin with a greeting, have a sentence before the question, and one after it; in percent.
+const GREETING: usize = 55;
+const LEAD_IN: usize = 60;
+const CLOSING: usize = 35;
 
-const fn around(question: &'static str, greeting: &'static str) -> Frame {
-    Frame { question, greeting }
-}
+/// Share of answers to a greeting that greet back.
+const GREETING_BACK: usize = 50;
+/// Shares of answers with a sentence before and behind, in percent: where the question addresses somebody, and where not.
+const OPENING_SHARE: [usize; 2] = [34, 16];
+const CLOSING_SHARE: [usize; 2] = [30, 12];
+/// Share of friendly wishes in the place of an offer of help.
+const WISH_SHARE: usize = 15;
 
-const SIE_FRAMES: [Frame; 20] = [
-    around("Guten Tag! {q}", "Guten Tag!"),
-    around("Guten Morgen! {q}", "Guten Morgen!"),
-    around("Guten Abend! {q}", "Guten Abend!"),
-    around("Grüß Gott! {q}", "Grüß Gott!"),
-    around("Sehr geehrte Damen und Herren, {q_klein}", ""),
-    around("Guten Tag, können Sie mir helfen? {q}", "Guten Tag!"),
-    around("Guten Tag, ich habe eine Frage an Sie: {q}", "Guten Tag!"),
-    around(
-        "Guten Morgen, ich bräuchte Ihre Hilfe. {q}",
-        "Guten Morgen!",
-    ),
-    around("Entschuldigen Sie bitte, ich habe eine Frage: {q}", ""),
-    around("Können Sie mir bitte weiterhelfen? {q}", ""),
-    around("Könnten Sie mir bitte Auskunft geben? {q}", ""),
-    around("Ich hätte gern eine Auskunft von Ihnen: {q}", ""),
-    around("Ich bin unsicher und hoffe auf Ihren Rat: {q}", ""),
-    around("Wissen Sie das vielleicht? {q}", ""),
-    around("Ich wende mich mit einer Frage an Sie. {q}", ""),
-    around("{q} Vielen Dank im Voraus für Ihre Mühe!", ""),
-    around("{q} Können Sie mir das bitte sagen?", ""),
-    around("{q} Ich danke Ihnen für die Auskunft.", ""),
-    around("{q} Mit freundlichen Grüßen", ""),
-    around("Bitte helfen Sie mir weiter: {q}", ""),
-];
-
-const DU_FRAMES: [Frame; 14] = [
-    around("Hallo du! {q}", "Hallo!"),
-    around("Hey! {q}", "Hallo!"),
-    around("Hi! {q}", "Hi!"),
-    around("Moin! {q}", "Moin!"),
-    around("Servus! {q}", "Servus!"),
-    around("Grüß dich! {q}", "Grüß dich!"),
-    around("Hallo, kannst du mir helfen? {q}", "Hallo!"),
-    around("Hi, ich hab da mal eine Frage an dich: {q}", "Hi!"),
-    around("Hey, weißt du das? {q}", "Hallo!"),
-    around("Sag mal, {q_klein}", ""),
-    around("Kannst du mir das erklären? {q}", ""),
-    around("Weißt du vielleicht Bescheid? {q}", ""),
-    around("{q} Danke dir!", ""),
-    around("{q} Kannst du mir das sagen?", ""),
-];
-
-const SIE_OPENINGS: [&str; 8] = [
-    "Gern helfen wir Ihnen weiter.",
-    "Vielen Dank für Ihre Frage.",
-    "Danke, dass Sie sich an uns wenden.",
-    "Gern beantworten wir Ihre Frage.",
-    "Das können wir Ihnen gern sagen.",
-    "Gern geben wir Ihnen Auskunft.",
-    "Danke für Ihre Nachricht.",
-    "Dazu können wir Ihnen Folgendes sagen.",
-];
-
-const DU_OPENINGS: [&str; 6] = [
-    "Gern helfen wir dir weiter.",
-    "Danke für deine Frage.",
-    "Das können wir dir gern sagen.",
-    "Schön, dass du fragst.",
-    "Gern beantworten wir deine Frage.",
-    "Klar, das sagen wir dir gern.",
-];
-
-const SIE_CLOSINGS: [&str; 8] = [
-    "Bei weiteren Fragen helfen wir Ihnen gern.",
-    "Haben Sie noch Fragen, sind wir gern für Sie da.",
-    "Melden Sie sich gern, wenn noch etwas unklar ist.",
-    "Wir wünschen Ihnen einen schönen Tag.",
-    "Sprechen Sie uns bei Rückfragen gern an.",
-    "Wir hoffen, dass Ihnen diese Auskunft hilft.",
-    "Bei Rückfragen erreichen Sie uns unter {telefon}.",
-    "Wenn Sie noch etwas wissen möchten, fragen Sie gern nach.",
-];
-
-const DU_CLOSINGS: [&str; 7] = [
-    "Bei weiteren Fragen helfen wir dir gern.",
-    "Hast du noch Fragen, sind wir gern für dich da.",
-    "Melde dich gern, wenn noch etwas unklar ist.",
-    "Wir wünschen dir einen schönen Tag.",
-    "Wir hoffen, dass dir das weiterhilft.",
-    "Bei Rückfragen erreichst du uns unter {telefon}.",
-    "Wenn du noch etwas wissen möchtest, frag gern nach.",
-];
-
-/// Share of dialogues with Sie in percent: the form that a city uses unless it is asked otherwise.
-const SIE_SHARE: usize = 65;
-/// Share of answers that end in an offer of help, in percent.
-const CLOSING_SHARE: usize = 60;
-
-/// Puts politeness around the first question and its answer. `None` if the drawn frame does not take this question.
-/// `sober` answers only return the greeting: an offer of help or a nice day does not belong beside an emergency number.
-pub fn dress(draft: &mut Draft, sober: bool, draw: &mut Draw) -> Option<()> {
-    let formal = draw.percent(SIE_SHARE);
-    let chosen = draw.choose(if formal {
-        &SIE_FRAMES[..]
+/// The question in a polite frame. `None` if the parts drawn don't go together.
+pub fn polite(task: &Task, draw: &mut Draw) -> Option<Draft> {
+    let register = task.register(draw, 48, 32);
+    let mut core = task.question.to_string();
+    let mut techniques = vec![Technique::Conversation];
+    if !task.held_out
+        && task.enabled.contains(Technique::Paraphrase)
+        && draw.percent(35)
+        && let Some(reworded) = paraphrase::in_other_words(task.question, draw)
+    {
+        core = reworded;
+        techniques.push(Technique::Paraphrase);
+    }
+    let with_greeting = draw.percent(GREETING);
+    let with_lead_in = draw.percent(LEAD_IN) || !with_greeting;
+    let question = greet(
+        task,
+        with_lead_in
+            .then(|| register.phrase(&task.phrases.lead_in, draw))
+            .flatten()
+            .map_or(core.clone(), |lead_in| format!("{lead_in} {core}")),
+        register,
+        with_greeting,
+        draw,
+    )?;
+    let question = thank(task, question, register, CLOSING, draw);
+    let wish = if draw.percent(60) {
+        Wish::Full
     } else {
-        &DU_FRAMES[..]
-    })?;
-    let (question, answer) = draft.pairs.first_mut()?;
-    *question = frame(chosen.question, question)?;
+        Wish::Any
+    };
+    let body = task.body(wish, register, draw);
+    let answer = task.reply(body, register, with_greeting, draw);
+    Some(Draft::new(question, answer, &techniques).with_register(register))
+}
+
+/// Puts a greeting before a question. `None` if the greeting wants a small letter after it and the text has none to give.
+pub(super) fn greet(
+    task: &Task,
+    text: String,
+    register: Register,
+    wanted: bool,
+    draw: &mut Draw,
+) -> Option<String> {
+    if !wanted {
+        return Some(text);
+    }
+    let greeting = register.phrase(&task.phrases.greeting, draw)?;
+    if greeting.ends_with(',') {
+        return Some(format!("{greeting} {}", lower_first(&text)?));
+    }
+    Some(format!("{greeting} {text}"))
+}
+
+/// Puts a sentence behind a question, in so many of a hundred cases.
+pub(super) fn thank(
+    task: &Task,
+    text: String,
+    register: Register,
+    share: usize,
+    draw: &mut Draw,
+) -> String {
+    if !draw.percent(share) {
+        return text;
+    }
+    match register.phrase(&task.phrases.closing, draw) {
+        Some(closing) => format!("{text} {closing}"),
+        None => text,
+    }
+}
+
+/// Puts phrases around an answer. A request that belongs elsewhere is answered soberly: an offer of help or a nice day does not
+/// belong beside an emergency number.
+pub(super) fn around_answer(
+    task: &Task,
+    body: String,
+    register: Register,
+    greeted: bool,
+    draw: &mut Draw,
+) -> String {
+    let sober = matches!(task.subject.matter, Matter::Foreign(_));
+    let share = |shares: [usize; 2]| shares[usize::from(register == Register::Neutral)];
+    // Nothing cheerful beside a death or an emergency.
+    let in_place = |phrase: &str| {
+        !task.subject.is_grave()
+            || ![
+                "Schön", "schön", "Klar", "Problem", "Gut,", "Gern.", "leicht",
+            ]
+            .iter()
+            .any(|word| phrase.contains(word))
+    };
     let mut sentences: Vec<&str> = Vec::with_capacity(3);
-    if !chosen.greeting.is_empty() {
-        sentences.push(chosen.greeting);
-    } else if !sober {
-        sentences.push(draw.choose(if formal {
-            &SIE_OPENINGS[..]
-        } else {
-            &DU_OPENINGS[..]
-        })?);
+    if greeted && draw.percent(GREETING_BACK) {
+        let back = register.phrase(&task.phrases.greeting_back, draw);
+        // Only the bare greeting stands before a refusal.
+        sentences.extend(back.filter(|back| (!sober || back.len() < 14) && in_place(back)));
+    } else if !sober && draw.percent(share(OPENING_SHARE)) {
+        let opening = register.phrase(&task.phrases.answer_opening, draw);
+        sentences.extend(opening.filter(|opening| in_place(opening)));
     }
-    sentences.push(answer);
-    if !sober && draw.percent(CLOSING_SHARE) {
-        sentences.push(draw.choose(if formal {
-            &SIE_CLOSINGS[..]
+    sentences.push(&body);
+    if !sober && draw.percent(share(CLOSING_SHARE)) {
+        let list = if !task.subject.is_grave() && draw.percent(WISH_SHARE) {
+            &task.phrases.answer_wish
         } else {
-            &DU_CLOSINGS[..]
-        })?);
+            &task.phrases.answer_closing
+        };
+        // An address or a number that the answer has just given is not given again.
+        let closing = register.phrase(list, draw).filter(|closing| {
+            !["{adresse}", "{telefon}", "{email}"]
+                .iter()
+                .any(|value| closing.contains(value) && body.contains(value))
+        });
+        sentences.extend(closing);
     }
-    let polite = sentences.join(" ");
-    *answer = polite;
-    draft.register = if formal { Register::Sie } else { Register::Du };
-    draft.techniques.insert(Technique::Conversation);
-    draft.techniques.insert(Technique::Register);
-    Some(())
+    sentences.join(" ")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{all, drafts};
     use super::*;
-    use crate::dataset::catalog::{AnswerForm, Catalog, small_knowledge};
-    use crate::dataset::draw::Purpose;
-    use crate::dataset::techniques::expansion::plain;
+    use crate::dataset::techniques::Recipe;
     use crate::knowledge::fold;
-
-    const DU: [&str; 8] = [
-        "du",
-        "dich",
-        "dir",
-        "dein",
-        "deine",
-        "grüß dich",
-        "sag mal",
-        "melde dich",
-    ];
-
-    fn says_du(text: &str) -> bool {
-        let words = format!(" {} ", fold(text));
-        DU.iter()
-            .any(|word| words.contains(&format!(" {} ", fold(word))))
-    }
-
-    fn says_sie(text: &str) -> bool {
-        text.split(|c: char| !c.is_alphabetic())
-            .skip(1)
-            .any(|word| ["Sie", "Ihnen", "Ihre", "Ihren", "Ihr"].contains(&word))
-    }
+    use std::collections::BTreeSet;
 
     #[test]
-    fn frames_and_phrases_keep_to_their_register() {
-        for text in SIE_FRAMES
-            .iter()
-            .map(|f| f.question)
-            .chain(SIE_OPENINGS)
-            .chain(SIE_CLOSINGS)
-        {
-            assert!(!says_du(text), "{text}");
-        }
-        for text in DU_FRAMES
-            .iter()
-            .map(|f| f.question)
-            .chain(DU_OPENINGS)
-            .chain(DU_CLOSINGS)
-        {
-            assert!(!says_sie(text), "{text}");
-        }
-        assert!(
-            SIE_OPENINGS
-                .iter()
-                .chain(&SIE_CLOSINGS)
-                .all(|text| says_sie(text) || text.contains("Ihr"))
-        );
-        assert!(
-            DU_OPENINGS
-                .iter()
-                .chain(&DU_CLOSINGS)
-                .all(|text| says_du(text))
-        );
-    }
-
-    #[test]
-    fn the_answer_follows_the_question_and_keeps_its_fact() {
-        let knowledge = small_knowledge();
-        let catalog = Catalog::new(&knowledge, 1);
-        let subject = &catalog.subjects[0];
-        let mut registers = [0, 0];
-        for index in 0..400 {
-            let mut draft = plain(subject, "Wo ist das?", AnswerForm::Full);
-            dress(
-                &mut draft,
-                false,
-                &mut Draw::new(3, Purpose::Example, index, 0),
-            )
-            .unwrap();
+    fn a_polite_question_has_more_than_the_question_and_its_answer_keeps_the_fact() {
+        let (mut registers, mut openings) = (BTreeSet::new(), BTreeSet::new());
+        let made = drafts(Recipe::Polite, all(), 60, |task, draft| {
             let (question, answer) = &draft.pairs[0];
+            assert!(question.len() > task.question.len(), "{question}");
+            let kept = task
+                .subject
+                .bodies()
+                .iter()
+                .any(|body| answer.contains(body.as_str()));
+            let addressed = ["Sie brauchen", "Du brauchst", "wenden Sie", "Wende dich"]
+                .iter()
+                .any(|begin| answer.contains(begin));
             assert!(
-                fold(question).contains("wo ist das") && question != "Wo ist das?",
-                "{question}"
-            );
-            assert!(answer.contains(&subject.answer(AnswerForm::Full)));
-            match draft.register {
-                Register::Sie => assert!(
-                    !says_du(question) && !says_du(answer),
-                    "{question} / {answer}"
-                ),
-                Register::Du => assert!(
-                    !says_sie(question) && !says_sie(answer),
-                    "{question} / {answer}"
-                ),
-                Register::Neutral => panic!("a polite dialogue has a register"),
-            }
-            registers[usize::from(draft.register == Register::Du)] += 1;
-        }
-        assert!(registers[0] > 200 && registers[1] > 100, "{registers:?}");
-    }
-
-    #[test]
-    fn a_sober_answer_is_followed_by_nothing() {
-        let knowledge = small_knowledge();
-        let catalog = Catalog::new(&knowledge, 1);
-        for index in 0..100 {
-            let mut draft = plain(&catalog.subjects[0], "Wo ist das?", AnswerForm::Full);
-            dress(
-                &mut draft,
-                true,
-                &mut Draw::new(3, Purpose::Example, index, 0),
-            )
-            .unwrap();
-            let answer = &draft.pairs[0].1;
-            let fact = catalog.subjects[0].answer(AnswerForm::Full);
-            assert!(
-                answer.ends_with(&fact) && answer.len() < fact.len() + 16,
+                kept || addressed && draft.register != Register::Neutral,
                 "{answer}"
             );
-        }
+            registers.insert(draft.register);
+            openings.insert(fold(question).chars().take(12).collect::<String>());
+        });
+        assert!(made > 500, "{made}");
+        assert_eq!(registers.len(), 3);
+        assert!(openings.len() > 60, "{}", openings.len());
     }
 
     #[test]
-    fn a_frame_that_needs_a_small_letter_refuses_a_noun() {
-        assert_eq!(frame("Sag mal, {q_klein}", "Hunde anmelden, wo?"), None);
-        assert_eq!(
-            frame("Sag mal, {q_klein}", "Wo ist das?").as_deref(),
-            Some("Sag mal, wo ist das?")
-        );
+    fn a_refusal_is_followed_by_nothing() {
+        drafts(Recipe::Polite, all(), 60, |task, draft| {
+            if let Matter::Foreign(request) = task.subject.matter {
+                let answer = &draft.pairs[0].1;
+                assert!(answer.ends_with(request.answer.as_str()), "{answer}");
+                assert!(answer.len() <= request.answer.len() + 15, "{answer}");
+            }
+        });
+    }
+
+    #[test]
+    fn without_the_register_technique_nobody_is_addressed() {
+        let mut enabled = all();
+        enabled.0 &= !(1 << Technique::Register as u32);
+        drafts(Recipe::Polite, enabled, 20, |_, draft| {
+            assert_eq!(draft.register, Register::Neutral);
+        });
     }
 }

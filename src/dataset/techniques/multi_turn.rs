@@ -1,120 +1,355 @@
-//! A second question that refers back to the first ("Und was kostet das?") and is answered shortly.
+//! Further questions that refer back to the first ("Und was kostet das?"), thanks at the end.
 
-use super::{Draft, Technique};
-use crate::dataset::catalog::{AnswerForm, Catalog, Matter, Subject};
+use super::expansion::{Pattern, fits};
+use super::{Draft, Register, Task, Technique, administrative};
+use crate::dataset::catalog::{Matter, Subject, Wish};
 use crate::dataset::draw::Draw;
 use crate::knowledge::Intent;
 
-fn follow_ups(intent: Intent) -> &'static [&'static str] {
+const fn p(text: &'static str, needs: &'static [&'static str]) -> Pattern {
+    Pattern { text, needs }
+}
+
+/// Words of which one stands in an answer that names a time to keep. Folded.
+pub(super) const TIME: &[&str] = &[
+    "frist",
+    "innerhalb",
+    "spaetestens",
+    "binnen",
+    "unverzueglich",
+    "rechtzeitig",
+    "woche",
+    "monat",
+    "jahr",
+    "bis zum",
+    "sofort",
+    "vor dem",
+    "vor der",
+    "vor beginn",
+    "umgehend",
+    "tage",
+];
+
+/// Questions that name nothing: they refer to what was spoken of.
+pub(super) fn referring(intent: Intent) -> &'static [Pattern] {
+    const COST: &[&str] = &["kost", "gebuehr", "entgelt", "frei"];
+    const BRING: &[&str] = &[
+        "benoetigt",
+        "mitzubringen",
+        "vorzulegen",
+        "noetig",
+        "erforderlich",
+        "gebraucht",
+        "unterlagen",
+        "nachweis",
+        "mit",
+    ];
+    const LONG: &[&str] = &["dauert", "bearbeit", "sofort", "umgehend", "warte"];
+    const RISK: &[&str] = &[
+        "bussgeld",
+        "versaeum",
+        "verspaet",
+        "ordnungswidrig",
+        "saeumnis",
+        "mahn",
+        "zwangs",
+        "unterlass",
+    ];
     match intent {
-        Intent::What => &["Worum geht es dabei genau?", "Und was genau ist das?"],
-        Intent::Who => &["Und wen betrifft das?", "Für wen gilt das?"],
-        Intent::Where => &[
-            "Wo kann ich das erledigen?",
-            "Und wohin muss ich dafür?",
-            "Welche Stelle ist dafür zuständig?",
-        ],
-        Intent::Deadline => &[
-            "Und welche Frist gilt dabei?",
-            "Bis wann muss das geschehen?",
-            "Muss ich dabei eine Frist beachten?",
-        ],
-        Intent::Fee => &[
-            "Und was kostet das?",
-            "Fallen dafür Gebühren an?",
-            "Wie hoch sind die Kosten dafür?",
-        ],
-        Intent::Documents => &[
-            "Welche Unterlagen brauche ich dafür?",
-            "Was muss ich dafür mitbringen?",
-            "Und welche Nachweise sind nötig?",
-        ],
-        Intent::Online => &[
-            "Geht das auch online?",
-            "Kann ich das auch im Internet erledigen?",
-            "Und geht das von zu Hause aus?",
-        ],
-        Intent::Duration => &[
-            "Und wie lange dauert das?",
-            "Wie lange muss ich darauf warten?",
-        ],
-        Intent::Exceptions => &[
-            "Gibt es dabei Ausnahmen?",
-            "Und welche Besonderheiten gibt es dabei?",
-        ],
-        Intent::Consequences => &[
-            "Welche Folgen kann das sonst haben?",
-            "Und wenn ich das versäume?",
-        ],
+        Intent::What => {
+            const {
+                &[
+                    p("Worum geht es dabei genau?", &[]),
+                    p("Was genau ist das?", &[]),
+                    p("Was bedeutet das genau?", &[]),
+                    p("Was muss ich darüber wissen?", &[]),
+                    p("Was hat es damit auf sich?", &[]),
+                    p("Was sollte man darüber wissen?", &[]),
+                ]
+            }
+        }
+        Intent::Who => {
+            const {
+                &[
+                    p("Wen betrifft das?", &[]),
+                    p("Für wen gilt das?", &[]),
+                    p("Auf wen trifft das zu?", &[]),
+                ]
+            }
+        }
+        Intent::Where => {
+            const {
+                &[
+                    p("Wo kann ich das erledigen?", &[]),
+                    p("Wohin muss ich dafür?", &[]),
+                    p("Wohin wende ich mich damit?", &[]),
+                    p("Wo ist die richtige Anlaufstelle dafür?", &[]),
+                    p("An welche Stelle wende ich mich?", &[]),
+                    p("Wo bin ich damit richtig?", &[]),
+                ]
+            }
+        }
+        Intent::Deadline => {
+            const {
+                &[
+                    p("Welche Frist gilt dabei?", TIME),
+                    p("Muss ich dabei eine Frist beachten?", TIME),
+                    p("Gibt es dafür eine Frist?", TIME),
+                    p(
+                        "Bis wann muss das geschehen?",
+                        &[
+                            "innerhalb",
+                            "spaetestens",
+                            "bis zum",
+                            "binnen",
+                            "vor dem",
+                            "vor der",
+                            "unverzueglich",
+                        ],
+                    ),
+                    p(
+                        "Wie viel Zeit habe ich dafür?",
+                        &["innerhalb", "spaetestens", "binnen", "wochen", "monat"],
+                    ),
+                    p("Wie sieht es mit Fristen aus?", TIME),
+                    p("Worauf muss ich zeitlich achten?", &[]),
+                ]
+            }
+        }
+        Intent::Fee => {
+            const {
+                &[
+                    p("Was kostet das?", COST),
+                    p("Fallen dafür Gebühren an?", COST),
+                    p("Wie hoch sind die Kosten dafür?", COST),
+                    p("Muss ich dafür etwas bezahlen?", COST),
+                    p("Mit welchen Kosten muss ich rechnen?", COST),
+                    p("Wie teuer ist das?", COST),
+                    p("Um welche Beträge geht es dabei?", &["euro"]),
+                ]
+            }
+        }
+        Intent::Documents => {
+            const {
+                &[
+                    p("Welche Unterlagen brauche ich dafür?", BRING),
+                    p("Welche Nachweise sind nötig?", BRING),
+                    p("Welche Papiere werden dafür verlangt?", BRING),
+                    p("Was muss ich dafür einreichen oder mitbringen?", BRING),
+                    p("Wie sieht es mit den Unterlagen aus?", &[]),
+                    p("Was sollte ich bereithalten?", BRING),
+                ]
+            }
+        }
+        Intent::Online => {
+            const {
+                &[
+                    p("Geht das auch online?", &[]),
+                    p("Kann ich das auch im Internet erledigen?", &[]),
+                    p("Geht das auch von zu Hause aus?", &[]),
+                    p("Ist das auch digital möglich?", &[]),
+                    p("Gibt es dafür einen Online-Dienst?", &[]),
+                    p(
+                        "Muss ich dafür persönlich vorbeikommen?",
+                        &["persoenlich", "vor ort", "online", "internet", "digital"],
+                    ),
+                ]
+            }
+        }
+        Intent::Duration => {
+            const {
+                &[
+                    p("Wie lange dauert das?", LONG),
+                    p(
+                        "Wie lange muss ich darauf warten?",
+                        &["bearbeit", "sofort", "warte"],
+                    ),
+                    p(
+                        "Wie viel Zeit muss ich dafür einplanen?",
+                        &["dauert", "bearbeit", "sofort"],
+                    ),
+                    p("Wie sieht es mit der Dauer aus?", &[]),
+                ]
+            }
+        }
+        Intent::Exceptions => {
+            const {
+                &[
+                    p("Gibt es dabei Ausnahmen?", &[]),
+                    p("Welche Besonderheiten gibt es dabei?", &[]),
+                    p("Welche Sonderfälle gibt es?", &[]),
+                    p("Gilt das immer?", &[]),
+                    p("Was gilt in besonderen Fällen?", &[]),
+                ]
+            }
+        }
+        Intent::Consequences => {
+            const {
+                &[
+                    p("Welche Folgen kann das haben?", &[]),
+                    p("Was passiert, wenn ich das versäume?", RISK),
+                    p("Was passiert, wenn ich mich nicht daran halte?", RISK),
+                    p("Womit muss ich sonst rechnen?", RISK),
+                    p("Welche Folgen sind möglich?", &[]),
+                ]
+            }
+        }
     }
 }
 
-/// Adds a follow-up about another fact of the same service. `None` if the subject has no such fact.
-pub fn follow_up(
-    draft: &mut Draft,
-    catalog: &Catalog,
-    subject: &Subject,
-    draw: &mut Draw,
-) -> Option<()> {
-    let service = subject.service()?;
-    let others: Vec<(&Subject, Intent)> = catalog.turns[subject.office]
+/// Words before a follow-up. The question behind them begins with a small letter only after "Und".
+const JOINTS: [&str; 7] = [
+    "Und",
+    "Und",
+    "Und",
+    "Noch eine Frage:",
+    "Danke.",
+    "Verstehe.",
+    "Gut zu wissen.",
+];
+
+/// A question that refers back, with or without a word before it.
+pub(super) fn follow_up(subject: &Subject, joint: bool, draw: &mut Draw) -> Option<String> {
+    let Matter::Fact(_, _, intent, fact) = subject.matter else {
+        return None;
+    };
+    let patterns: Vec<&Pattern> = referring(intent)
         .iter()
-        .map(|&index| &catalog.subjects[index])
-        .filter_map(|other| match other.matter {
-            Matter::Fact(_, of, intent, _)
-                if of.id.as_str() == service.id.as_str() && other.intent() != subject.intent() =>
-            {
-                Some((other, intent))
-            }
-            _ => None,
-        })
+        .filter(|pattern| fits(pattern, fact))
         .collect();
-    let (other, intent) = draw.choose(&others)?;
-    let question = draw.choose(follow_ups(*intent))?;
-    draft
-        .pairs
-        .push(((*question).to_string(), other.answer(AnswerForm::Short)));
-    draft.techniques.insert(Technique::MultiTurn);
-    Some(())
+    let question = draw.choose(&patterns)?.text;
+    if !joint {
+        return Some(question.to_string());
+    }
+    let word = draw.choose(&JOINTS)?;
+    if *word != "Und" {
+        return Some(format!("{word} {question}"));
+    }
+    let mut letters = question.chars();
+    let first = letters.next()?;
+    Some(format!("Und {}{}", first.to_lowercase(), letters.as_str()))
+}
+
+/// Question and answer, then one to three further ones about other facts of the same service, at times with thanks at the end.
+/// `None` if the subject has no such fact.
+pub fn dialogue(task: &Task, draw: &mut Draw) -> Option<Draft> {
+    let service = task.subject.service()?;
+    let register = task.register(draw, 30, 25);
+    let mut question = task.question.to_string();
+    let mut addressed = Register::Neutral;
+    if task.enabled.contains(Technique::Conversation) && draw.percent(45) {
+        question = super::conversation::greet(task, question, register, true, draw)?;
+        addressed = register;
+    }
+    let greeted = question != task.question;
+    let first = task.body(Wish::Full, addressed, draw);
+    let first = if greeted {
+        task.reply(first, addressed, true, draw)
+    } else {
+        first
+    };
+    let mut draft = Draft::new(question, first, &[Technique::MultiTurn]);
+    let mut others: Vec<&Subject> = task
+        .catalog
+        .facts_of(service)
+        .filter(|other| other.intent() != task.subject.intent())
+        .collect();
+    draw.shuffle(&mut others);
+    let turns = 1 + usize::from(draw.percent(40)) + usize::from(draw.percent(12));
+    for other in others.into_iter().take(turns) {
+        let Some(question) = follow_up(other, draw.percent(75), draw) else {
+            continue;
+        };
+        draft
+            .pairs
+            .push((question, other.body(Wish::Short, addressed, None, draw)));
+    }
+    if draft.pairs.len() < 2 {
+        return None;
+    }
+    if let Matter::Fact(_, _, _, fact) = task.subject.matter
+        && draft.pairs.len() == 2
+        && task.enabled.contains(Technique::Administrative)
+        && draw.percent(10)
+    {
+        // The source of the first answer, asked for at once.
+        draft.pairs.truncate(1);
+        let question = draw.choose(&[
+            "Wo steht das?",
+            "Wo ist das geregelt?",
+            "Auf welcher Rechtsgrundlage?",
+            "Gibt es dafür eine Rechtsgrundlage?",
+        ])?;
+        draft.pairs.push((
+            (*question).to_string(),
+            administrative::source(task, fact, draw)?,
+        ));
+        draft.techniques.insert(Technique::Administrative);
+    } else if task.enabled.contains(Technique::Conversation)
+        && !task.subject.is_grave()
+        && draw.percent(18)
+    {
+        // A dialogue that has addressed nobody so far may still thank somebody.
+        if addressed == Register::Neutral {
+            addressed = register;
+        }
+        let thanks = addressed.phrase(&task.phrases.thanks, draw)?.to_string();
+        let welcome = addressed
+            .phrase(&task.phrases.thanks_answer, draw)?
+            .to_string();
+        draft.pairs.push((thanks, welcome));
+        draft.techniques.insert(Technique::Conversation);
+    }
+    if greeted {
+        draft.techniques.insert(Technique::Conversation);
+    }
+    Some(draft.with_register(addressed))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{all, drafts};
     use super::*;
-    use crate::dataset::catalog::small_knowledge;
-    use crate::dataset::draw::Purpose;
-    use crate::dataset::techniques::expansion::plain;
+    use crate::dataset::techniques::Recipe;
+    use std::collections::BTreeSet;
 
     #[test]
-    fn the_follow_up_is_about_another_fact_of_the_same_service() {
-        let knowledge = small_knowledge();
-        let catalog = Catalog::new(&knowledge, 1);
-        for (index, subject) in catalog.subjects.iter().enumerate() {
-            let mut draft = plain(subject, "Wie?", AnswerForm::Full);
-            let added = follow_up(
-                &mut draft,
-                &catalog,
-                subject,
-                &mut Draw::new(2, Purpose::Example, index as u64, 0),
-            );
-            let Some(service) = subject.service() else {
-                assert!(added.is_none());
-                continue;
-            };
-            let (question, answer) = &draft.pairs[1];
-            let (intent, _) = service
-                .facts
-                .iter()
-                .find(|(intent, _)| {
-                    catalog.subjects.iter().any(|other| {
-                        other.service_id() == service.id.as_str()
-                            && other.intent() == intent.key()
-                            && other.answer(AnswerForm::Short) == *answer
-                    })
-                })
-                .expect("the answer is one of the service's");
-            assert_ne!(intent.key(), subject.intent());
-            assert!(follow_ups(*intent).contains(&question.as_str()));
-        }
+    fn follow_ups_are_about_other_facts_of_the_same_service() {
+        let mut turns = BTreeSet::new();
+        let made = drafts(Recipe::Dialogue, all(), 40, |task, draft| {
+            let service = task.subject.service().unwrap();
+            assert!(draft.pairs.len() >= 2);
+            turns.insert(draft.pairs.len());
+            let own: Vec<String> = task
+                .catalog
+                .facts_of(service)
+                .flat_map(|subject| subject.bodies())
+                .collect();
+            let known = |answer: &str| own.iter().any(|body| body == answer);
+            for (question, answer) in &draft.pairs[1..draft.pairs.len().min(2)] {
+                let is_source = draft.techniques.contains(Technique::Administrative);
+                let is_thanks = !question.ends_with('?');
+                let addressed = answer.starts_with("Sie ") || answer.starts_with("Du ");
+                assert!(
+                    known(answer) || is_source || is_thanks || addressed,
+                    "{question} / {answer}"
+                );
+            }
+        });
+        assert!(made > 300 && turns.len() >= 3, "{made} {turns:?}");
+    }
+
+    #[test]
+    fn a_question_is_asked_only_where_the_answer_fits_it() {
+        drafts(Recipe::Dialogue, all(), 40, |_, draft| {
+            for (question, answer) in &draft.pairs[1..] {
+                if question.contains("Was kostet das") || question.contains("was kostet das") {
+                    assert!(
+                        answer.contains("kost") || answer.contains("ebühr"),
+                        "{answer}"
+                    );
+                }
+            }
+        });
     }
 }

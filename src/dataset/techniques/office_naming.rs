@@ -1,27 +1,31 @@
 //! Which office is responsible for a service: question and answer follow from the service's place in the knowledge base.
 
-use crate::dataset::catalog::AnswerForm;
-use crate::dataset::german::upper_first;
+use crate::dataset::language::words::upper_first;
 use crate::dataset::techniques::expansion::fill;
 use crate::knowledge::{Intent, Office, Service, fold};
 
 /// The intent's key in the data set's records.
 pub const INTENT: &str = "zustaendigkeit";
 
-const QUESTIONS: [&str; 6] = [
+const QUESTIONS: [&str; 11] = [
     "Welches Amt ist für {akk} zuständig?",
     "Wer ist für {akk} zuständig?",
     "Welche Behörde ist für {akk} verantwortlich?",
     "An welches Amt wende ich mich bei Fragen {zu}?",
     "Wer hilft bei Fragen {zu} weiter?",
     "Welches Amt kümmert sich um {akk}?",
+    "Bei welchem Amt bin ich wegen {gen} richtig?",
+    "Wen rufe ich an, wenn ich Fragen {zu} habe?",
+    "Welche Stelle im Rathaus ist für {akk} zuständig?",
+    "Wer ist mein Ansprechpartner für {akk}?",
+    "Gehört {nom} zu den Aufgaben der Stadt?",
 ];
 
 /// The questions for a service.
 pub fn questions(service: &Service) -> Vec<String> {
     QUESTIONS
         .iter()
-        .map(|pattern| fill(pattern, service))
+        .filter_map(|pattern| fill(pattern, service))
         .collect()
 }
 
@@ -53,16 +57,46 @@ pub fn is_settled(office: &Office, service: &Service) -> bool {
         })
 }
 
-/// The answer for a service.
-pub fn answer(office: &Office, service: &Service, form: AnswerForm) -> String {
+/// The answers for a service: the first is the full one, the second the short one, the others lie between.
+pub fn answers(office: &Office, service: &Service) -> Vec<String> {
     let (article, name) = (&office.about.article, &office.about.name);
-    match form {
-        AnswerForm::Full => format!(
-            "Für {} ist {article} {name} zuständig. Die Anschrift lautet: {{adresse}}. Telefonisch ist {article} {name} unter \
-             {{telefon}} erreichbar.",
-            service.topic_accusative()
+    let topic = service.topic_accusative();
+    vec![
+        format!(
+            "Für {topic} ist {article} {name} zuständig. Die Anschrift lautet: {{adresse}}. Telefonisch ist {article} {name} unter \
+             {{telefon}} erreichbar."
         ),
-        AnswerForm::Short => upper_first(&format!("zuständig ist {article} {name}.")),
+        upper_first(&format!("zuständig ist {article} {name}.")),
+        format!("Für {topic} ist {article} {name} zuständig, Telefon {{telefon}}."),
+        upper_first(&format!(
+            "{article} {name} ist für {topic} zuständig. Zu finden ist es hier: {{adresse}}."
+        ))
+        .replace("Zu finden ist es", pronoun(article)),
+        format!(
+            "Zuständig für {topic} ist {article} {name}. Fragen dazu nimmt auch {{email}} entgegen."
+        ),
+        format!("Um {topic} kümmert sich {article} {name}. Die Anschrift lautet: {{adresse}}."),
+    ]
+}
+
+/// The answer that sends somebody to the office, in both forms of address.
+pub fn sending(office: &Office) -> [String; 2] {
+    let article = match office.about.article.as_str() {
+        "der" => "den",
+        other => other,
+    };
+    let name = &office.about.name;
+    [
+        format!("Bitte wenden Sie sich an {article} {name}, Telefon {{telefon}}."),
+        format!("Wende dich bitte an {article} {name}, Telefon {{telefon}}."),
+    ]
+}
+
+fn pronoun(article: &str) -> &'static str {
+    match article {
+        "der" => "Zu finden ist er",
+        "die" => "Zu finden ist sie",
+        _ => "Zu finden ist es",
     }
 }
 
@@ -80,23 +114,20 @@ mod tests {
             questions(service)[0],
             "Welches Amt ist für die Geburtsurkunde zuständig?"
         );
-        assert!(
-            answer(office, service, AnswerForm::Full)
-                .starts_with("Für die Geburtsurkunde ist das Standesamt zuständig.")
-        );
-        assert_eq!(
-            answer(office, service, AnswerForm::Short),
-            "Zuständig ist das Standesamt."
-        );
-        assert!(
-            knowledge
-                .municipality
-                .fill(
-                    &answer(office, service, AnswerForm::Full),
-                    Some(office.id())
-                )
-                .is_ok()
-        );
+        let answers = answers(office, service);
+        assert!(answers[0].starts_with("Für die Geburtsurkunde ist das Standesamt zuständig."));
+        assert_eq!(answers[1], "Zuständig ist das Standesamt.");
+        for answer in answers.iter().chain(&sending(office)) {
+            assert!(answer.contains("Standesamt"), "{answer}");
+            assert!(
+                knowledge
+                    .municipality
+                    .fill(answer, Some(office.id()))
+                    .is_ok(),
+                "{answer}"
+            );
+        }
+        assert!(sending(office)[0].starts_with("Bitte wenden Sie sich an das Standesamt"));
     }
 
     #[test]

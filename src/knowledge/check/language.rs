@@ -184,6 +184,37 @@ pub fn figures(text: &str) -> BTreeSet<Figure> {
     found
 }
 
+/// A figure with the words that lead up to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The five words before the figure, folded.
+    pub words: String,
+    /// The figure.
+    pub figure: Figure,
+}
+
+/// Every figure of a text that has five words before it in its sentence.
+pub fn statements(text: &str) -> Vec<Statement> {
+    const LEADING: usize = 5;
+    let mut found = Vec::new();
+    for sentence in sentences(text) {
+        let tokens: Vec<&str> = sentence
+            .split_whitespace()
+            .map(|token| token.trim_matches(['.', ',', ';', ':', '?', '!', '(', ')']))
+            .filter(|token| !token.is_empty())
+            .collect();
+        for at in LEADING..tokens.len().saturating_sub(1) {
+            if let (Some(number), Some(unit)) = (number(tokens[at]), unit(tokens[at + 1])) {
+                found.push(Statement {
+                    words: crate::knowledge::fold(&tokens[at - LEADING..at].join(" ")),
+                    figure: (number, unit),
+                });
+            }
+        }
+    }
+    found
+}
+
 fn number(token: &str) -> Option<String> {
     const WORDS: [(&str, u32); 25] = [
         ("ein", 1),
@@ -311,6 +342,14 @@ mod tests {
             address("Sie müssen persönlich kommen."),
             Some(Address::MaybeSie("Sie müssen".into()))
         );
+    }
+
+    #[test]
+    fn figures_are_told_with_the_words_before_them() {
+        let found = statements("Die Gebühr für den Reisepass beträgt 70 Euro. Sie beträgt 5 Euro.");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].words, "gebuehr fuer den reisepass betraegt");
+        assert_eq!(found[0].figure, ("70".to_string(), "euro"));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The checker: what a colleague would mark in red before a knowledge file is used.
 
 mod date;
-mod language;
+mod figures;
+pub mod language;
+mod phrases;
 
 pub use date::Date;
 
+use super::dictionary::{Dictionary, spelled_words};
 use super::municipality::{Piece, pieces};
 use super::{Fact, Intent, Knowledge, Office, Service, SourceFile, Text, fold};
 use language::{Address, address, doubled_words, figures, spelled_out_umlauts, words};
@@ -44,8 +47,18 @@ pub struct Finding {
 
 /// Checks the whole knowledge base as of `today`. Findings are sorted by file and line.
 pub fn check(knowledge: &Knowledge, today: Date) -> Vec<Finding> {
+    check_with(knowledge, today, None)
+}
+
+/// [`check`], and with a dictionary the spelling of every text as well.
+pub fn check_with(
+    knowledge: &Knowledge,
+    today: Date,
+    dictionary: Option<&Dictionary>,
+) -> Vec<Finding> {
     let mut checker = Checker {
         knowledge,
+        dictionary,
         today,
         findings: Vec::new(),
         seen: Seen::default(),
@@ -55,6 +68,7 @@ pub fn check(knowledge: &Knowledge, today: Date) -> Vec<Finding> {
     }
     checker.out_of_remit();
     checker.municipality();
+    checker.phrases();
     checker.findings.sort();
     checker.findings
 }
@@ -71,6 +85,7 @@ type Place<'a> = (&'a SourceFile, &'a Text);
 
 struct Checker<'a> {
     knowledge: &'a Knowledge,
+    dictionary: Option<&'a Dictionary>,
     today: Date,
     findings: Vec<Finding>,
     seen: Seen<'a>,
@@ -179,6 +194,7 @@ impl<'a> Checker<'a> {
             self.language(file, alias);
         }
         self.required_intents(file, service);
+        self.contradictions(file, service);
         for (intent, fact) in &service.facts {
             self.fact(office, *intent, fact);
         }
@@ -243,7 +259,7 @@ impl<'a> Checker<'a> {
             self.placeholders(file, Some(office.id()), document);
             self.language(file, document);
         }
-        self.questions(file, &fact.text, &fact.questions);
+        self.questions(file, &fact.text, &fact.questions, false);
     }
 
     fn answer(&mut self, file: &SourceFile, office_id: Option<&str>, answer: &Text) {
@@ -291,7 +307,14 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn questions(&mut self, file: &'a SourceFile, fact: &Text, questions: &'a [Text]) {
+    // What people say who came to the wrong place (`elsewhere`) may be no question, and may address somebody.
+    fn questions(
+        &mut self,
+        file: &'a SourceFile,
+        fact: &Text,
+        questions: &'a [Text],
+        elsewhere: bool,
+    ) {
         if questions.len() < 2 {
             self.error(
                 file,
@@ -303,7 +326,8 @@ impl<'a> Checker<'a> {
             );
         }
         for question in questions {
-            if !question.ends_with('?') {
+            let marks: &[char] = if elsewhere { &['?', '!', '.'] } else { &['?'] };
+            if !question.ends_with(marks) {
                 self.error(
                     file,
                     question,
@@ -325,11 +349,31 @@ impl<'a> Checker<'a> {
                     "a question holds no placeholder: citizens do not know them",
                 );
             }
-            self.language(file, question);
+            if elsewhere {
+                self.spelling(file, question);
+            } else {
+                self.language(file, question);
+            }
+        }
+    }
+
+    fn spelling(&mut self, file: &SourceFile, text: &Text) {
+        let Some(dictionary) = self.dictionary else {
+            return;
+        };
+        for word in spelled_words(text).filter(|word| !dictionary.knows(word)) {
+            self.warning(
+                file,
+                text,
+                format!(
+                    "\"{word}\" is not in the dictionary: correct it, or add it to sprache/woerter.txt"
+                ),
+            );
         }
     }
 
     fn language(&mut self, file: &SourceFile, text: &Text) {
+        self.spelling(file, text);
         match address(text) {
             Some(Address::Sie(word)) => {
                 self.error(
@@ -464,7 +508,7 @@ impl<'a> Checker<'a> {
             self.id(file, &request.id);
             self.answer(file, None, &request.answer);
             self.must_name(file, None, &request.answer, &request.must_name);
-            self.questions(file, &request.answer, &request.questions);
+            self.questions(file, &request.answer, &request.questions, true);
             if request.place.trim().is_empty() {
                 self.error(
                     file,

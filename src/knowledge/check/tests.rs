@@ -195,6 +195,59 @@ fn answers_agree_with_themselves() {
 }
 
 #[test]
+fn figures_of_one_service_agree() {
+    expect(
+        "standesamt.toml",
+        "Jede weitere Urkunde im selben Vorgang kostet die Hälfte.",
+        "Jede weitere Urkunde im selben Vorgang kostet 5 Euro. Jede weitere Urkunde im selben Vorgang kostet 6 Euro.",
+        Severity::Error,
+        "line",
+    );
+}
+
+#[test]
+fn phrases_keep_to_their_form_of_address_and_hold_their_slots() {
+    let built_in = include_str!("../../../knowledge/sprache/redewendungen.toml");
+    for (from, to, expected) in [
+        (
+            "\"Haben Sie kurz Zeit für mich?\"",
+            "\"Hast du kurz Zeit für mich?\"",
+            "does not fit",
+        ),
+        (
+            "\"Wissen Sie, {satz}?\"",
+            "\"Wissen Sie das?\"",
+            "exactly one of",
+        ),
+        (
+            "\"Persönlich erreichen Sie uns hier: {adresse}.\"",
+            "\"Persönlich erreichen Sie uns hier: {ort}.\"",
+            "unknown placeholder",
+        ),
+        ("\"Moin moin!\"", "\"Hallo!\"", "already"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(FOLDER).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        std::fs::create_dir(folder.path().join("sprache")).unwrap();
+        assert!(built_in.contains(from), "{from}");
+        let file = folder.path().join("sprache/redewendungen.toml");
+        std::fs::write(&file, built_in.replacen(from, to, 1)).unwrap();
+        let line = built_in[..built_in.find(from).unwrap()]
+            .matches('\n')
+            .count()
+            + 1;
+        let findings = findings_as_of(folder.path(), "2026-11-01");
+        let found = findings.iter().any(|finding| {
+            finding.line == line && finding.file == file && finding.message.contains(expected)
+        });
+        assert!(found, "{expected} on line {line}: {findings:#?}");
+    }
+}
+
+#[test]
 fn questions_and_aliases_are_unique_and_whole() {
     let file = "standesamt.toml";
     expect(

@@ -1,70 +1,16 @@
 //! Small German grammar: contractions, lists, first letters, spelled-out umlauts.
 
-/// First words of questions that are written in lower case once something stands before them.
-const LOWERABLE: [&str; 62] = [
-    "Ab",
-    "An",
-    "Auf",
-    "Aus",
-    "Bei",
-    "Beim",
-    "Bekomme",
-    "Bis",
-    "Brauche",
-    "Braucht",
-    "Darf",
-    "Das",
-    "Der",
-    "Die",
-    "Ein",
-    "Eine",
-    "Für",
-    "Geht",
-    "Gelten",
-    "Gibt",
-    "Gilt",
-    "Habe",
-    "Hat",
-    "Ich",
-    "Im",
-    "In",
-    "Innerhalb",
-    "Ist",
-    "Kann",
-    "Kostet",
-    "Können",
-    "Lässt",
-    "Man",
-    "Mein",
-    "Meine",
-    "Mit",
-    "Muss",
-    "Müssen",
-    "Nach",
-    "Reicht",
-    "Sind",
-    "Soll",
-    "Um",
-    "Unter",
-    "Von",
-    "Wann",
-    "Warum",
-    "Was",
-    "Welche",
-    "Welchem",
-    "Welchen",
-    "Welcher",
-    "Welches",
-    "Wer",
-    "Wie",
-    "Wir",
-    "Wird",
-    "Wo",
-    "Wofür",
-    "Wohin",
-    "Worum",
-    "Wozu",
-];
+/// First words of sentences that are written in lower case once something stands before them.
+const LOWERABLE: &str = " ab alle als am an anerkennt auch auf aus bei beim bekomme bekommen bekommt bekäme benötige benötigen benötigt bezieht \
+    bin bis bisher bitte brauche brauchen braucht danke darf das dass dauert dazu deine deinen der die diese dieser dieses \
+    droht dürfen dürfte ein eine einem einen einer entstehen erfahre erhalte erhält ersetzt es fallen fällt für geht gehören \
+    gehört gelten genügt gern gibt gilt gut habe haben hat hatte hilft hätte ich im in innerhalb ist jeder kann kein \
+    keine kommen kommt kostet können könnte könnten lohnt lässt läuft macht man mein meine meinem meinen meiner mir mit muss \
+    müssen müssten nach neben nimmt nirgends nur ob reichen reicht seit sicher sind soll sollen sollte steht stellt \
+    trage trifft um und unser unsere unserem unseren unter verlangt verliere verliert vielleicht von vor vorab wann war \
+    warum was weiß welche welchem welchen welcher welches wem wen wenn wer werde werden weshalb wessen wie wieso will wir \
+    wird wo wofür wohin womit wonach woran worauf woraus worin worum worüber wovon wozu wurde wäre wären zahle zahlt zu zum \
+    zur zwischen zählen zählt ändert über übernimmt ";
 
 /// A preposition before a noun phrase in the dative, contracted where German does: `bei dem Pass` becomes `beim Pass`.
 pub fn with_dative(preposition: &str, noun_phrase: &str) -> String {
@@ -99,10 +45,18 @@ pub fn list(items: &[&str]) -> String {
 
 /// The sentence with its first word in lower case, if that word is not a noun or a name; otherwise `None`.
 pub fn lower_first(sentence: &str) -> Option<String> {
-    let first = sentence.split([' ', ',']).next()?;
+    let first = sentence.split([' ', ',', '?', ':']).next()?;
+    // The polite address keeps its capital.
+    if ["Sie", "Ihr", "Ihre", "Ihnen"].contains(&first) {
+        return Some(sentence.to_string());
+    }
+    let lower = first.to_lowercase();
     LOWERABLE
-        .contains(&first)
-        .then(|| format!("{}{}", first.to_lowercase(), &sentence[first.len()..]))
+        .match_indices(&lower)
+        .any(|(at, _)| {
+            LOWERABLE[..at].ends_with(' ') && LOWERABLE[at + lower.len()..].starts_with(' ')
+        })
+        .then(|| format!("{lower}{}", &sentence[first.len()..]))
 }
 
 /// The sentence with its first letter in upper case.

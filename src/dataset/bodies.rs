@@ -1,0 +1,309 @@
+//! The wordings of one answer: the full text and the short one as the knowledge base has them, and what can be made of their
+//! sentences without changing what they say.
+
+use super::language::words::list;
+use crate::knowledge::language::{figures, words};
+use crate::knowledge::{Fact, fold};
+use std::collections::BTreeSet;
+
+/// How much a wording says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// All that is known, as it stands.
+    Full,
+    /// All or nearly all, in another shape.
+    Middle,
+    /// The main thing.
+    Short,
+    /// The main thing, announced as such: for those who asked for it.
+    Summary,
+}
+
+/// One wording of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Body {
+    /// The text.
+    pub text: String,
+    /// How much it says.
+    pub length: Length,
+}
+
+/// Words before a short answer.
+const SUMMARY: [&str; 4] = [
+    "Kurz gesagt:",
+    "Das Wichtigste in Kürze:",
+    "Kurz und knapp:",
+    "In einem Satz:",
+];
+
+/// Words that lean on the sentence before: a sentence that holds one is not moved. Folded.
+const LEANING: [&str; 56] = [
+    "sie",
+    "er",
+    "es",
+    "ihn",
+    "ihm",
+    "ihr",
+    "ihre",
+    "ihren",
+    "sein",
+    "seine",
+    "dies",
+    "diese",
+    "dieser",
+    "dieses",
+    "diesem",
+    "diesen",
+    "das",
+    "dafuer",
+    "dabei",
+    "damit",
+    "dazu",
+    "danach",
+    "davon",
+    "dann",
+    "dort",
+    "darin",
+    "darueber",
+    "dadurch",
+    "daran",
+    "darauf",
+    "daraus",
+    "hierfuer",
+    "hierzu",
+    "hier",
+    "daher",
+    "deshalb",
+    "so",
+    "ausserdem",
+    "auch",
+    "sonst",
+    "ansonsten",
+    "andernfalls",
+    "jedoch",
+    "allerdings",
+    "dagegen",
+    "ebenfalls",
+    "ebenso",
+    "weitere",
+    "weiterer",
+    "weiteren",
+    "andere",
+    "anderen",
+    "beide",
+    "beides",
+    "erst",
+    "nur",
+];
+
+/// The wordings of a fact; the first is the full one, the second the short one.
+pub fn of_fact(fact: &Fact) -> Vec<Body> {
+    let mut bodies: Vec<Body> = Vec::new();
+    let mut add = |text: String, length| {
+        if bodies.iter().all(|body| body.text != text) {
+            bodies.push(Body { text, length });
+        }
+    };
+    add(fact.text.to_string(), Length::Full);
+    add(fact.short.to_string(), Length::Short);
+    for summary in SUMMARY {
+        add(format!("{summary} {}", fact.short), Length::Summary);
+    }
+    if !fact.documents.is_empty() {
+        let documents: Vec<&str> = fact
+            .documents
+            .iter()
+            .map(|document| document.as_str())
+            .collect();
+        let documents = list(&documents);
+        add(format!("Benötigt werden: {documents}."), Length::Short);
+        add(
+            format!("Folgende Unterlagen werden benötigt: {documents}."),
+            Length::Short,
+        );
+    }
+    let sentences = sentences(&fact.text);
+    if let [first, rest @ ..] = &sentences[..]
+        && !rest.is_empty()
+    {
+        let named = |text: &str| {
+            fact.must_name
+                .iter()
+                .any(|name| fold(text).contains(&fold(name)))
+        };
+        if named(first) && words(first).count() >= 6 {
+            add((*first).to_string(), Length::Short);
+        }
+        if named(&fact.short)
+            && rest
+                .iter()
+                .all(|sentence| stands_alone(sentence) && !repeats(sentence, &fact.short))
+        {
+            add(format!("{} {}", fact.short, rest.join(" ")), Length::Middle);
+        }
+        if rest.len() == 2 && rest.iter().all(|sentence| stands_alone(sentence)) {
+            add(format!("{first} {} {}", rest[1], rest[0]), Length::Middle);
+        }
+    }
+    bodies
+}
+
+/// What is said to somebody who is addressed about the documents of a fact: with Sie and with du.
+pub fn addressed_documents(fact: &Fact) -> Option<[String; 2]> {
+    if fact.documents.is_empty() {
+        return None;
+    }
+    let documents: Vec<&str> = fact
+        .documents
+        .iter()
+        .map(|document| document.as_str())
+        .collect();
+    let documents = list(&documents);
+    Some([
+        format!("Sie brauchen Folgendes: {documents}."),
+        format!("Du brauchst Folgendes: {documents}."),
+    ])
+}
+
+/// Cuts a text at the ends of its sentences; `§ 17 Abs. 1 BMG` and `1. Januar` stay whole.
+pub fn sentences(text: &str) -> Vec<&str> {
+    const ABBREVIATIONS: [&str; 14] = [
+        "abs", "nr", "bzw", "usw", "ggf", "art", "st", "dr", "ca", "z", "b", "d", "h", "bgbl",
+    ];
+    let mut found = Vec::new();
+    let mut start = 0;
+    for (at, _) in text.match_indices(['.', '!', '?']) {
+        let behind = &text[at + 1..];
+        if !behind.starts_with(' ') || !behind.trim_start().starts_with(char::is_uppercase) {
+            continue;
+        }
+        let word = text[start..at]
+            .rsplit([' ', '('])
+            .next()
+            .unwrap_or_default();
+        let is_number = word.chars().all(|c| c.is_ascii_digit());
+        if is_number || ABBREVIATIONS.contains(&word.to_lowercase().as_str()) {
+            continue;
+        }
+        found.push(text[start..=at].trim());
+        start = at + 1;
+    }
+    if !text[start..].trim().is_empty() {
+        found.push(text[start..].trim());
+    }
+    found
+}
+
+/// Beginnings of the longer words of a text, hashed and sorted: what it is about.
+pub fn stems(text: &str) -> Vec<u64> {
+    let folded = fold(text);
+    let mut stems: Vec<u64> = folded
+        .split(' ')
+        .filter(|word| word.len() >= 5 || word.starts_with(|c: char| c.is_ascii_digit()))
+        .map(|word| {
+            word.bytes()
+                .take(6)
+                .fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
+                    (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+                })
+        })
+        .collect();
+    stems.sort_unstable();
+    stems.dedup();
+    stems
+}
+
+fn stands_alone(sentence: &str) -> bool {
+    let folded = fold(sentence);
+    !folded.split(' ').any(|word| LEANING.contains(&word))
+}
+
+// Whether a sentence says again what the other says: a figure, or a third of its longer words.
+fn repeats(sentence: &str, other: &str) -> bool {
+    let stems = |text: &str| -> BTreeSet<String> {
+        fold(text)
+            .split(' ')
+            .filter(|word| word.len() >= 6)
+            .map(|word| word.chars().take(6).collect())
+            .collect()
+    };
+    let (mine, theirs) = (stems(sentence), stems(other));
+    let common = mine.intersection(&theirs).count();
+    common * 3 > mine.len()
+        || figures(sentence)
+            .intersection(&figures(other))
+            .next()
+            .is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::catalog::small_knowledge;
+    use crate::knowledge::Intent;
+
+    #[test]
+    fn sentences_end_at_full_stops_only() {
+        assert_eq!(
+            sentences("Nach § 17 Abs. 1 BMG gilt das. Ab dem 1. Januar ist es anders. Ende."),
+            [
+                "Nach § 17 Abs. 1 BMG gilt das.",
+                "Ab dem 1. Januar ist es anders.",
+                "Ende."
+            ]
+        );
+    }
+
+    #[test]
+    fn every_wording_names_what_a_right_answer_names() {
+        let knowledge = small_knowledge();
+        for service in knowledge.offices.iter().flat_map(|office| &office.services) {
+            for (intent, fact) in &service.facts {
+                let bodies = of_fact(fact);
+                assert_eq!(
+                    (bodies[0].text.as_str(), bodies[0].length),
+                    (fact.text.as_str(), Length::Full)
+                );
+                assert_eq!(
+                    (bodies[1].text.as_str(), bodies[1].length),
+                    (fact.short.as_str(), Length::Short)
+                );
+                assert!(bodies.len() >= 6);
+                for body in &bodies {
+                    let known = figures(&format!(
+                        "{} {} {}",
+                        fact.text,
+                        fact.short,
+                        fact.documents
+                            .iter()
+                            .map(|d| d.as_str())
+                            .collect::<Vec<_>>()
+                            .join(" ")
+                    ));
+                    assert!(figures(&body.text).is_subset(&known), "{}", body.text);
+                    assert!(body.text.ends_with(['.', '}']));
+                }
+                assert_eq!(
+                    addressed_documents(fact).is_some(),
+                    *intent == Intent::Documents
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_sentence_that_leans_on_another_is_not_moved() {
+        assert!(!stands_alone("Sie ist auch online möglich."));
+        assert!(stands_alone(
+            "Vor dem Einzug ist eine Anmeldung nicht möglich."
+        ));
+        assert!(repeats(
+            "Die Gebühr beträgt 46 Euro.",
+            "Der Ausweis kostet 46 Euro."
+        ));
+        assert!(!repeats(
+            "Vor dem Einzug ist keine Meldung möglich.",
+            "Die Frist beträgt zwei Wochen."
+        ));
+    }
+}

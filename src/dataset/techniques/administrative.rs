@@ -1,0 +1,93 @@
+//! Official language around the question, and the legal source behind the answer.
+
+use super::{Draft, Register, Task, Technique};
+use crate::dataset::catalog::{Matter, Wish};
+use crate::dataset::draw::Draw;
+use crate::dataset::language::questions::{parts, subordinate};
+use crate::dataset::language::words::list;
+use crate::knowledge::Fact;
+
+/// The question in official language; the answer names its legal source. `None` for subjects without one.
+pub fn official(task: &Task, draw: &mut Draw) -> Option<Draft> {
+    let Matter::Fact(_, service, _, fact) = task.subject.matter else {
+        return None;
+    };
+    let register = task.register(draw, 40, 0);
+    let phrase = register.phrase(&task.phrases.official, draw)?;
+    let question = if phrase.contains("{satz}") {
+        let parts = parts(task.question);
+        let asked = phrase.replace("{satz}", &subordinate(&parts.question)?);
+        match parts.situation {
+            // "Sehr geehrte Damen und Herren" comes first of all.
+            Some(_) if phrase.starts_with("Sehr") => return None,
+            Some(situation) => format!("{situation}. {asked}"),
+            None => asked,
+        }
+    } else {
+        phrase.replace("{frage}", task.question)
+    };
+    let question = question.replace("{titel}", &service.title);
+    let wish = if draw.percent(70) {
+        Wish::Full
+    } else {
+        Wish::Any
+    };
+    let body = task.body(wish, register, draw);
+    let answer = format!("{body} {}", source(task, fact, draw)?);
+    Some(Draft::new(question, answer, &[Technique::Administrative]).with_register(register))
+}
+
+/// A sentence that names the legal sources of a fact.
+pub(super) fn source(task: &Task, fact: &Fact, draw: &mut Draw) -> Option<String> {
+    let sources: Vec<&str> = fact.sources.iter().map(|source| source.as_str()).collect();
+    // Some facts rest on what a city says of itself: that is no legal source to quote.
+    if !sources.iter().all(|source| is_law(source)) {
+        return None;
+    }
+    let list_of_sections = sources.iter().all(|source| source.starts_with('§'));
+    let phrases = if list_of_sections && draw.percent(60) {
+        &task.phrases.source_section
+    } else {
+        &task.phrases.source
+    };
+    let phrase = Register::Neutral.phrase(phrases, draw)?;
+    Some(phrase.replace("{quelle}", &list(&sources)))
+}
+
+fn is_law(source: &str) -> bool {
+    let lower = source.to_lowercase();
+    [
+        "§",
+        "art.",
+        "gesetz",
+        "recht",
+        "satzung",
+        "ordnung",
+        "bauo",
+        "bkat",
+        "richtlinie",
+    ]
+    .iter()
+    .any(|mark| lower.contains(mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{all, drafts};
+    use super::*;
+    use crate::dataset::techniques::Recipe;
+
+    #[test]
+    fn the_answer_names_its_source() {
+        let made = drafts(Recipe::Administrative, all(), 30, |task, draft| {
+            let Matter::Fact(_, _, _, fact) = task.subject.matter else {
+                panic!("only facts have a source")
+            };
+            let answer = &draft.pairs[0].1;
+            for source in &fact.sources {
+                assert!(answer.contains(source.as_str()), "{answer}");
+            }
+        });
+        assert!(made > 100, "{made}");
+    }
+}

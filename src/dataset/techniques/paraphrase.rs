@@ -1,0 +1,140 @@
+//! The same question in other words: synonyms, "man" for "ich", the situation in a sentence of its own, and the question as a
+//! clause after "Können Sie mir sagen, ...".
+
+use super::{Draft, Task, Technique, conversation};
+use crate::dataset::catalog::Wish;
+use crate::dataset::draw::Draw;
+use crate::dataset::language::questions::{impersonal, parts, split_situation, subordinate};
+use crate::dataset::language::synonyms::replacements;
+
+/// The question in other words. `None` if nothing about it can be changed.
+pub fn reworded(task: &Task, draw: &mut Draw) -> Option<Draft> {
+    let changed = if task.held_out {
+        return None;
+    } else {
+        in_other_words(task.question, draw)?
+    };
+    let register = task.register(draw, 20, 15);
+    let mut techniques = vec![Technique::Paraphrase];
+    let question = if task.enabled.contains(Technique::Conversation) {
+        let thanked = conversation::thank(task, changed.clone(), register, 45, draw);
+        if thanked != changed {
+            techniques.push(Technique::Conversation);
+        }
+        thanked
+    } else {
+        changed.clone()
+    };
+    // Where nothing addresses the office, the answer addresses nobody either.
+    let register = if question == changed {
+        super::Register::Neutral
+    } else {
+        register
+    };
+    let body = task.body(Wish::Any, register, draw);
+    let answer = task.reply(body, register, false, draw);
+    Some(Draft::new(question, answer, &techniques).with_register(register))
+}
+
+/// The question as a subordinate clause behind a main clause that asks for it. `None` if it cannot be turned into one.
+pub fn indirect(task: &Task, draw: &mut Draw) -> Option<Draft> {
+    let register = task.register(draw, 42, 26);
+    let parts = parts(task.question);
+    let core = if !task.held_out && draw.percent(40) {
+        in_other_words(&parts.question, draw).unwrap_or_else(|| parts.question.clone())
+    } else {
+        parts.question.clone()
+    };
+    let clause = subordinate(&core)?;
+    let asked = register
+        .phrase(&task.phrases.indirect, draw)?
+        .replace("{satz}", &clause);
+    let asked = match &parts.situation {
+        Some(situation) => format!("{situation}. {asked}"),
+        None => asked,
+    };
+    let mut techniques = vec![Technique::Paraphrase];
+    let (mut greeted, mut question) = (false, asked);
+    if task.enabled.contains(Technique::Conversation) {
+        greeted = draw.percent(38);
+        question = conversation::greet(task, question, register, greeted, draw)?;
+        let bare = question.len();
+        question = conversation::thank(task, question, register, 15, draw);
+        if greeted || question.len() > bare {
+            techniques.push(Technique::Conversation);
+        }
+    }
+    let wish = if draw.percent(55) {
+        Wish::Full
+    } else {
+        Wish::Any
+    };
+    let body = task.body(wish, register, draw);
+    let answer = task.reply(body, register, greeted, draw);
+    Some(Draft::new(question, answer, &techniques).with_register(register))
+}
+
+/// One or two synonyms, "man" for "ich", the situation as its own sentence: one of them or several. `None` if none applies.
+pub(super) fn in_other_words(question: &str, draw: &mut Draw) -> Option<String> {
+    let mut changed = question.to_string();
+    if draw.percent(50)
+        && let Some(split) = split_situation(&changed)
+    {
+        changed = split;
+    }
+    if draw.percent(35)
+        && let Some(person) = impersonal(&changed)
+    {
+        changed = person;
+    }
+    for _ in 0..2 {
+        let places = replacements(&changed);
+        if let Some((range, words)) = draw.choose(&places)
+            && draw.percent(75)
+            && let Some(word) = draw.choose(words)
+        {
+            changed.replace_range(range.clone(), word);
+        }
+    }
+    (changed != question).then_some(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{all, drafts};
+    use super::*;
+    use crate::dataset::techniques::Recipe;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn other_words_are_other_words() {
+        let mut seen = BTreeSet::new();
+        let made = drafts(Recipe::Paraphrase, all(), 30, |task, draft| {
+            assert!(
+                !draft.pairs[0].0.starts_with(task.question),
+                "{}",
+                task.question
+            );
+            assert!(draft.techniques.contains(Technique::Paraphrase));
+            seen.insert(draft.pairs[0].0.clone());
+        });
+        assert!(made > 50 && seen.len() > 25, "{made} {}", seen.len());
+    }
+
+    #[test]
+    fn an_indirect_question_ends_its_clause_with_the_verb() {
+        let mut seen = BTreeSet::new();
+        drafts(Recipe::Indirect, all(), 40, |task, draft| {
+            if task.question == "Wo kann ich mich ummelden?" {
+                let question = &draft.pairs[0].0;
+                assert!(
+                    question.contains(", wo ich mich ummelden kann")
+                        || question.contains(", wo man sich ummelden kann"),
+                    "{question}"
+                );
+                seen.insert(question.clone());
+            }
+        });
+        assert!(seen.len() > 20, "{}", seen.len());
+    }
+}

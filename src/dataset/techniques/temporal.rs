@@ -1,0 +1,91 @@
+//! Time: questions for the state of things today are answered with the date of the facts; plans ("Morgen habe ich frei, ...")
+//! stand before questions of those who want to get something done.
+
+use super::{Draft, Task, Technique};
+use crate::dataset::catalog::{Matter, Wish};
+use crate::dataset::draw::Draw;
+use crate::knowledge::{Intent, Service};
+
+const MONTHS: [&str; 12] = [
+    "Januar",
+    "Februar",
+    "März",
+    "April",
+    "Mai",
+    "Juni",
+    "Juli",
+    "August",
+    "September",
+    "Oktober",
+    "November",
+    "Dezember",
+];
+
+/// The question with a time, and the answer with the date of its facts where that was asked. `None` for requests that belong
+/// elsewhere and where the plan would be out of place.
+pub fn dated(task: &Task, draw: &mut Draw) -> Option<Draft> {
+    let service = task.subject.service()?;
+    let register = task.register(draw, 25, 18);
+    if draw.percent(45) {
+        if task.subject.is_grave() || !can_be_planned(task) {
+            return None;
+        }
+        let question = register
+            .phrase(&task.phrases.plan, draw)?
+            .replace("{frage}", task.question);
+        let body = task.body(Wish::Any, register, draw);
+        let answer = task.reply(body, register, false, draw);
+        return Some(Draft::new(question, answer, &[Technique::Temporal]).with_register(register));
+    }
+    let question = register
+        .phrase(&task.phrases.current, draw)?
+        .replace("{frage}", task.question);
+    let as_of = super::Register::Neutral
+        .phrase(&task.phrases.as_of, draw)?
+        .replace("{stand}", &month_of(service)?);
+    let body = task.body(Wish::Full, register, draw);
+    let answer = format!("{body} {as_of}");
+    Some(Draft::new(question, answer, &[Technique::Temporal]).with_register(register))
+}
+
+// Whoever wants to know when, where, with what, at what price, may have a plan.
+fn can_be_planned(task: &Task) -> bool {
+    match task.subject.matter {
+        Matter::Fact(_, _, intent, _) => matches!(
+            intent,
+            Intent::Where | Intent::Fee | Intent::Documents | Intent::Online | Intent::Duration
+        ),
+        Matter::Responsibility(..) => true,
+        Matter::Foreign(_) => false,
+    }
+}
+
+/// Month and year in which a service's facts were checked: `Juli 2026`.
+pub fn month_of(service: &Service) -> Option<String> {
+    let mut parts = service.checked_on.as_ref()?.split('-');
+    let (year, month) = (parts.next()?, parts.next()?.parse::<usize>().ok()?);
+    Some(format!("{} {year}", MONTHS.get(month.checked_sub(1)?)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{all, drafts};
+    use super::*;
+    use crate::dataset::techniques::Recipe;
+
+    #[test]
+    fn who_asks_for_today_hears_from_when_the_answer_is() {
+        let (mut current, mut plans) = (0, 0);
+        drafts(Recipe::Temporal, all(), 40, |task, draft| {
+            let (question, answer) = &draft.pairs[0];
+            assert!(question.contains(task.question), "{question}");
+            if answer.contains("Juli 2026") {
+                current += 1;
+            } else {
+                plans += 1;
+                assert!(can_be_planned(task));
+            }
+        });
+        assert!(current > 50 && plans > 20, "{current} {plans}");
+    }
+}
