@@ -1,7 +1,7 @@
 //! The matrix product that every dense operation is made of: `C = A B`, `C += A B` or `C = R + A B`.
 //!
 //! `A` (m x k) is read in place where its rows are contiguous and packed otherwise; `B` (k x n) is packed into panels.
-//! Blocks: as deep as a panel fits L1 ([`PANEL`]), `MC` rows so that the block of `A` stays in L2. Each element of `C` is
+//! Blocks: as deep as a panel fits L1 (`PANEL`), `MC` rows so that the block of `A` stays in L2. Each element of `C` is
 //! summed in the same order whatever the number of threads: work is split over `C` only.
 
 use super::kernel::{Level, Tile, run_tile};
