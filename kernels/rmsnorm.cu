@@ -140,13 +140,13 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 // Grid ceil(rows / kRows), 4 * width * 4 bytes of dynamic shared memory, width at most kWidth.
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
+extern "C" __global__ void __launch_bounds__(128, 4) MAX_DYN_SMEM(16384)
     rmsnorm_bwd_f16(__half* __restrict__ grad_x, float* __restrict__ parts, const __half* __restrict__ grad_out,
                     const __half* __restrict__ x, const __half* __restrict__ weight, const float* __restrict__ inv_rms,
                     int rows, int cols, int first, int width, int add_x) {
   backward(grad_x, parts, grad_out, x, weight, inv_rms, rows, cols, first, width, add_x);
 }
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
+extern "C" __global__ void __launch_bounds__(128, 4) MAX_DYN_SMEM(16384)
     rmsnorm_bwd_bf16(__nv_bfloat16* __restrict__ grad_x, float* __restrict__ parts,
                      const __nv_bfloat16* __restrict__ grad_out, const __nv_bfloat16* __restrict__ x,
                      const __nv_bfloat16* __restrict__ weight, const float* __restrict__ inv_rms, int rows, int cols,
