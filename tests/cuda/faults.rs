@@ -84,11 +84,11 @@ const CASES: &[Case] = &[
 
 fn faults() -> &'static Path {
     static LIBRARY: OnceLock<std::path::PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| library::compile("faults", &unit(), &[]))
+    LIBRARY.get_or_init(|| library::compile("faults", &[unit()], &[]))
 }
 
 /// The translation unit of all cases.
-pub fn unit() -> String {
+pub fn unit() -> (String, String) {
     let names: Vec<&str> = CASES.iter().map(|(name, _)| *name).collect();
     library::unit_of("faults", &names)
 }

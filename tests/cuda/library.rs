@@ -1,6 +1,7 @@
 //! Builds libraries of the simulator at test time: from kernels with seeded faults, or from all kernels with
 //! AddressSanitizer.
 
+use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,45 +14,55 @@ pub fn compiler() -> String {
     std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned())
 }
 
-/// Compiles a translation unit that includes kernels, together with the simulator, to a shared library.
-pub fn compile(name: &str, unit: &str, flags: &[&str]) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (source, library) = (
-        folder.join(format!("{name}.cpp")),
-        folder.join(format!("{name}.so")),
-    );
-    std::fs::write(&source, unit).unwrap();
-    let output = Command::new(compiler())
-        .args(["-shared", "-fPIC", "-std=c++20", "-g", "-O1"])
-        .args(["-ffp-contract=off", "-fvisibility=hidden"])
-        .args(["-Wno-unknown-pragmas", "-I"])
-        .arg(root().join("kernels/include"))
-        .arg("-I")
-        .arg(root().join("kernels"))
-        .arg("-I")
-        .arg(root().join("tests/cuda"))
-        .args(flags)
-        .arg("-o")
-        .arg(&library)
-        .arg(&source)
-        .arg(root().join("kernels/sim/library.cpp"))
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{name}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+/// Compiles translation units that include kernels, together with the simulator, to a shared library. A unit is a name and
+/// its text.
+pub fn compile(name: &str, units: &[(String, String)], flags: &[&str]) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let run = |arguments: &[&str], output: &Path, inputs: &[PathBuf]| {
+        let output = Command::new(compiler())
+            .args(["-fPIC", "-std=c++20", "-g", "-O1", "-ffp-contract=off"])
+            .args(["-fvisibility=hidden", "-Wno-unknown-pragmas"])
+            .args(["kernels/include", "kernels", "tests/cuda"].map(|at| {
+                let path = root().join(at);
+                format!("-I{}", path.display())
+            }))
+            .args(flags)
+            .args(arguments)
+            .arg("-o")
+            .arg(output)
+            .args(inputs)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {text}");
+    };
+    let mut sources = vec![root().join("kernels/sim/library.cpp")];
+    for (unit, text) in units {
+        let path = folder.join(format!("{unit}.cpp"));
+        std::fs::write(&path, text).unwrap();
+        sources.push(path);
+    }
+    let objects: Vec<PathBuf> = sources
+        .par_iter()
+        .map(|source| {
+            let object = folder.join(source.with_extension("o").file_name().unwrap());
+            run(&["-c"], &object, std::slice::from_ref(source));
+            object
+        })
+        .collect();
+    let library = folder.join("library.so");
+    run(&["-shared"], &library, &objects);
     library
 }
 
-/// A unit with the kernels of `tests/cuda/NAME.cu`.
-pub fn unit_of(name: &str, kernels: &[&str]) -> String {
+/// A unit with the kernels of `NAME.cu`: each in a namespace of its own, as the build has them.
+pub fn unit_of(name: &str, kernels: &[&str]) -> (String, String) {
     let mut unit = format!(
         "#include \"common.cuh\"\n#include \"../sim/invoke.h\"\nnamespace {name} {{\n#include \"{name}.cu\"\n}}\n"
     );
     for kernel in kernels {
         unit += &format!("SIM_EXPORT({name}::{kernel}, {kernel})\n");
     }
-    unit
+    (name.to_owned(), unit)
 }

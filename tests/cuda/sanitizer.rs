@@ -38,14 +38,15 @@ fn run_tests(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 
 fn all_kernels() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let mut unit = String::from("#include \"common.cuh\"\n#include \"../sim/invoke.h\"\n");
-    for source in super::signatures::parser::read_folder(&folder).unwrap() {
-        unit += &format!("namespace {0} {{\n#include \"{0}.cu\"\n}}\n", source.name);
-        for kernel in &source.kernels {
-            unit += &format!("SIM_EXPORT({}::{1}, {1})\n", source.name, kernel.name);
-        }
-    }
-    library::compile("kernels_asan", &unit, &FLAGS)
+    let sources = super::signatures::parser::read_folder(&folder).unwrap();
+    let units: Vec<_> = sources
+        .iter()
+        .map(|source| {
+            let kernels: Vec<&str> = source.kernels.iter().map(|k| k.name.as_str()).collect();
+            library::unit_of(&source.name, &kernels)
+        })
+        .collect();
+    library::compile("kernels_asan", &units, &FLAGS)
 }
 
 /// Minutes long: `.ci/run` runs it by its name.
@@ -76,7 +77,7 @@ fn faults_under_the_sanitizer() {
 
 #[test]
 fn the_sanitizer_names_the_line_of_an_access_out_of_bounds() {
-    let library = library::compile("faults_asan", &faults::unit(), &FLAGS);
+    let library = library::compile("faults_asan", &[faults::unit()], &FLAGS);
     for (name, word) in [
         ("reads_behind", "heap-buffer-overflow"),
         ("writes_behind", "heap-buffer-overflow"),
