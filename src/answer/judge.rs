@@ -188,7 +188,7 @@ struct Figure<'s> {
 
 impl Figure<'_> {
     /// Where the figure stands in a sentence.
-    fn positions<'p>(&self, place: &'p [String]) -> impl Iterator<Item = usize> + use<'p, '_> {
+    fn positions<'p>(&self, place: &'p [String]) -> impl Iterator<Item = usize> {
         let Figure { word, unit } = *self;
         (0..place.len()).filter(move |&at| {
             let next = place.get(at + 1).map(String::as_str);
@@ -214,9 +214,10 @@ impl Figure<'_> {
     }
 
     fn is_alone(&self, places: &[Vec<String>]) -> bool {
-        let others = places.iter().flat_map(|place| place.windows(2));
-        !others.into_iter().any(|pair| {
-            Some(pair[1].as_str()) == self.unit && pair[0] != self.word && is_quantity(&pair[0])
+        let mut pairs = places.iter().flat_map(|place| place.windows(2));
+        !pairs.any(|pair| {
+            let of_unit = Some(pair[1].as_str()) == self.unit;
+            of_unit && pair[0] != self.word && is_quantity(&pair[0])
         })
     }
 }

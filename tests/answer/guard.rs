@@ -65,7 +65,7 @@ fn every_answer_that_the_model_is_trained_on_passes() {
 #[test]
 fn pieces_do_not_matter() {
     let mut random = ChaCha8Rng::seed_from_u64(8);
-    for (service, intent, register, answer) in trained_answers().step_by(17) {
+    for (service, intent, register, answer) in trained_answers().step_by(60) {
         let intents: Vec<Intent> = intent.into_iter().collect();
         let mut texts = vec![
             answer.clone(),
@@ -78,7 +78,7 @@ fn pieces_do_not_matter() {
             for mode in GuardMode::ALL {
                 let understanding = || assistant().about(&service, &intents, register).unwrap();
                 let whole = guarded(understanding(), mode, &[text.as_str()]);
-                for _ in 0..3 {
+                for _ in 0..2 {
                     let pieces = guarded(understanding(), mode, &cut(&text, &mut random));
                     assert_eq!(pieces.text, whole.text, "{text}");
                     assert_eq!(pieces.verdict, whole.verdict, "{text}");
@@ -168,7 +168,7 @@ fn a_changed_figure_never_leaves() {
         let reply = guarded(understanding, GuardMode::Replace, &cut(&text, &mut random));
         if !matches!(reply.verdict, Verdict::Replaced | Verdict::Refused)
             || reply.reasons.is_empty()
-            || reply.released.contains(&wrong)
+            || format!(" {} ", reply.released).contains(&format!(" {wrong} "))
         {
             missed.push((text, wrong, reply.reasons));
         }
@@ -360,32 +360,44 @@ fn words_are_released_as_they_come_and_figures_when_they_are_whole() {
 }
 
 #[test]
-fn a_plausible_second_service_is_accepted_from_the_model() {
-    // Whether the pass of a child or of an adult is meant is not clear: the model's answer decides.
-    let understood = assistant().understand(&[], "Wie teuer ist ein Reisepass für ein Baby?");
-    let services = understood.plausible(assistant());
-    assert!(
-        services.iter().any(|id| id == "ewo_reisepass")
-            && services.iter().any(|id| id == "ewo_kinderausweis"),
-        "{services:?}"
-    );
-    for id in services {
-        let office = knowledge()
-            .offices
-            .iter()
-            .flat_map(|office| &office.services)
-            .find(|service| service.id.as_str() == id);
-        let Some(fact) = office.and_then(|service| service.facts.get(&Intent::Fee)) else {
+fn where_two_services_are_plausible_the_model_may_choose() {
+    let mut chosen = 0;
+    let offices = &knowledge().offices;
+    let services = || offices.iter().flat_map(|office| &office.services);
+    let questions = services()
+        .flat_map(|service| service.facts.values())
+        .flat_map(|fact| &fact.questions);
+    for question in questions.step_by(7) {
+        let understood = assistant().understand(&[], question);
+        let [first, second, ..] = &understood.plausible(assistant())[..] else {
             continue;
         };
-        let reply = guarded(
-            understood.clone(),
-            GuardMode::Replace,
-            &[fact.text.as_str()],
-        );
-        assert_eq!((reply.verdict, reply.reasons), (Verdict::Passed, vec![]));
-        assert_eq!(reply.service.unwrap().id, id);
+        for id in [first, second] {
+            let service = services()
+                .find(|service| service.id.as_str() == id)
+                .unwrap();
+            let Some(fact) = understood
+                .intents
+                .first()
+                .and_then(|intent| service.facts.get(intent))
+            else {
+                continue;
+            };
+            let reply = guarded(
+                understood.clone(),
+                GuardMode::Replace,
+                &[fact.text.as_str()],
+            );
+            assert_eq!(
+                (reply.verdict, reply.reasons),
+                (Verdict::Passed, vec![]),
+                "{question}"
+            );
+            assert_eq!(reply.service.unwrap().id, *id, "{question}");
+            chosen += 1;
+        }
     }
+    assert!(chosen >= 20, "{chosen}");
 }
 
 #[test]

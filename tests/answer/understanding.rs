@@ -19,7 +19,7 @@ struct HeldOut {
 }
 
 /// Takes every tenth question away, beginning with number `fold`, and asks it.
-fn hold_out(fold: usize) -> HeldOut {
+fn hold_out(fold: usize, found: &mut HeldOut) {
     let mut reduced = knowledge().clone();
     let mut held: Vec<(String, String, Option<Intent>, String)> = Vec::new();
     let mut number = 0;
@@ -61,7 +61,6 @@ fn hold_out(fold: usize) -> HeldOut {
         });
     }
     let assistant = Assistant::new(reduced).unwrap();
-    let mut found = HeldOut::default();
     for (office, id, intent, question) in held {
         let understood = assistant.understand(&[], &question);
         let service = understood
@@ -90,15 +89,17 @@ fn hold_out(fold: usize) -> HeldOut {
             }
         }
     }
-    found
 }
 
 #[test]
 fn questions_that_nobody_asked_before_are_understood() {
-    let found = hold_out(4);
+    let mut found = HeldOut::default();
+    for fold in [1, 4, 7] {
+        hold_out(fold, &mut found);
+    }
     println!("{found:?}");
     let share = |part: usize, whole: usize| part as f64 / whole as f64;
-    assert!(found.asked > 400 && found.foreign > 20, "{found:?}");
+    assert!(found.asked > 1400 && found.foreign > 70, "{found:?}");
     assert!(share(found.service, found.asked) > 0.88, "{found:?}");
     assert!(share(found.plausible, found.asked) > 0.93, "{found:?}");
     assert!(share(found.office, found.asked) > 0.92, "{found:?}");
@@ -196,7 +197,9 @@ fn other_peoples_business_is_refused() {
         let reply = guarded(understood, GuardMode::Replace, &["Das kostet 12 Euro."]);
         assert_eq!(reply.verdict, Verdict::Refused, "{question}");
         assert!(
-            reply.released.is_empty() && !reply.text.contains("12 Euro") && reply.office.is_none()
+            !reply.released.contains("12")
+                && !reply.text.contains("12 Euro")
+                && reply.office.is_none()
         );
     }
 }
