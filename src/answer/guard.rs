@@ -59,6 +59,8 @@ pub struct Guard<'a> {
     strange: bool,
     /// Sentences that ended at the last word.
     ended: Vec<(usize, Origin)>,
+    /// The last place at which a known sentence ended while a longer one went on: number of the next word, and what ended.
+    passed: Option<(usize, Vec<(usize, Origin)>)>,
     /// Byte of `raw` up to which it may be shown.
     safe: usize,
     /// Byte of `raw` up to which it was shown.
@@ -97,6 +99,7 @@ impl Assistant {
             live: Vec::new(),
             strange: false,
             ended: Vec::new(),
+            passed: None,
             safe: 0,
             shown: 0,
             released: String::new(),
@@ -276,11 +279,26 @@ impl Guard<'_> {
             })
             .collect();
         if !going_on.is_empty() {
+            if !self.ended.is_empty() {
+                self.passed = Some((self.words.len(), std::mem::take(&mut self.ended)));
+            }
             self.live = going_on;
             self.note_ends(word);
         } else if !self.ended.is_empty() {
             self.accept();
             self.begin(word);
+        } else if let Some((end, ended)) = self.passed.take() {
+            // Two known sentences, and the first is the beginning of a third: go back to where it ended.
+            let again = self.words.split_off(end);
+            self.take(&ended);
+            self.sentence = end;
+            for word in again {
+                self.advance(&word);
+                self.words.push(word);
+            }
+            if !self.strange {
+                self.advance(word);
+            }
         } else {
             self.live.clear();
             self.strange = true;
@@ -291,6 +309,7 @@ impl Guard<'_> {
     fn begin(&mut self, word: &Word) {
         self.sentence = self.words.len();
         self.ended.clear();
+        self.passed = None;
         self.live.clear();
         for (number, candidate) in self.candidates.iter().enumerate() {
             let sentences = candidate.wordings.starting_with(&word.key).iter();
@@ -496,7 +515,11 @@ impl Guard<'_> {
         };
         let mut intents: Vec<Intent> = Vec::new();
         if replaced || self.mode == GuardMode::Off {
-            intents.clone_from(&self.understanding.intents);
+            // Asked back, no fact is told.
+            let guessed = replaced && self.assistant.is_guess(&self.understanding);
+            if !guessed {
+                intents.clone_from(&self.understanding.intents);
+            }
         } else if let Some(candidate) = self
             .candidates
             .iter()

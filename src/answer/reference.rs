@@ -1,6 +1,7 @@
 //! The knowledge base's own answer: what is shown where the model's is wrong, and what it is compared with.
 
 use super::courtesy::Act;
+use super::understanding::UNSURE;
 use super::wordings::{allowed, keys};
 use super::{Assistant, Register, Understanding};
 use crate::knowledge::{Intent, Phrases};
@@ -35,6 +36,9 @@ impl Assistant {
         let Some((office, service)) = self.service_of(topic) else {
             return NOT_UNDERSTOOD.to_string();
         };
+        if let Some(question) = self.question_back(understanding) {
+            return question;
+        }
         let mut sentences: Vec<&str> = Vec::new();
         for (number, intent) in understanding.intents.iter().enumerate() {
             if let Some(fact) = service.facts.get(intent) {
@@ -54,6 +58,29 @@ impl Assistant {
             sentences.push(offer);
         }
         self.fill(&sentences.join(" "), Some(office))
+    }
+
+    /// Whether the service is only a guess.
+    pub(super) fn is_guess(&self, understanding: &Understanding) -> bool {
+        let best = understanding.topics.first();
+        best.is_some_and(|&(topic, score)| score < UNSURE && self.service_of(topic).is_some())
+    }
+
+    /// What is asked back where the best service is a guess.
+    fn question_back(&self, understanding: &Understanding) -> Option<String> {
+        if !self.is_guess(understanding) {
+            return None;
+        }
+        let services = understanding.topics.iter();
+        let titles: Vec<String> = services
+            .filter_map(|&(topic, _)| self.service_of(topic))
+            .take(3)
+            .map(|(_, service)| format!("„{}“", service.title))
+            .collect();
+        Some(format!(
+            "Das Anliegen ist noch nicht ganz klar. Vielleicht geht es um {}? Dann hilft eine kurze Frage dazu weiter.",
+            titles.join(" oder ")
+        ))
     }
 
     /// Legal sources of these sides of a topic and the day at which they were checked.

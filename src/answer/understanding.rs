@@ -8,7 +8,12 @@ use crate::knowledge::{Intent, Service, fold};
 use serde::Serialize;
 
 /// A service that scores less is not what was asked about.
-const UNKNOWN: f32 = 0.30;
+const UNKNOWN: f32 = 0.22;
+/// Below this the best service is a guess: more topics count as plausible, and where the model does not hit one of them the
+/// citizen is asked.
+pub(super) const UNSURE: f32 = 0.30;
+/// Questions in words of their own score up to here.
+const OWN_WORDS: f32 = 0.45;
 /// A request that belongs elsewhere is named only if it scores as much; below, it is only said that the city cannot help.
 const SURE_FOREIGN: f32 = 0.33;
 /// A topic that scores at least this is named by the question itself, whatever was said before.
@@ -19,6 +24,8 @@ const STAYS: f32 = 0.15;
 /// Topics that score less than the best by at most this are plausible too: of held-out questions with a lead above it, 98 in
 /// 100 are about the best one.
 const CLOSE: f32 = 0.12;
+/// The same where the best one scores less than [`OWN_WORDS`].
+const CLOSE_TO_GUESS: f32 = 0.20;
 /// Most topics that are plausible at once.
 const MOST: usize = 4;
 /// Requests that belong elsewhere and may be meant where nothing is certain.
@@ -184,17 +191,21 @@ impl Assistant {
             UNKNOWN
         };
         if best >= sure {
-            ranked.retain(|&(_, score)| score >= UNKNOWN && best - score <= CLOSE);
+            let close = if best < OWN_WORDS {
+                CLOSE_TO_GUESS
+            } else {
+                CLOSE
+            };
+            ranked.retain(|&(_, score)| score >= FAINT && best - score <= close);
             ranked.truncate(MOST);
             return ranked;
         }
-        // A scrap is unclear; a whole sentence that resembles nothing is somebody else's business.
-        let words = core.split(' ').count();
-        let instead = match words {
-            0..=3 => self.foreign_topic(UNCLEAR),
-            _ => self
+        // What resembles other people's business most is probably that; everything else is unclear.
+        let instead = match is_foreign(first) && core.split(' ').count() > 3 {
+            true => self
                 .foreign_topic(ELSEWHERE)
                 .or(self.foreign_topic(UNCLEAR)),
+            false => self.foreign_topic(UNCLEAR),
         };
         ranked.retain(|&(topic, score)| {
             is_foreign(topic) && score >= FAINT && Some(topic) != instead

@@ -31,7 +31,7 @@ fn examples() -> &'static Dataset {
     static DATASET: OnceLock<Dataset> = OnceLock::new();
     DATASET.get_or_init(|| {
         let settings = Settings {
-            examples: 3000,
+            examples: 1500,
             ..Settings::of_stage(Stage::Basis, 11)
         };
         let tokenizer = Tokenizer::gpt2().unwrap();
