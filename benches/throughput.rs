@@ -181,7 +181,7 @@ fn main() -> Result<()> {
         {
             let update = AdamStep {
                 step: step as u32 + 1,
-                learning_rate: 1e-4,
+                learning_rate: 5e-5,
                 beta1: 0.9,
                 beta2: 0.95,
                 epsilon: 1e-8,
