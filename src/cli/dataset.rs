@@ -3,9 +3,10 @@
 use crate::dataset::card::{MOST_UNKNOWN_PERCENT, Summary};
 use crate::dataset::quality;
 use crate::dataset::report::{page, spread};
-use crate::dataset::statistics::{SpellingReport, Statistics, Variety};
+use crate::dataset::statistics::{SpellingReport, Statistics};
+use crate::dataset::variety::Variety;
 use crate::dataset::{
-    Dataset, GENERATOR_VERSION, Part, Settings, Stage, Technique, TechniqueSet, generate,
+    Dataset, Encoding, GENERATOR_VERSION, Part, Settings, Stage, Technique, TechniqueSet, generate,
 };
 use crate::knowledge::{Dictionary, Knowledge};
 use crate::shards::{Example, ShardInfo, ShardWriter, Split};
@@ -129,6 +130,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         );
     }
     eprintln!("{}", clock.summary());
+    eprintln!("{}", encoding_speed(dataset.encoding));
     for file in [&out, &arguments.jsonl, &arguments.report]
         .into_iter()
         .flatten()
@@ -230,6 +232,15 @@ impl Clock {
             .collect();
         format!("{total:.1} s: {}", laps.join(", "))
     }
+}
+
+// How much of the generating was tokenizing.
+fn encoding_speed(encoding: Encoding) -> String {
+    let (megabytes, seconds) = (encoding.bytes as f64 / 1e6, encoding.time.as_secs_f64());
+    format!(
+        "tokenizing: {megabytes:.1} MB of text in {seconds:.2} s of the threads' time, {:.1} MB/s per thread",
+        megabytes / seconds.max(1e-9)
+    )
 }
 
 fn is_taken(out: &Path) -> bool {
