@@ -314,8 +314,17 @@ fn write_shards(
     Ok(())
 }
 
-// All or nothing: written beside its place and renamed.
+// All or nothing: written beside its place and renamed. A pipe or a device (`/dev/stdout`) is written as it is: a file must not
+// take its place.
 fn write_whole(path: &Path, write: &dyn Fn(&mut dyn Write) -> Result<()>) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let context = || format!("cannot write {}", path.display());
+        let opened = std::fs::OpenOptions::new().write(true).open(path);
+        let written = opened
+            .with_context(context)
+            .and_then(|file| fill(file, write).with_context(context));
+        return written.map(drop).map_err(name_full_disk);
+    }
     let mut name = path
         .file_name()
         .with_context(|| format!("{} is not a file name", path.display()))?
@@ -325,15 +334,8 @@ fn write_whole(path: &Path, write: &dyn Fn(&mut dyn Write) -> Result<()>) -> Res
     let context = || format!("cannot write {}", partial.display());
     let written = std::fs::File::create(&partial)
         .with_context(context)
-        .and_then(|file| {
-            let mut writer = BufWriter::with_capacity(1 << 20, file);
-            write(&mut writer).with_context(context)?;
-            let file = writer
-                .into_inner()
-                .map_err(|error| error.into_error())
-                .with_context(context)?;
-            file.sync_all().with_context(context)
-        })
+        .and_then(|file| fill(file, write).with_context(context))
+        .and_then(|file| file.sync_all().with_context(context))
         .and_then(|()| {
             std::fs::rename(&partial, path)
                 .with_context(|| format!("cannot rename to {}", path.display()))
@@ -343,6 +345,15 @@ fn write_whole(path: &Path, write: &dyn Fn(&mut dyn Write) -> Result<()>) -> Res
         let _ = std::fs::remove_file(&partial);
     }
     written.map_err(name_full_disk)
+}
+
+fn fill(
+    file: std::fs::File,
+    write: &dyn Fn(&mut dyn Write) -> Result<()>,
+) -> Result<std::fs::File> {
+    let mut writer = BufWriter::with_capacity(1 << 20, file);
+    write(&mut writer)?;
+    Ok(writer.into_inner().map_err(|error| error.into_error())?)
 }
 
 // A full disk is the one failure that its owner can do something about at once.
@@ -375,7 +386,7 @@ fn write_lines(writer: &mut dyn Write, dataset: &Dataset, stop: &AtomicBool) -> 
 
 fn stop_if_asked(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
-        bail!("interrupted: nothing was written");
+        bail!("interrupted: nothing unfinished was left behind");
     }
     Ok(())
 }
@@ -383,6 +394,24 @@ fn stop_if_asked(stop: &AtomicBool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_device_is_written_and_not_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("out");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        write_whole(&link, &|writer| Ok(writer.write_all(b"a line")?)).unwrap();
+        assert!(
+            std::fs::metadata(&link)
+                .unwrap()
+                .file_type()
+                .is_char_device()
+        );
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_full_disk_is_called_by_its_name_and_leaves_nothing() {
