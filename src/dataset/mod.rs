@@ -16,12 +16,14 @@ mod plan;
 pub mod quality;
 mod record;
 pub mod report;
+mod stage;
 pub mod statistics;
 pub mod techniques;
 pub mod variety;
 
 pub use encode::LONGEST_EXAMPLE;
 pub use record::{Record, RecordTurn, Role};
+pub use stage::Stage;
 pub use techniques::{Register, Technique, TechniqueSet};
 
 use crate::knowledge::{Knowledge, fold};
@@ -37,73 +39,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use techniques::{Task, cook};
 
 /// Changes with everything that changes the examples made from the same knowledge.
-pub const GENERATOR_VERSION: &str = "2";
-
-/// A named size of the data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// 75 examples.
-    Basis,
-    /// 500 examples.
-    Large,
-    /// 2,000 examples.
-    Super,
-    /// 20,000 examples.
-    Ultra,
-    /// 500,000 examples.
-    Massive,
-}
-
-impl Stage {
-    const ALL: [Stage; 5] = [
-        Stage::Basis,
-        Stage::Large,
-        Stage::Super,
-        Stage::Ultra,
-        Stage::Massive,
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Basis => "basis",
-            Stage::Large => "large",
-            Stage::Super => "super",
-            Stage::Ultra => "ultra",
-            Stage::Massive => "massive",
-        }
-    }
-
-    /// How many examples it has.
-    pub fn examples(self) -> usize {
-        match self {
-            Stage::Basis => 75,
-            Stage::Large => 500,
-            Stage::Super => 2_000,
-            Stage::Ultra => 20_000,
-            Stage::Massive => 500_000,
-        }
-    }
-}
-
-impl FromStr for Stage {
-    type Err = anyhow::Error;
-
-    fn from_str(name: &str) -> Result<Stage> {
-        match Stage::ALL.into_iter().find(|stage| stage.name() == name) {
-            Some(stage) => Ok(stage),
-            None => bail!(
-                "there is no stage \"{name}\": expected basis, large, super, ultra or massive"
-            ),
-        }
-    }
-}
+pub const GENERATOR_VERSION: &str = "3";
 
 /// Which part of the data set an example belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

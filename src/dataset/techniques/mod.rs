@@ -399,6 +399,24 @@ pub(super) mod testing {
         TechniqueSet::of(&Technique::ALL)
     }
 
+    fn asking<'a>(
+        catalog: &'a Catalog<'a>,
+        knowledge: &'a Knowledge,
+        subject: &'a Subject<'a>,
+        question: &'a str,
+        enabled: TechniqueSet,
+    ) -> Task<'a> {
+        Task {
+            catalog,
+            phrases: &knowledge.phrases,
+            subject,
+            question,
+            narrow: false,
+            held_out: false,
+            enabled,
+        }
+    }
+
     /// Follows `recipe` for every subject of the small knowledge base with its first question, `times` times each.
     pub fn drafts(
         recipe: Recipe,
@@ -411,15 +429,7 @@ pub(super) mod testing {
         let mut made = 0;
         for (number, subject) in catalog.subjects.iter().enumerate() {
             for phrasing in subject.train.iter().take(3) {
-                let task = Task {
-                    catalog: &catalog,
-                    phrases: &knowledge.phrases,
-                    subject,
-                    question: &phrasing.text,
-                    narrow: false,
-                    held_out: false,
-                    enabled,
-                };
+                let task = asking(&catalog, &knowledge, subject, &phrasing.text, enabled);
                 for attempt in 0..times {
                     let mut draw = Draw::new(9, Purpose::Example, number as u64, attempt);
                     if let Some(draft) = cook(recipe, &task, &mut draw) {
@@ -495,15 +505,7 @@ pub(super) mod testing {
                 _ => 1,
             };
             for phrasing in subject.train.iter().chain(&subject.held_out) {
-                let task = Task {
-                    catalog: &catalog,
-                    phrases: &knowledge.phrases,
-                    subject,
-                    question: &phrasing.text,
-                    narrow: false,
-                    held_out: false,
-                    enabled: all(),
-                };
+                let task = asking(&catalog, &knowledge, subject, &phrasing.text, all());
                 for attempt in 0..times * RECIPES.len() {
                     let recipe = RECIPES[attempt % RECIPES.len()];
                     let (index, attempt) = (number as u64, attempt as u64);
