@@ -60,6 +60,16 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
+    if let Some(kept) = arguments
+        .without
+        .iter()
+        .find(|technique| !technique.can_be_left_out())
+    {
+        bail!(
+            "{} cannot be left out: it is a kind of question and its share is fixed",
+            kept.name()
+        );
+    }
     let only_to_look =
         arguments.jsonl.is_some() || arguments.sample.is_some() || arguments.report.is_some();
     let out = match &arguments.out {

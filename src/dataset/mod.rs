@@ -1,7 +1,7 @@
 //! The training set: dialogues made from the knowledge base. `catalog` lists what can be asked, `bodies` how it can be
 //! answered, `plan` says which example is about what, `techniques` put it into words, `formats` lay it out, `encode` turns it
-//! into tokens; `quality` checks and `statistics` counts what came out. Everything follows from the seed, whatever the number
-//! of threads.
+//! into tokens; `quality` checks, `statistics` counts and `variety` measures what came out. Everything follows from the seed,
+//! whatever the number of threads.
 
 mod bodies;
 pub mod card;
@@ -395,6 +395,7 @@ impl<'a> Kitchen<'a> {
             question: &slot.phrasing.text,
             // The first question and the patterns ask for the fact as a whole.
             narrow: slot.phrasing.hand_written && !slot.phrasing.main,
+            from_pattern: !slot.phrasing.hand_written,
             held_out: part != Part::Train,
             enabled: self.settings.techniques,
         };

@@ -29,7 +29,7 @@ struct Memory {
 
 impl WordMemories {
     /// Tokens of `text`, or `None` where it holds a character whose class is not known here. `encode_word` encodes one word,
-    /// as [`words`] cuts them.
+    /// as [`first_word`] cuts it.
     pub(super) fn encode(
         &self,
         text: &str,
