@@ -3,14 +3,14 @@
 //! into tokens; `quality` checks, `statistics` counts and `variety` measures what came out. Everything follows from the seed,
 //! whatever the number of threads.
 
-mod bodies;
+pub mod bodies;
 pub mod card;
 pub mod catalog;
 mod draw;
 mod encode;
 mod formats;
 mod hashing;
-mod language;
+pub(crate) mod language;
 mod near_duplicates;
 mod plan;
 pub mod quality;
