@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "train",
         &["train", "model", "ops", "shards", "formats", "tokenizer"],
     ),
+    ("serve", &["serve"]),
 ];
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {

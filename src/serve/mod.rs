@@ -1,0 +1,3 @@
+//! The HTTP server, and the page and widget that it sends.
+
+pub mod assets;
