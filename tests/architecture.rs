@@ -15,6 +15,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("generate", &["generate", "model", "ops", "tokenizer"]),
     ("eval", &["eval", "model", "ops", "tokenizer"]),
     (
+        "serve",
+        &[
+            "serve",
+            "answer",
+            "generate",
+            "knowledge",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
         "train",
         &["train", "model", "ops", "shards", "formats", "tokenizer"],
     ),

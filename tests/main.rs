@@ -10,5 +10,6 @@ mod formats;
 mod gradients;
 mod ops_cases;
 mod oracle;
+mod serve;
 mod shards;
 mod tokenizer;

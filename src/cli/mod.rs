@@ -6,6 +6,7 @@ mod device;
 mod eval;
 mod knowledge;
 mod prompt;
+mod serve;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,8 @@ enum Command {
     Prompt(prompt::Arguments),
     /// Measure a model.
     Eval(eval::Arguments),
+    /// Answer over HTTP: OpenAI's API, a page for citizens, a widget for the city's own pages.
+    Serve(Box<serve::Arguments>),
 }
 
 /// Parses the process's arguments and runs the command; an error is printed with its causes.
@@ -42,6 +45,7 @@ pub fn run() -> ExitCode {
         Command::Train(arguments) => train::run(*arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Serve(arguments) => serve::run(*arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -97,11 +97,11 @@ pub(super) enum Page {
     /// No page: a program, or a page of ours that only reads.
     None,
     /// A page of this server.
-    OwnPage,
+    Own,
     /// A page on the list.
-    ListedPage,
+    Listed,
     /// Any other page.
-    ForeignPage,
+    Foreign,
 }
 
 /// Where the request comes from, as browsers say it.
@@ -111,7 +111,7 @@ pub(super) fn origin_of(headers: &HeaderMap, listed: &[Origin]) -> Page {
     };
     let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
     if listed.iter().any(|listed| listed.0 == origin) {
-        return Page::ListedPage;
+        return Page::Listed;
     }
     // Behind a proxy that speaks TLS this server does not know its own scheme, but its host.
     let host = headers
@@ -120,8 +120,8 @@ pub(super) fn origin_of(headers: &HeaderMap, listed: &[Origin]) -> Page {
         .map(str::to_ascii_lowercase);
     let asked = origin.split_once("://").map(|(_, host)| host);
     match (asked, host) {
-        (Some(asked), Some(host)) if asked == host => Page::OwnPage,
-        _ => Page::ForeignPage,
+        (Some(asked), Some(host)) if asked == host => Page::Own,
+        _ => Page::Foreign,
     }
 }
 
@@ -199,17 +199,24 @@ mod tests {
 
     #[test]
     fn origins_have_no_path_and_a_page_is_known_by_its_host() {
-        for wrong in ["*", "www.stadt.de", "https://", "https://a.de/", "ftp://a.de", "https://a b"] {
+        for wrong in [
+            "*",
+            "www.stadt.de",
+            "https://",
+            "https://a.de/",
+            "ftp://a.de",
+            "https://a b",
+        ] {
             assert!(wrong.parse::<Origin>().is_err(), "{wrong}");
         }
         let listed = ["https://www.stadt.de".parse().unwrap()];
         for (origin, expected) in [
             (None, Page::None),
-            (Some("https://www.stadt.de"), Page::ListedPage),
-            (Some("http://www.stadt.de"), Page::ForeignPage),
-            (Some("https://www.stadt.de.evil.example"), Page::ForeignPage),
-            (Some("https://chat.stadt.de"), Page::OwnPage),
-            (Some("null"), Page::ForeignPage),
+            (Some("https://www.stadt.de"), Page::Listed),
+            (Some("http://www.stadt.de"), Page::Foreign),
+            (Some("https://www.stadt.de.evil.example"), Page::Foreign),
+            (Some("https://chat.stadt.de"), Page::Own),
+            (Some("null"), Page::Foreign),
         ] {
             let mut given = headers(&[("host", "chat.stadt.de")]);
             if let Some(origin) = origin {
@@ -229,7 +236,11 @@ mod tests {
             ("127.0.0.1", vec!["198.51.100.7"], "198.51.100.7"),
             ("127.0.0.1", vec!["1.2.3.4, 198.51.100.7"], "198.51.100.7"),
             ("127.0.0.1", vec!["198.51.100.7, 10.0.0.9"], "198.51.100.7"),
-            ("::ffff:127.0.0.1", vec!["1.2.3.4", "198.51.100.7"], "198.51.100.7"),
+            (
+                "::ffff:127.0.0.1",
+                vec!["1.2.3.4", "198.51.100.7"],
+                "198.51.100.7",
+            ),
             ("127.0.0.1", vec!["unknown"], "127.0.0.1"),
             ("127.0.0.1", vec!["what, 198.51.100.7"], "198.51.100.7"),
             ("127.0.0.1", vec!["10.0.0.9"], "127.0.0.1"),

@@ -78,7 +78,9 @@ impl ApiError {
             ..Self::new(
                 StatusCode::NOT_FOUND,
                 "model_not_found",
-                format!("this server has one model, {served:?}: ask for it, or leave the field out"),
+                format!(
+                    "this server has one model, {served:?}: ask for it, or leave the field out"
+                ),
             )
         }
     }

@@ -124,19 +124,52 @@ impl Metrics {
         let mut text = String::new();
         for (counters, name, help) in [
             (&self.requests, "muni_requests_total", "HTTP requests."),
-            (&self.answers, "muni_answers_total", "Answers by the guard's verdict."),
+            (
+                &self.answers,
+                "muni_answers_total",
+                "Answers by the guard's verdict.",
+            ),
             (&self.feedback, "muni_feedback_total", "Ratings of answers."),
-            (&self.refused, "muni_refused_total", "Requests refused before any work."),
+            (
+                &self.refused,
+                "muni_refused_total",
+                "Requests refused before any work.",
+            ),
         ] {
             counters.write(name, help, &mut text);
         }
         for (counter, kind, name, help) in [
-            (&self.prompt_tokens, "counter", "muni_prompt_tokens_total", "Tokens of prompts."),
-            (&self.answer_tokens, "counter", "muni_answer_tokens_total", "Tokens of answers."),
-            (&self.cancelled, "counter", "muni_cancelled_total", "Answers given up by the client or out of time."),
-            (&self.connections, "gauge", "muni_connections", "Open connections."),
+            (
+                &self.prompt_tokens,
+                "counter",
+                "muni_prompt_tokens_total",
+                "Tokens of prompts.",
+            ),
+            (
+                &self.answer_tokens,
+                "counter",
+                "muni_answer_tokens_total",
+                "Tokens of answers.",
+            ),
+            (
+                &self.cancelled,
+                "counter",
+                "muni_cancelled_total",
+                "Answers given up by the client or out of time.",
+            ),
+            (
+                &self.connections,
+                "gauge",
+                "muni_connections",
+                "Open connections.",
+            ),
             (&self.running, "gauge", "muni_running", "Answers under way."),
-            (&self.waiting, "gauge", "muni_waiting", "Requests in the queue."),
+            (
+                &self.waiting,
+                "gauge",
+                "muni_waiting",
+                "Requests in the queue.",
+            ),
         ] {
             head(&mut text, name, kind, help);
             line(&mut text, name, counter.load(Ordering::Relaxed));
@@ -151,8 +184,17 @@ impl Metrics {
             "From a request's arrival to its answer's end.",
             &mut text,
         );
-        head(&mut text, "muni_uptime_seconds", "gauge", "Since the start.");
-        line(&mut text, "muni_uptime_seconds", self.started.elapsed().as_secs());
+        head(
+            &mut text,
+            "muni_uptime_seconds",
+            "gauge",
+            "Since the start.",
+        );
+        line(
+            &mut text,
+            "muni_uptime_seconds",
+            self.started.elapsed().as_secs(),
+        );
         text
     }
 }
@@ -173,8 +215,12 @@ mod tests {
     #[test]
     fn the_text_is_what_prometheus_reads() {
         let metrics = Metrics::new();
-        metrics.requests.add("route=\"/health\",status=\"200\"".into());
-        metrics.requests.add("route=\"/health\",status=\"200\"".into());
+        metrics
+            .requests
+            .add("route=\"/health\",status=\"200\"".into());
+        metrics
+            .requests
+            .add("route=\"/health\",status=\"200\"".into());
         metrics.first_token.observe(Duration::from_millis(30));
         metrics.first_token.observe(Duration::from_secs(90));
         let text = metrics.text();
