@@ -15,6 +15,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("generate", &["generate", "model", "ops", "tokenizer"]),
     ("eval", &["eval", "model", "ops", "tokenizer"]),
     (
+        "answer",
+        &[
+            "answer",
+            "knowledge",
+            "dataset",
+            "generate",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
         "serve",
         &[
             "serve",
@@ -30,7 +42,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "train",
         &["train", "model", "ops", "shards", "formats", "tokenizer"],
     ),
-    ("serve", &["serve"]),
 ];
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -1,14 +1,15 @@
 //! `muni-engine serve`: the HTTP server with OpenAI's API, the page and the widget.
 
+use super::assistant::KnowledgeArguments;
 use super::device::Task;
 use super::prompt::ModelArguments;
-use crate::answer::{Assistant, GuardMode};
-use crate::knowledge::Knowledge;
+use crate::answer::GuardMode;
 use crate::ops::Device;
 use crate::serve::{ApiKeys, Origin, Settings, serve};
 use anyhow::{Context, Result};
 use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Arguments of `muni-engine serve`.
@@ -22,11 +23,10 @@ pub struct Arguments {
     /// The port to listen at; 0: any free one, which the first line of the log names.
     #[arg(long, value_name = "N", default_value_t = 8080)]
     port: u16,
-    /// The city's knowledge base.
-    #[arg(long, value_name = "DIR", default_value = "knowledge")]
-    knowledge: PathBuf,
+    #[command(flatten)]
+    knowledge: KnowledgeArguments,
     /// What happens to answers that the knowledge base does not bear out: replace (by its own), mark, off.
-    #[arg(long, value_name = "MODE", default_value = "replace")]
+    #[arg(long, value_name = "MODE", default_value = "replace", value_parser = GuardMode::from_str)]
     guard: GuardMode,
     /// The model's name in the API.
     #[arg(long, value_name = "NAME", default_value = "muni")]
@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// A web page's origin that may ask, e.g. https://www.musterstadt.de, for the widget there. Can be given several times.
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", value_parser = Origin::from_str)]
     allow_origin: Vec<Origin>,
     /// Requests that may wait; one more gets 429 and Retry-After.
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -129,7 +129,7 @@ impl Task for Serve<'_> {
         let knowledge = &self.arguments.knowledge;
         // The knowledge base is read while the model is.
         let (open, assistant) = std::thread::scope(|scope| {
-            let assistant = scope.spawn(|| Assistant::new(Knowledge::load(knowledge)?));
+            let assistant = scope.spawn(|| knowledge.open());
             let open = self.arguments.model.open(device);
             let assistant = assistant.join().unwrap_or_else(|_| {
                 Err(anyhow::anyhow!(

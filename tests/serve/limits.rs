@@ -21,17 +21,58 @@ fn malformed_requests_are_refused_by_name_and_harm_nobody() {
         (vec![0; 1999], 400, None),
         (vec![b' '; 2001], 413, None),
         (b"{}".to_vec(), 400, Some("messages")),
-        (chat("", json!({})).to_string().into_bytes(), 400, Some("messages")),
-        (chat(&long, json!({})).to_string().into_bytes(), 400, Some("messages")),
-        (chat(QUESTION, json!({"temperature": 1e300})).to_string().into_bytes(), 400, Some("temperature")),
-        (chat(QUESTION, json!({"max_tokens": -1})).to_string().into_bytes(), 400, Some("max_tokens")),
-        (chat(QUESTION, json!({"stream": 1})).to_string().into_bytes(), 400, Some("stream")),
-        (chat(QUESTION, json!({"model": "llama"})).to_string().into_bytes(), 404, Some("model")),
-        (chat("<|endoftext|>\u{0}\u{202e}🏛", json!({})).to_string().into_bytes(), 200, None),
+        (
+            chat("", json!({})).to_string().into_bytes(),
+            400,
+            Some("messages"),
+        ),
+        (
+            chat(&long, json!({})).to_string().into_bytes(),
+            400,
+            Some("messages"),
+        ),
+        (
+            chat(QUESTION, json!({"temperature": 1e300}))
+                .to_string()
+                .into_bytes(),
+            400,
+            Some("temperature"),
+        ),
+        (
+            chat(QUESTION, json!({"max_tokens": -1}))
+                .to_string()
+                .into_bytes(),
+            400,
+            Some("max_tokens"),
+        ),
+        (
+            chat(QUESTION, json!({"stream": 1}))
+                .to_string()
+                .into_bytes(),
+            400,
+            Some("stream"),
+        ),
+        (
+            chat(QUESTION, json!({"model": "llama"}))
+                .to_string()
+                .into_bytes(),
+            404,
+            Some("model"),
+        ),
+        (
+            chat("<|endoftext|>\u{0}\u{202e}🏛", json!({}))
+                .to_string()
+                .into_bytes(),
+            200,
+            None,
+        ),
     ];
     for (body, status, param) in &bodies {
         let reply = server.request("POST", "/v1/chat/completions", &[], body);
-        let shown = String::from_utf8_lossy(body).chars().take(60).collect::<String>();
+        let shown = String::from_utf8_lossy(body)
+            .chars()
+            .take(60)
+            .collect::<String>();
         assert_eq!(reply.status, *status, "{shown}: {}", reply.text());
         if *status != 200 {
             let error = &reply.json()["error"];
@@ -59,7 +100,10 @@ fn malformed_requests_are_refused_by_name_and_harm_nobody() {
             assert!(Reply::parse(&answer).status >= 400, "{}", String::from_utf8_lossy(&answer));
         }
     }
-    let many = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(40_000));
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n",
+        "a".repeat(40_000)
+    );
     let mut stream = server.connect();
     let _ = stream.write_all(many.as_bytes());
     let mut answer = Vec::new();
@@ -76,7 +120,10 @@ fn malformed_requests_are_refused_by_name_and_harm_nobody() {
 fn slow_clients_do_not_keep_others_waiting() {
     let server = Server::start(&["--max-concurrent", "2"]);
     let body = chat(QUESTION, json!({"stream": true})).to_string();
-    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n", body.len());
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     let slow: Vec<_> = (0..24)
         .map(|i| {
             let mut stream = server.connect();
@@ -99,7 +146,12 @@ fn slow_clients_do_not_keep_others_waiting() {
     let mut late = slow.into_iter().nth(1).unwrap();
     late.write_all(&body.as_bytes()[body.len() / 2..]).unwrap();
     let answer = pieces(late);
-    assert!(answer.recv_timeout(PATIENCE).unwrap().starts_with(b"HTTP/1.1 200"));
+    assert!(
+        answer
+            .recv_timeout(PATIENCE)
+            .unwrap()
+            .starts_with(b"HTTP/1.1 200")
+    );
 }
 
 /// Long answers: nonsense without end, since a random model never says that it is done.
@@ -127,7 +179,10 @@ fn an_answer_that_nobody_waits_for_is_given_up() {
     }
     // None of the two was made to its end, and the place is free.
     assert_eq!(server.figure("muni_answer_seconds_count"), 0);
-    let reply = server.post("/v1/chat/completions", &chat(QUESTION, json!({"max_tokens": 3})));
+    let reply = server.post(
+        "/v1/chat/completions",
+        &chat(QUESTION, json!({"max_tokens": 3})),
+    );
     assert_eq!(reply.status, 200);
 }
 
@@ -141,23 +196,45 @@ fn a_full_queue_says_so_and_when_to_come_back() {
     assert!(first.recv_timeout(PATIENCE).is_ok());
     server.wait_until("running", |server| server.figure("muni_running") == 1);
     let second = open();
-    assert!(second.recv_timeout(PATIENCE).unwrap().starts_with(b"HTTP/1.1 200"));
+    assert!(
+        second
+            .recv_timeout(PATIENCE)
+            .unwrap()
+            .starts_with(b"HTTP/1.1 200")
+    );
     let third = server.post("/v1/chat/completions", &chat(QUESTION, json!({})));
-    assert_eq!((third.status, &third.json()["error"]["code"]), (429, &json!("queue_full")));
+    assert_eq!(
+        (third.status, &third.json()["error"]["code"]),
+        (429, &json!("queue_full"))
+    );
     let seconds: u64 = third.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=30).contains(&seconds));
-    assert!(server.get("/metrics").text().contains("muni_refused_total{reason=\"queue_full\"} 1"));
+    assert!(
+        server
+            .get("/metrics")
+            .text()
+            .contains("muni_refused_total{reason=\"queue_full\"} 1")
+    );
 }
 
 #[test]
 fn an_answer_that_takes_too_long_ends_with_an_error() {
     let server = endless(&["--request-timeout", "0.3"]);
     let plain = server.post("/v1/chat/completions", &chat(QUESTION, json!({})));
-    assert_eq!((plain.status, &plain.json()["error"]["code"]), (503, &json!("timeout")));
+    assert_eq!(
+        (plain.status, &plain.json()["error"]["code"]),
+        (503, &json!("timeout"))
+    );
     assert!(plain.header("retry-after").is_some());
-    let stream = server.post("/v1/chat/completions", &chat(QUESTION, json!({"stream": true})));
+    let stream = server.post(
+        "/v1/chat/completions",
+        &chat(QUESTION, json!({"stream": true})),
+    );
     let chunks = stream.chunks();
-    assert_eq!((stream.status, &chunks.last().unwrap()["error"]["code"]), (200, &json!("timeout")));
+    assert_eq!(
+        (stream.status, &chunks.last().unwrap()["error"]["code"]),
+        (200, &json!("timeout"))
+    );
     server.wait_until("given up", |server| server.figure("muni_running") == 0);
 }
 
@@ -175,9 +252,15 @@ fn a_stopping_server_finishes_what_it_began_and_takes_no_more() {
         let Ok(mut connection) = std::net::TcpStream::connect(server.address) else {
             break;
         };
-        let request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+        let request =
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
         let mut reply = Vec::new();
-        if connection.write_all(request).and_then(|()| connection.read_to_end(&mut reply)).is_ok() && !reply.is_empty() {
+        if connection
+            .write_all(request)
+            .and_then(|()| connection.read_to_end(&mut reply))
+            .is_ok()
+            && !reply.is_empty()
+        {
             let reply = Reply::parse(&reply);
             if reply.status == 503 {
                 assert_eq!(reply.json()["error"]["code"], "shutting_down");
@@ -190,10 +273,16 @@ fn a_stopping_server_finishes_what_it_began_and_takes_no_more() {
         answer.extend(piece);
     }
     let chunks = Reply::parse(&answer).chunks();
-    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "length");
+    assert_eq!(
+        chunks.last().unwrap()["choices"][0]["finish_reason"],
+        "length"
+    );
     let (status, log) = server.stop();
     assert!(status.success(), "{log}");
-    assert!(log.contains("\"signal\":\"SIGTERM\"") && log.contains("\"event\":\"stopped\""), "{log}");
+    assert!(
+        log.contains("\"signal\":\"SIGTERM\"") && log.contains("\"event\":\"stopped\""),
+        "{log}"
+    );
     assert_eq!(refused, 1, "{log}");
 }
 
@@ -205,14 +294,21 @@ fn a_stopping_server_does_not_wait_for_ever() {
     assert!(stream.recv_timeout(PATIENCE).is_ok());
     server.wait_until("running", |server| server.figure("muni_running") == 1);
     let (status, log) = server.stop();
-    assert!(status.success() && log.contains("stopped_with_open_connections"), "{log}");
+    assert!(
+        status.success() && log.contains("stopped_with_open_connections"),
+        "{log}"
+    );
 }
 
 #[test]
 fn keys_open_the_api_and_nothing_else_needs_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
-    std::fs::write(&file, "# staff\nfirst-key-0123456789\nsecond-key-0123456789\n").unwrap();
+    std::fs::write(
+        &file,
+        "# staff\nfirst-key-0123456789\nsecond-key-0123456789\n",
+    )
+    .unwrap();
     let server = Server::start(&["--api-key-file", file.to_str().unwrap()]);
     let body = chat(QUESTION, json!({"max_tokens": 2}));
     for (header, status) in [
@@ -248,7 +344,12 @@ fn keys_open_the_api_and_nothing_else_needs_one() {
 #[test]
 fn pages_of_other_origins_need_to_be_on_the_list() {
     let listed = "https://www.musterstadt.de";
-    let server = Server::start(&["--allow-origin", listed, "--allow-origin", "http://localhost:9"]);
+    let server = Server::start(&[
+        "--allow-origin",
+        listed,
+        "--allow-origin",
+        "http://localhost:9",
+    ]);
     let body = chat(QUESTION, json!({"max_tokens": 2}));
     let own = format!("http://{}", server.address);
     for (origin, status, allowed) in [
@@ -261,15 +362,26 @@ fn pages_of_other_origins_need_to_be_on_the_list() {
     ] {
         let reply = server.post_with("/v1/chat/completions", &[("Origin", origin)], &body);
         assert_eq!(reply.status, status, "{origin}");
-        assert_eq!(reply.header("access-control-allow-origin"), allowed, "{origin}");
+        assert_eq!(
+            reply.header("access-control-allow-origin"),
+            allowed,
+            "{origin}"
+        );
         assert_eq!(reply.header("vary"), Some("Origin"));
         let asks = [
             ("Origin", origin),
             ("Access-Control-Request-Method", "POST"),
-            ("Access-Control-Request-Headers", "content-type,x-muni-widget"),
+            (
+                "Access-Control-Request-Headers",
+                "content-type,x-muni-widget",
+            ),
         ];
         let preflight = server.request("OPTIONS", "/v1/chat/completions", &asks, b"");
-        assert_eq!(preflight.header("access-control-allow-origin"), allowed, "{origin}");
+        assert_eq!(
+            preflight.header("access-control-allow-origin"),
+            allowed,
+            "{origin}"
+        );
         match allowed {
             Some(_) => {
                 assert_eq!(preflight.status, 204);
@@ -283,10 +395,21 @@ fn pages_of_other_origins_need_to_be_on_the_list() {
 
 #[test]
 fn one_client_may_not_ask_too_often() {
-    let server = Server::start(&["--rate-limit", "3", "--trusted-proxy", "127.0.0.1", "--guard", "off"]);
+    let server = Server::start(&[
+        "--rate-limit",
+        "3",
+        "--trusted-proxy",
+        "127.0.0.1",
+        "--guard",
+        "off",
+    ]);
     let ask = |client: &str| {
         let body = chat(QUESTION, json!({"max_tokens": 1}));
-        server.post_with("/v1/chat/completions", &[("X-Forwarded-For", client)], &body)
+        server.post_with(
+            "/v1/chat/completions",
+            &[("X-Forwarded-For", client)],
+            &body,
+        )
     };
     for client in ["203.0.113.1", "198.51.100.2", "1.2.3.4, 203.0.113.9"] {
         for _ in 0..3 {
@@ -296,7 +419,10 @@ fn one_client_may_not_ask_too_often() {
     // What the client writes in front of its address does not make it another.
     for client in ["203.0.113.1", "5.6.7.8, 203.0.113.9"] {
         let reply = ask(client);
-        assert_eq!((reply.status, &reply.json()["error"]["code"]), (429, &json!("rate_limit_exceeded")));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (429, &json!("rate_limit_exceeded"))
+        );
         let seconds: u64 = reply.header("retry-after").unwrap().parse().unwrap();
         assert!((1..=20).contains(&seconds), "{seconds}");
     }
@@ -324,7 +450,11 @@ fn wrong_usage_is_told_apart_from_what_cannot_be_done() {
         (&["--trusted-proxy", "proxy.local"], 2, "--trusted-proxy"),
         (&["--port", "0", "--max-concurrent", "65"], 1, "1 to 64"),
         (&["--port", "0", "--api-key-file", "nowhere"], 1, "nowhere"),
-        (&["--port", "0", "--model-path", "nowhere"], 1, "nowhere does not exist"),
+        (
+            &["--port", "0", "--model-path", "nowhere"],
+            1,
+            "nowhere does not exist",
+        ),
     ] {
         let (found, stderr) = run(arguments);
         assert_eq!(found, code, "{arguments:?}: {stderr}");
@@ -341,7 +471,12 @@ fn mixed_traffic_leaves_the_server_as_it_was() {
     let server = Server::start(&["--max-concurrent", "8", "--queue", "200"]);
     let healthy = |i: usize| chat(QUESTION, json!({"seed": i, "stream": i % 2 == 0}));
     let replies = at_once(60, |i| match i % 5 {
-        0 => server.request("POST", "/v1/chat/completions", &[], b"{\"messages\": [{\"role\""),
+        0 => server.request(
+            "POST",
+            "/v1/chat/completions",
+            &[],
+            b"{\"messages\": [{\"role\"",
+        ),
         1 => {
             // Goes away in the middle of its answer; then asks how the server is.
             let body = chat(QUESTION, json!({"stream": true})).to_string();
@@ -352,15 +487,26 @@ fn mixed_traffic_leaves_the_server_as_it_was() {
     });
     let mut texts: Vec<Value> = Vec::new();
     for (i, reply) in replies.iter().enumerate() {
-        assert_eq!(reply.status, if i % 5 == 0 { 400 } else { 200 }, "{i}: {}", reply.text());
+        assert_eq!(
+            reply.status,
+            if i % 5 == 0 { 400 } else { 200 },
+            "{i}: {}",
+            reply.text()
+        );
         match (i % 5, i % 2) {
             (0 | 1, _) => {}
-            (_, 0) => assert_eq!(reply.chunks().last().unwrap()["choices"][0]["finish_reason"], "stop"),
+            (_, 0) => assert_eq!(
+                reply.chunks().last().unwrap()["choices"][0]["finish_reason"],
+                "stop"
+            ),
             _ => texts.push(json!(content(&reply.json()))),
         }
     }
     // All are replaced by the same true answer.
-    assert!(texts.len() > 10 && texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+    assert!(
+        texts.len() > 10 && texts.iter().all(|text| *text == texts[0]),
+        "{texts:?}"
+    );
     server.wait_until("quiet", |server| {
         server.figure("muni_running") == 0 && server.figure("muni_connections") == 1
     });
