@@ -17,12 +17,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Sleep, sleep};
 
 /// For a request's headers; also how long a connection may wait for its next request.
@@ -32,53 +32,71 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Request line and headers at most.
 const HEADER_BYTES: usize = 16 << 10;
 
+/// Connections that are open.
+#[derive(Default)]
+struct Open {
+    count: AtomicUsize,
+    one_ended: Notify,
+}
+
 /// Accepts connections until the server is told to stop, then until every connection has ended, at most for the time that
 /// the settings give.
 pub(super) async fn run(listener: TcpListener, state: Arc<State>, router: Router) -> Result<()> {
-    let most = state.settings.max_connections.min(Semaphore::MAX_PERMITS);
-    let most = u32::try_from(most).unwrap_or(u32::MAX);
-    let places = Arc::new(Semaphore::new(most as usize));
+    let open = Arc::new(Open::default());
     let mut stopping = state.stopping.subscribe();
-    let accept = async {
-        loop {
-            // Without a place connections wait in the system's own queue.
-            let place = places.clone().acquire_owned().await.context("no places")?;
-            let (stream, peer) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of descriptors, or a client that was quick to leave; going round at full speed helps nobody.
-                    log::event(
-                        "error",
-                        "accept_failed",
-                        json!({"reason": error.to_string()}),
-                    );
-                    sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            let (state, router) = (state.clone(), router.clone());
-            tokio::spawn(async move {
-                state.metrics.connections.fetch_add(1, Ordering::Relaxed);
-                serve(stream, peer, state.stopping.subscribe(), router).await;
-                state.metrics.connections.fetch_sub(1, Ordering::Relaxed);
-                drop(place);
-            });
-        }
-        #[allow(unreachable_code)]
-        Ok::<(), anyhow::Error>(())
-    };
     let stopped = async {
-        // The sender lives in the state.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-        let all = places.acquire_many(most);
-        let in_time = tokio::time::timeout(state.settings.shutdown_timeout, all).await;
+        until_true(&mut stopping).await;
+        let all_ended = async {
+            while open.count.load(Ordering::Acquire) > 0 {
+                open.one_ended.notified().await;
+            }
+        };
+        let in_time = tokio::time::timeout(state.settings.shutdown_timeout, all_ended).await;
         if in_time.is_err() {
             log::event("warn", "stopped_with_open_connections", json!({}));
         }
     };
     tokio::select! {
-        result = accept => result,
+        result = accept(&listener, &open, &state, &router) => result,
         () = stopped => Ok(()),
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    open: &Arc<Open>,
+    state: &Arc<State>,
+    router: &Router,
+) -> Result<()> {
+    let most = state.settings.max_connections.min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(most));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, or a client that was quick to leave; going round at full speed helps nobody.
+                log::event(
+                    "error",
+                    "accept_failed",
+                    json!({"reason": error.to_string()}),
+                );
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        open.count.fetch_add(1, Ordering::AcqRel);
+        // Without a place the next ones wait in the system's own queue.
+        let place = places.clone().acquire_owned().await.context("no places")?;
+        let (open, state, router) = (open.clone(), state.clone(), router.clone());
+        tokio::spawn(async move {
+            state.metrics.connections.fetch_add(1, Ordering::Relaxed);
+            serve(stream, peer, state.stopping.subscribe(), router).await;
+            state.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+            drop(place);
+            open.count.fetch_sub(1, Ordering::AcqRel);
+            // Remembered where nobody waits yet.
+            open.one_ended.notify_one();
+        });
     }
 }
 
@@ -107,13 +125,18 @@ async fn serve(
     loop {
         tokio::select! {
             _ = connection.as_mut() => return,
-            _ = stopping.wait_for(|stopping| *stopping), if !told => {
+            () = until_true(&mut stopping), if !told => {
                 told = true;
                 // The request under way is finished, the next is not read.
                 connection.as_mut().graceful_shutdown();
             }
         }
     }
+}
+
+async fn until_true(flag: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the server.
+    let _ = flag.wait_for(|flag| *flag).await;
 }
 
 async fn call(

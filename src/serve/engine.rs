@@ -93,6 +93,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Jobs that wait.
+    pub fn waiting(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
     /// Takes no more jobs; the thread ends when it has nothing left to do, or at once with `abort`.
     pub fn close(&self, abort: bool) {
         let mut state = self.lock();
@@ -154,8 +159,6 @@ pub(super) fn run<D: Device>(
             wanted
         });
         metrics.running.store(batch.len() as u64, Ordering::Relaxed);
-        let waiting = queue.lock().jobs.len();
-        metrics.waiting.store(waiting as u64, Ordering::Relaxed);
         let events = match batch.step() {
             Ok(events) => events,
             Err(error) => {

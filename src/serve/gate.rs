@@ -210,10 +210,6 @@ fn decorate(state: &State, headers: &mut HeaderMap, page: Page, origin: Option<H
         let policy = HeaderName::from_static("cross-origin-resource-policy");
         headers.insert(policy, HeaderValue::from_static("cross-origin"));
     }
-    if headers.get(header::WWW_AUTHENTICATE).is_none() && state.settings.keys.is_some() {
-        let scheme = HeaderValue::from_static("Bearer");
-        headers.insert(header::WWW_AUTHENTICATE, scheme);
-    }
     if state.is_stopping() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -92,10 +92,9 @@ pub(super) struct Metrics {
     pub answer_tokens: AtomicU64,
     /// Answers whose client went away or whose time ran out.
     pub cancelled: AtomicU64,
-    /// Open connections, answers under way and waiting.
+    /// Open connections, and answers under way.
     pub connections: AtomicU64,
     pub running: AtomicU64,
-    pub waiting: AtomicU64,
     started: Instant,
 }
 
@@ -114,13 +113,12 @@ impl Metrics {
             cancelled: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             running: AtomicU64::new(0),
-            waiting: AtomicU64::new(0),
             started: Instant::now(),
         }
     }
 
-    /// The text that Prometheus collects.
-    pub fn text(&self) -> String {
+    /// The text that Prometheus collects, with the number of requests in the queue.
+    pub fn text(&self, waiting: usize) -> String {
         let mut text = String::new();
         for (counters, name, help) in [
             (&self.requests, "muni_requests_total", "HTTP requests."),
@@ -164,12 +162,6 @@ impl Metrics {
                 "Open connections.",
             ),
             (&self.running, "gauge", "muni_running", "Answers under way."),
-            (
-                &self.waiting,
-                "gauge",
-                "muni_waiting",
-                "Requests in the queue.",
-            ),
         ] {
             head(&mut text, name, kind, help);
             line(&mut text, name, counter.load(Ordering::Relaxed));
@@ -223,7 +215,7 @@ mod tests {
             .add("route=\"/health\",status=\"200\"".into());
         metrics.first_token.observe(Duration::from_millis(30));
         metrics.first_token.observe(Duration::from_secs(90));
-        let text = metrics.text();
+        let text = metrics.text(3);
         for expected in [
             "# TYPE muni_requests_total counter\nmuni_requests_total{route=\"/health\",status=\"200\"} 2\n",
             "muni_first_token_seconds_bucket{le=\"0.025\"} 0\n",
@@ -233,6 +225,7 @@ mod tests {
             "muni_first_token_seconds_sum 90.03\n",
             "muni_first_token_seconds_count 2\n",
             "# TYPE muni_running gauge\nmuni_running 0\n",
+            "muni_waiting 3\n",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }

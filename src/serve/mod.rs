@@ -10,7 +10,7 @@
 //!
 //! Nothing that was asked or answered is kept or logged, unless the operator names a file for it.
 
-pub mod access;
+mod access;
 pub mod assets;
 mod chat;
 mod completions;

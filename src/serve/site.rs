@@ -56,7 +56,7 @@ pub(super) fn ready(state: &State) -> Response {
 
 /// `GET /metrics`
 pub(super) fn metrics(state: &State) -> Response {
-    let mut response = Response::new(Body::from(state.metrics.text()));
+    let mut response = Response::new(Body::from(state.metrics.text(state.queue.waiting())));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
