@@ -1,7 +1,7 @@
 //! `muni-engine prompt`: one question, one answer. Also the arguments that every command with a trained model takes.
 
 use super::device::{DeviceArguments, Task};
-use crate::formats::{find_folder, load_folder};
+use crate::formats::{find_folder, load_folder_into};
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{
     GenerateOutput, GenerateSettings, Generator, SamplingSettings, question_prompt,
@@ -79,7 +79,7 @@ impl ModelArguments {
         // The tokenizer takes about as long as the weights, so a question is answered sooner if they do not wait for each other.
         let (loaded, tokenizer) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| open_tokenizer(&dir));
-            let loaded = load_folder(&dir);
+            let loaded = load_folder_into(&dir, &|len| device.host_buffer(len));
             let tokenizer = tokenizer
                 .join()
                 .unwrap_or_else(|_| bail!("reading the tokenizer failed unexpectedly"));
@@ -87,7 +87,7 @@ impl ModelArguments {
         });
         let (loaded, (tokenizer, own)) = (loaded?, tokenizer?);
         check_vocabulary(&dir, &loaded.config, &tokenizer, own)?;
-        let parameters = Parameters::upload(device, &loaded.config, &loaded.fused)?;
+        let parameters = Parameters::adopt(device, &loaded.config, loaded.fused)?;
         let model = Model::new(loaded.config, parameters)?;
         Ok(OpenModel { model, tokenizer })
     }
