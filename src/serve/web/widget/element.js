@@ -263,7 +263,7 @@ class MuniChat extends HTMLElement {
     const rate = (rating) => {
       if (rated) return;
       rated = true;
-      sendRating(this.#server, { rating, office: about.office?.id ?? null, verdict: about.verdict ?? "" });
+      sendRating(this.#server, { rating, office: about.office?.id ?? null, verdict: about.verdict ?? null });
       buttons.forEach((button, i) => {
         button.setAttribute("aria-pressed", String(i === (rating === "up" ? 0 : 1)));
         button.setAttribute("aria-disabled", "true");

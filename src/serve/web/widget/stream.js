@@ -53,7 +53,7 @@ async function errorOf(response) {
       return new ChatError(code === "context_length_exceeded" ? "long" : "unknown");
     case 502:
     case 503:
-      return new ChatError("closed");
+      return new ChatError(code === "timeout" ? "slow" : "closed");
     case 408:
     case 504:
       return new ChatError("slow");
