@@ -101,7 +101,7 @@ describe("the chat", { skip: SKIP }, () => {
     await answers().last().getByText("Nicht alle Angaben ließen sich prüfen. Bitte fragen Sie beim Amt nach.").waitFor();
     const last = await put("Wie wird das Wetter?");
     await last.answer("Dazu kann ich nichts sagen.", about({ verdict: "refused", office: null, service: null, sources: [], checked_on: null }));
-    await answers().last().getByText("Hierzu gibt es keine Auskunft").waitFor();
+    await answers().last().getByText("Dazu gibt es hier keine Auskunft").waitFor();
     assert.equal(await answers().last().getByRole("button", { name: /Kontakt/ }).count(), 0);
   });
 

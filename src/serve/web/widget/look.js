@@ -41,6 +41,7 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 .launcher { position: fixed; inset: auto max(1rem, env(safe-area-inset-right)) max(1rem, env(safe-area-inset-bottom)) auto;
   min-height: 3.25em; padding: .5em 1.3em .5em 1.1em; border-radius: 2em; font-size: 1.05em;
   box-shadow: 0 .25em 1.2em rgb(0 0 0 / .28); }
+:host([data-inline]) .frame { height: 100%; }
 .panel { display: flex; flex-direction: column; background: var(--surface); overflow: hidden; }
 :host(:not([data-inline])) .panel { position: fixed; inset: auto 1.25rem 1.25rem auto; width: min(26rem, calc(100vw - 2.5rem));
   height: min(44rem, calc(100dvh - 2.5rem)); border: 1px solid var(--line); border-radius: 1em;

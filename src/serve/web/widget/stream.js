@@ -108,6 +108,7 @@ async function ask({ server, model, messages, signal, onText, onAbout }) {
       credentials: "omit",
       referrerPolicy: "no-referrer",
       headers: { "Content-Type": "application/json", "X-Muni-Widget": "1" },
+      // The server takes a request without a model for its own; an unknown name it refuses.
       body: JSON.stringify({ model, messages, stream: true }),
       signal: silence.signal,
     });
