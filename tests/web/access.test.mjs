@@ -45,7 +45,7 @@ describe("access", { skip: SKIP }, () => {
   ]) {
     test(`axe-core finds nothing, in any state (${name})`, async () => {
       await visit("/", options, async (page) => {
-        await page.getByText("Ihre Fragen werden nicht gespeichert.").waitFor();
+        await page.getByText("Ihre Fragen werden nicht gespeichert.").first().waitFor();
         await assertAccessible(page, "page at its start");
         await picture(page, `page-${name}`);
         const asked = await ask(page, "Wo kann ich mich ummelden?");
@@ -55,14 +55,14 @@ describe("access", { skip: SKIP }, () => {
         await assertAccessible(page, "while an answer comes");
         await asked.say(ADDRESS);
         await asked.end(about());
-        await page.getByText("Stand: 1. Juli 2026").waitFor();
+        await page.getByText("Stand: 1. Juli 2026").first().waitFor();
         await page.getByRole("button", { name: "Ja, hilfreich" }).click();
         await picture(page, `page-${name}-answer`, { fullPage: true });
         const marked = await ask(page, "Und was kostet das?");
         await marked.answer("Die Ummeldung ist gebührenfrei.", about({ verdict: "marked" }));
         const failed = await ask(page, "Und wie lange dauert es?");
         await failed.fail(429, { "Retry-After": "7" });
-        await page.getByText("in 7 Sekunden").waitFor();
+        await page.getByText("in 7 Sekunden").first().waitFor();
         await page.getByRole("textbox").fill("a".repeat(380));
         await assertAccessible(page, "after answers and an error");
         await page.getByRole("button", { name: "Mit einem Menschen sprechen" }).click();
@@ -70,13 +70,13 @@ describe("access", { skip: SKIP }, () => {
         await assertAccessible(page, "with the offices open");
         await picture(page, `page-${name}-offices`);
         await page.getByRole("button", { name: "Leichte Sprache" }).click();
-        await page.getByText("Hier antwortet kein Mensch.").waitFor();
+        await page.getByText("Hier antwortet kein Mensch.").first().waitFor();
         await assertAccessible(page, "in Leichte Sprache");
         await assertNoSidewaysScroll(page, name);
       });
       await visit("/datenschutz", options, async (page) => {
         await page.getByText("Musterstadt").first().waitFor();
-        assert.equal(await page.getByText("Auf manchen Servern").isVisible(), false);
+        assert.equal(await page.getByText("Auf manchen Servern").first().isVisible(), false);
         await assertAccessible(page, "privacy notice");
         await assertNoSidewaysScroll(page, `privacy notice, ${name}`);
         await picture(page, `privacy-${name}`, { fullPage: true });
@@ -85,11 +85,11 @@ describe("access", { skip: SKIP }, () => {
         await assertAccessible(page, "widget closed");
         await picture(page, `widget-${name}-closed`);
         await page.getByRole("button", { name: "Fragen?" }).click();
-        await page.getByText("Ihre Fragen werden nicht gespeichert.").waitFor();
+        await page.getByText("Ihre Fragen werden nicht gespeichert.").first().waitFor();
         await assertAccessible(page, "widget open");
         const asked = await ask(page, "Wo kann ich mich ummelden?");
         await asked.answer(`Zuständig ist das Einwohnermeldeamt. ${ADDRESS}`, about({ verdict: "replaced" }));
-        await page.getByText("Stand: 1. Juli 2026").waitFor();
+        await page.getByText("Stand: 1. Juli 2026").first().waitFor();
         await assertAccessible(page, "widget with an answer");
         await assertNoSidewaysScroll(page, `widget, ${name}`);
         await picture(page, `widget-${name}`);
@@ -130,7 +130,7 @@ describe("access", { skip: SKIP }, () => {
       assert.equal(await focused(page), "button Anhalten");
       await press("Shift+Tab");
       await asked.end(about());
-      await page.getByText("Stand: 1. Juli 2026").waitFor();
+      await page.getByText("Stand: 1. Juli 2026").first().waitFor();
       assert.match(await focused(page), /^textarea/, "the focus stays in the question");
 
       const before = [];
@@ -154,7 +154,7 @@ describe("access", { skip: SKIP }, () => {
       assert.equal(await page.locator("muni-chat .panel").isVisible(), false);
       await press("Space");
       assert.match(await focused(page), /^textarea/);
-      await page.getByText("Stand: 1. Juli 2026").waitFor();
+      await page.getByText("Stand: 1. Juli 2026").first().waitFor();
       await press("Escape");
       assert.equal(await focused(page), "button Fragen?");
     });
@@ -166,9 +166,9 @@ describe("access", { skip: SKIP }, () => {
         if (path === "/host") await page.getByRole("button", { name: "Fragen?" }).click();
         const asked = await ask(page, "Wo kann ich mich ummelden?");
         await asked.answer(`Zuständig ist das Einwohnermeldeamt. ${ADDRESS}`);
-        await page.getByText("Stand: 1. Juli 2026").waitFor();
+        await page.getByText("Stand: 1. Juli 2026").first().waitFor();
         await assertNoSidewaysScroll(page, `400 %, ${path}`);
-        for (const target of [page.getByRole("textbox"), page.getByRole("button", { name: "Senden" }), page.getByText("Hier antwortet ein Computerprogramm"),
+        for (const target of [page.getByRole("textbox"), page.getByRole("button", { name: "Senden" }), page.getByText("Hier antwortet ein Computerprogramm").first(),
           page.getByRole("button", { name: "Leichte Sprache" })]) {
           await target.scrollIntoViewIfNeeded();
           const box = await target.boundingBox();
@@ -183,19 +183,19 @@ describe("access", { skip: SKIP }, () => {
     await visit("/", {}, async (page) => {
       const asked = await ask(page, "Wo kann ich mich ummelden?");
       await asked.answer("Beim Einwohnermeldeamt.");
-      await page.getByText("Rechtsgrundlage: § 17 Abs. 1 BMG").waitFor();
+      await page.getByText("Rechtsgrundlage: § 17 Abs. 1 BMG").first().waitFor();
       const toggle = page.getByRole("button", { name: "Leichte Sprache" });
       await toggle.click();
       assert.equal(await toggle.getAttribute("aria-pressed"), "true");
       for (const words of ["Der Computer kann Fehler machen.", "Die Antworten sind noch nicht in Leichter Sprache.", "Das steht im Gesetz: § 17 Abs. 1 BMG",
         "Geprüft am: 1. Juli 2026", "Hat Ihnen das geholfen?", "Schreiben Sie Ihre Frage", "Hier können Sie die Stadt etwas fragen."]) {
-        await page.getByText(words).waitFor();
+        await page.getByText(words).first().waitFor();
       }
       await page.getByRole("button", { name: "Ja, das hat geholfen" }).waitFor();
-      await page.getByText("Beim Einwohnermeldeamt.").waitFor();
+      await page.getByText("Beim Einwohnermeldeamt.").first().waitFor();
       await toggle.click();
-      await page.getByText("Rechtsgrundlage: § 17 Abs. 1 BMG").waitFor();
-      assert.equal(await page.getByText("Hier können Sie die Stadt").isVisible(), false);
+      await page.getByText("Rechtsgrundlage: § 17 Abs. 1 BMG").first().waitFor();
+      assert.equal(await page.getByText("Hier können Sie die Stadt").first().isVisible(), false);
     });
   });
 
@@ -206,7 +206,7 @@ describe("access", { skip: SKIP }, () => {
         await page.getByRole("heading", { name: "Frag die Stadt" }).waitFor();
         await page.getByRole("button", { name: "Wo bekomme ich eine Geburtsurkunde?" }).click();
         await (await server.next()).answer("Beim Standesamt.");
-        await page.getByText("Stand: 1. Juli 2026").waitFor();
+        await page.getByText("Stand: 1. Juli 2026").first().waitFor();
         await assertAccessible(page, `yellow, ${colorScheme}`);
         await picture(page, `yellow-${colorScheme}`);
       });
@@ -229,7 +229,7 @@ describe("access", { skip: SKIP }, () => {
         await text.getByText("Zuständig").waitFor();
         assert.equal(await text.evaluate((element) => getComputedStyle(element, "::after").animationName), moving);
         await asked.end(about());
-        await page.getByText("Stand: 1. Juli 2026").waitFor();
+        await page.getByText("Stand: 1. Juli 2026").first().waitFor();
       });
     }
   });

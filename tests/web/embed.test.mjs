@@ -41,11 +41,11 @@ describe("the widget on another page", { skip: SKIP }, () => {
     assert.equal(asked.request.headers.referer, undefined);
     assert.equal(asked.request.headers.cookie, undefined);
     await asked.answer("Beim Einwohnermeldeamt.");
-    await page.getByText("Stand: 1. Juli 2026").waitFor();
+    await page.getByText("Stand: 1. Juli 2026").first().waitFor();
     assert.equal(await page.getByRole("link", { name: "Datenschutz" }).getAttribute("href"), `${server.url}/datenschutz`);
     await put(page, "Und was kostet das?");
     await (await server.next()).fail(429, { "Retry-After": "3" });
-    await page.getByText("in 3 Sekunden").waitFor();
+    await page.getByText("in 3 Sekunden").first().waitFor();
     await assertClean(open, [host.other, server.url]);
     await open.context.close();
   });
@@ -55,9 +55,9 @@ describe("the widget on another page", { skip: SKIP }, () => {
     await open.page.goto(`${host.url}/strict`);
     await start(open.page);
     await put(open.page, "Wo kann ich mich ummelden?");
-    await open.page.getByText("Die Auskunft ist im Augenblick nicht erreichbar.").waitFor();
+    await open.page.getByText("Die Auskunft ist im Augenblick nicht erreichbar.").first().waitFor();
     await open.page.getByRole("button", { name: "Mit einem Menschen sprechen" }).click();
-    await open.page.getByText("Die Kontaktdaten lassen sich gerade nicht laden.").waitFor();
+    await open.page.getByText("Die Kontaktdaten lassen sich gerade nicht laden.").first().waitFor();
     await open.context.close();
   });
 
@@ -107,13 +107,13 @@ describe("what the server says about itself", { skip: SKIP }, () => {
     const server = await standIn({ offices: { ...OFFICES, logs_conversations: true } });
     const open = await openPage(browser);
     await open.page.goto(server.url);
-    await open.page.getByText("Fragen und Antworten werden auf dem Server gespeichert.").waitFor();
+    await open.page.getByText("Fragen und Antworten werden auf dem Server gespeichert.").first().waitFor();
     assert.equal(await open.page.getByText("Ihre Fragen werden nicht gespeichert.").count(), 0);
     await open.page.getByRole("button", { name: "Neues Gespräch" }).click();
-    await open.page.getByText("Fragen und Antworten werden auf dem Server gespeichert.").waitFor();
+    await open.page.getByText("Fragen und Antworten werden auf dem Server gespeichert.").first().waitFor();
     await open.page.goto(`${server.url}/datenschutz`);
-    await open.page.getByText("Auf manchen Servern werden Gespräche gespeichert.").waitFor();
-    await open.page.getByText("liegen nur im Arbeitsspeicher").waitFor({ state: "hidden" });
+    await open.page.getByText("Auf manchen Servern werden Gespräche gespeichert.").first().waitFor();
+    await open.page.getByText("liegen nur im Arbeitsspeicher").first().waitFor({ state: "hidden" });
     await assertClean(open, [server.url]);
     await open.context.close();
     await server.close();
@@ -123,11 +123,11 @@ describe("what the server says about itself", { skip: SKIP }, () => {
     const server = await standIn({ offices: null });
     const open = await openPage(browser);
     await open.page.goto(server.url);
-    await open.page.getByText("Die Kontaktdaten lassen sich gerade nicht laden.").waitFor();
+    await open.page.getByText("Die Kontaktdaten lassen sich gerade nicht laden.").first().waitFor();
     await open.page.getByRole("textbox").fill("Wo kann ich mich ummelden?");
     await open.page.getByRole("textbox").press("Enter");
     await (await server.next()).answer("Beim Einwohnermeldeamt.", about());
-    await open.page.getByText("Stand: 1. Juli 2026").waitFor();
+    await open.page.getByText("Stand: 1. Juli 2026").first().waitFor();
     await open.context.close();
     await server.close();
   });

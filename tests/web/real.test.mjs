@@ -138,7 +138,7 @@ describe("the real server", { skip }, () => {
     await open.page.goto(listed.replace("localhost", "127.0.0.1"));
     await open.page.getByRole("button", { name: "Fragen?" }).click();
     await put(open.page, "Wo kann ich mich ummelden?");
-    await open.page.getByText("Die Auskunft ist im Augenblick nicht erreichbar.").waitFor();
+    await open.page.getByText("Die Auskunft ist im Augenblick nicht erreichbar.").first().waitFor();
     await open.context.close();
   });
 
@@ -156,7 +156,7 @@ describe("the real server", { skip }, () => {
     const keeping = await serve("--log-conversations", "/dev/null");
     const open = await openPage(browser);
     await open.page.goto(keeping.url);
-    await open.page.getByText("Fragen und Antworten werden auf dem Server gespeichert.").waitFor();
+    await open.page.getByText("Fragen und Antworten werden auf dem Server gespeichert.").first().waitFor();
     await assertClean(open, [keeping.url]);
     await open.context.close();
     await keeping.close();

@@ -128,6 +128,7 @@ export async function standIn({ allow = null, pages = {}, offices = OFFICES, pol
       response.writeHead(404).end();
     }
   });
+  server.unref();
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   return {
