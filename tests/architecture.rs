@@ -15,10 +15,33 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("generate", &["generate", "model", "ops", "tokenizer"]),
     ("eval", &["eval", "model", "ops", "tokenizer"]),
     (
+        "answer",
+        &[
+            "answer",
+            "knowledge",
+            "dataset",
+            "generate",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
+        "serve",
+        &[
+            "serve",
+            "answer",
+            "generate",
+            "knowledge",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
         "train",
         &["train", "model", "ops", "shards", "formats", "tokenizer"],
     ),
-    ("serve", &["serve"]),
 ];
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {

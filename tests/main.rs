@@ -1,6 +1,7 @@
 //! The one integration-test binary: a module per subject, so that the library is linked once.
 
 mod architecture;
+mod batch;
 mod cli_dataset;
 mod cli_prompt;
 mod cli_train;
@@ -9,5 +10,6 @@ mod formats;
 mod gradients;
 mod ops_cases;
 mod oracle;
+mod serve;
 mod shards;
 mod tokenizer;

@@ -9,7 +9,7 @@ use crate::generate::{
 use crate::model::{Model, ModelConfig, Parameters};
 use crate::ops::Device;
 use crate::tokenizer::Tokenizer;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -76,16 +76,25 @@ impl ModelArguments {
             Some(dir) => dir.clone(),
             None => newest_model(Path::new("runs"))?,
         };
-        let loaded = load_folder(&dir)?;
-        let tokenizer = open_tokenizer(&dir, &loaded.config)?;
+        // The tokenizer takes about as long as the weights, so a question is answered sooner if they do not wait for each other.
+        let (loaded, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| open_tokenizer(&dir));
+            let loaded = load_folder(&dir);
+            let tokenizer = tokenizer
+                .join()
+                .unwrap_or_else(|_| bail!("reading the tokenizer failed unexpectedly"));
+            (loaded, tokenizer)
+        });
+        let (loaded, (tokenizer, own)) = (loaded?, tokenizer?);
+        check_vocabulary(&dir, &loaded.config, &tokenizer, own)?;
         let parameters = Parameters::upload(device, &loaded.config, &loaded.fused)?;
         let model = Model::new(loaded.config, parameters)?;
         Ok(OpenModel { model, tokenizer })
     }
 }
 
-/// The folder's own tokenizer, or GPT-2's where it brings none.
-fn open_tokenizer(dir: &Path, config: &ModelConfig) -> Result<Tokenizer> {
+/// The folder's own tokenizer, or GPT-2's where it brings none; and whether it is the folder's.
+fn open_tokenizer(dir: &Path) -> Result<(Tokenizer, bool)> {
     let dir = find_folder(dir)?;
     let own = ["tokenizer.json", "vocab.json"]
         .iter()
@@ -94,6 +103,15 @@ fn open_tokenizer(dir: &Path, config: &ModelConfig) -> Result<Tokenizer> {
         true => Tokenizer::from_folder(&dir)?,
         false => Tokenizer::gpt2()?,
     };
+    Ok((tokenizer, own))
+}
+
+fn check_vocabulary(
+    dir: &Path,
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+    own: bool,
+) -> Result<()> {
     ensure!(
         tokenizer.vocab_size() == config.vocab_size,
         "{}: the model has {} tokens, {} has {}: put the model's own tokenizer.json into the folder",
@@ -106,7 +124,7 @@ fn open_tokenizer(dir: &Path, config: &ModelConfig) -> Result<Tokenizer> {
         },
         tokenizer.vocab_size()
     );
-    Ok(tokenizer)
+    Ok(())
 }
 
 /// `best_model` of the run in `runs` that changed last.
@@ -219,15 +237,15 @@ fn unescape(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(text.replace("\\n", "\n"))
 }
 
-fn at_least_zero(text: &str) -> Result<f32, String> {
+pub(super) fn at_least_zero(text: &str) -> Result<f32, String> {
     number(text, |value| value >= 0.0, "a number of at least 0")
 }
 
-fn above_zero(text: &str) -> Result<f32, String> {
+pub(super) fn above_zero(text: &str) -> Result<f32, String> {
     number(text, |value| value > 0.0, "a number above 0")
 }
 
-fn probability(text: &str) -> Result<f32, String> {
+pub(super) fn probability(text: &str) -> Result<f32, String> {
     let fits = |value| value > 0.0 && value <= 1.0;
     number(text, fits, "a number above 0 and up to 1")
 }

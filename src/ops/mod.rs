@@ -142,6 +142,16 @@ pub struct AdamStep {
     pub max_norm: f32,
 }
 
+/// One of several texts that go on by one token each: its cache, as [`Device::attention_cached`] fills it.
+pub struct CachedText<'a, D: Device + ?Sized> {
+    /// Keys `[capacity, G D]`.
+    pub keys: &'a mut D::Float,
+    /// Values `[capacity, G D]`.
+    pub values: &'a mut D::Float,
+    /// Positions in the cache.
+    pub past: usize,
+}
+
 /// Where a moving loss scale stands: part of a checkpoint, because a resumed run must go on with it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -361,6 +371,17 @@ pub trait Device: Sync {
         shape: &AttentionShape,
         past: usize,
         count: usize,
+        capacity: usize,
+    ) -> Result<()>;
+    /// One new position of each of several texts, as a server's batch has them: row `r` of `qkv` (after RoPE) takes position
+    /// `texts[r].past` of its own cache; otherwise as [`Device::attention_cached`], to which every row is equal to the bit.
+    /// All caches have the same capacity; out `[texts, H D]`.
+    fn attention_cached_texts(
+        &self,
+        qkv: &Self::Float,
+        texts: &mut [CachedText<'_, Self>],
+        out: &mut Self::Float,
+        shape: &AttentionShape,
         capacity: usize,
     ) -> Result<()>;
 
