@@ -119,6 +119,22 @@ describe("what the server says about itself", { skip: SKIP }, () => {
     await server.close();
   });
 
+  test("where nobody checks answers, none is said to be checked", async () => {
+    for (const [guard, count] of [["off", 0], ["replace", 1]]) {
+      const server = await standIn({ offices: { ...OFFICES, guard } });
+      const open = await openPage(browser);
+      await open.page.goto(server.url);
+      await open.page.getByText("Ihre Fragen werden nicht gespeichert.").first().waitFor();
+      await open.page.getByRole("textbox").fill("Wo kann ich mich ummelden?");
+      await open.page.getByRole("textbox").press("Enter");
+      await (await server.next()).answer("Beim Einwohnermeldeamt.");
+      await open.page.getByText("Stand: 1. Juli 2026").first().waitFor();
+      assert.equal(await open.page.locator("muni-chat .verdict").count(), count);
+      await open.context.close();
+      await server.close();
+    }
+  });
+
   test("without the list of offices questions are answered all the same", async () => {
     const server = await standIn({ offices: null });
     const open = await openPage(browser);

@@ -237,8 +237,10 @@ class MuniChat extends HTMLElement {
     const speech = this.#speech;
     text.replaceChildren(...linked(final));
     this.#nameOffice(bubble, about.office);
-    if (about.verdict) theirs.classList.add(about.verdict);
-    const under = aboutAnswer(about, speech);
+    // Without a guard "passed" means that nobody looked.
+    const verdict = this.#city?.guard === "off" ? null : about.verdict;
+    if (verdict) theirs.classList.add(verdict);
+    const under = aboutAnswer({ ...about, verdict }, speech);
     if (under) bubble.append(under);
     theirs.append(this.#after(about));
     const parts = [about.replace ? speech.labels.corrected : speech.labels.answer, about.office && `${about.office.name}.`, final,
