@@ -70,6 +70,7 @@ pub(super) fn offices(state: &State) -> Response {
         "offices": state.assistant.offices(),
         "model": state.settings.model_name,
         "notice": state.notice(),
+        "guard": state.settings.guard.to_string(),
         "logs_conversations": state.conversations.is_some(),
     }))
 }

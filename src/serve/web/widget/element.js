@@ -50,7 +50,7 @@ class MuniChat extends HTMLElement {
     this.#view.launcher.hidden = true;
     this.#begin();
     this.#view.input.focus();
-    this.#announce(this.#view.notice.textContent);
+    this.#announce(this.#view.notice.innerText);
   }
 
   /** Closes the panel and gives the focus back to the button; the conversation stays. */
@@ -129,11 +129,12 @@ class MuniChat extends HTMLElement {
         make("span", { class: "unseen" }, t((l) => l.newTab))));
 
     view.body = make("div", { class: "body" }, tools, view.log, view.desks, form, foot);
-    view.panel = make("section", { class: "panel", role: this.#inline ? "region" : "complementary", "aria-labelledby": "title",
-      hidden: !this.#inline }, head, view.body, view.status);
+    view.panel = make("div", { class: "panel", hidden: !this.#inline }, head, view.body);
     view.launcher.hidden = this.#inline;
     this.#root.addEventListener("keydown", (event) => event.key === "Escape" && this.#escape(event));
-    this.#root.append(view.launcher, view.panel);
+    // A landmark, open or closed, so that screen readers list it. Within a page's main part it is a region of that.
+    this.#root.append(make("section", { role: this.#inline ? "region" : "complementary", "aria-labelledby": "title", class: "frame" },
+      view.launcher, view.panel, view.status));
     this.#greet();
   }
 
@@ -195,7 +196,7 @@ class MuniChat extends HTMLElement {
     try {
       const about = await ask({
         server: this.#server,
-        model: this.#city?.model ?? "muni",
+        model: this.#city?.model,
         messages: [...this.#turns.slice(-2 * TURNS_SENT), { role: "user", content: question }],
         signal: running.signal,
         onText: (piece) => {
@@ -204,10 +205,10 @@ class MuniChat extends HTMLElement {
         },
         onAbout: (muni) => this.#keepingUp(() => this.#nameOffice(bubble, muni.office)),
       });
-      const final = about?.replace ?? said;
-      if (final.trim() === "") throw new ChatError("unknown");
+      const final = (about?.replace ?? said).trim();
+      if (final === "") throw new ChatError("unknown");
       this.#remember(question, final);
-      this.#keepingUp(() => this.#finish(theirs, bubble, text, final.trim(), about ?? {}));
+      this.#keepingUp(() => this.#finish(theirs, bubble, text, final, about ?? {}));
     } catch (error) {
       this.#keepingUp(() => this.#unfinished(error, question, said, mine, theirs, bubble));
     } finally {
@@ -236,8 +237,10 @@ class MuniChat extends HTMLElement {
     const speech = this.#speech;
     text.replaceChildren(...linked(final));
     this.#nameOffice(bubble, about.office);
-    if (about.verdict) theirs.classList.add(about.verdict);
-    const under = aboutAnswer(about, speech);
+    // Without a guard "passed" means that nobody looked.
+    const verdict = this.#city?.guard === "off" ? null : about.verdict;
+    if (verdict) theirs.classList.add(verdict);
+    const under = aboutAnswer({ ...about, verdict }, speech);
     if (under) bubble.append(under);
     theirs.append(this.#after(about));
     const parts = [about.replace ? speech.labels.corrected : speech.labels.answer, about.office && `${about.office.name}.`, final,
@@ -263,7 +266,7 @@ class MuniChat extends HTMLElement {
     const rate = (rating) => {
       if (rated) return;
       rated = true;
-      sendRating(this.#server, { rating, office: about.office?.id ?? null, verdict: about.verdict ?? "" });
+      sendRating(this.#server, { rating, office: about.office?.id ?? null, verdict: about.verdict ?? null });
       buttons.forEach((button, i) => {
         button.setAttribute("aria-pressed", String(i === (rating === "up" ? 0 : 1)));
         button.setAttribute("aria-disabled", "true");
@@ -364,7 +367,7 @@ class MuniChat extends HTMLElement {
     this.#hideDesks(false);
     this.#greet();
     this.#view.input.focus();
-    this.#announce(this.#view.notice.textContent);
+    this.#announce(this.#view.notice.innerText);
   }
 
   #busy(busy) {
@@ -373,7 +376,12 @@ class MuniChat extends HTMLElement {
   }
 
   #count() {
-    const left = QUESTION_LENGTH - this.#view.input.value.length;
+    const { input } = this.#view;
+    if (!CSS.supports("field-sizing", "content")) {
+      input.style.height = "auto";
+      input.style.height = `${input.scrollHeight + 2}px`;
+    }
+    const left = QUESTION_LENGTH - input.value.length;
     this.#view.left.hidden = left > 80;
     this.#view.left.textContent = left > 80 ? "" : this.#speech.labels.left(left);
   }

@@ -32,7 +32,7 @@ const LABELS = {
       passed: "Mit der Wissensbasis abgeglichen",
       replaced: "Wortlaut aus der Wissensbasis",
       marked: "Nicht alle Angaben ließen sich prüfen. Bitte fragen Sie beim Amt nach.",
-      refused: "Hierzu gibt es keine Auskunft",
+      refused: "Dazu gibt es hier keine Auskunft",
     },
     corrected: "Die Antwort wurde berichtigt.",
     helpful: "War das hilfreich?",

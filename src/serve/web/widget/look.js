@@ -11,7 +11,11 @@ const LOOK = `
   all: initial;
   --surface: ${SURFACE.light}; --ground: ${GROUND.light}; --ink: #16202a; --soft: #4a5763; --line: #737f8c;
   --hair: #d5dce3; --accent: var(--accent-light, ${ACCENT.light}); --warn: #7a3d00; --warn-ground: #fff1dd;
-  display: block; color-scheme: light dark; color: var(--ink); text-align: left; direction: ltr;
+  display: block;
+}
+/* What is inherited begins anew here and not at the host, which a page's own !important rules can reach. */
+.frame {
+  all: initial; display: block; color-scheme: light dark; color: var(--ink); direction: ltr;
   font: 400 max(1rem, 16px)/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", Arial, sans-serif;
 }
 @media (prefers-color-scheme: dark) {
@@ -41,18 +45,20 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 .launcher { position: fixed; inset: auto max(1rem, env(safe-area-inset-right)) max(1rem, env(safe-area-inset-bottom)) auto;
   min-height: 3.25em; padding: .5em 1.3em .5em 1.1em; border-radius: 2em; font-size: 1.05em;
   box-shadow: 0 .25em 1.2em rgb(0 0 0 / .28); }
+:host([data-inline]) .frame { height: 100%; }
 .panel { display: flex; flex-direction: column; background: var(--surface); overflow: hidden; }
 :host(:not([data-inline])) .panel { position: fixed; inset: auto 1.25rem 1.25rem auto; width: min(26rem, calc(100vw - 2.5rem));
   height: min(44rem, calc(100dvh - 2.5rem)); border: 1px solid var(--line); border-radius: 1em;
   box-shadow: 0 .5em 2.5em rgb(0 0 0 / .3); }
-:host([data-inline]) .panel { height: 100%; min-height: 32em; border: 1px solid var(--line); border-radius: 1em; }
+:host([data-inline]) .panel { height: 100%; min-height: 30em; border: 1px solid var(--line); border-radius: 1em; }
 
 .head { display: flex; align-items: center; gap: .6em; padding: .7em .6em .7em 1.1em; border-bottom: 1px solid var(--hair); }
 .head .mark { display: grid; place-items: center; width: 2.4em; height: 2.4em; border-radius: 50%; background: var(--accent); color: var(--surface); }
 .head .names { flex: 1; min-width: 0; }
 .head h2 { font-size: 1.06em; font-weight: 700; line-height: 1.25; overflow-wrap: anywhere; }
 .head p { font-size: .875em; color: var(--soft); line-height: 1.3; }
-.tools { display: flex; flex-wrap: wrap; gap: .1em .4em; padding: .25em .6em; border-bottom: 1px solid var(--hair); font-size: .875em; }
+.tools { display: flex; flex-wrap: wrap; gap: .1em .4em; padding: .4em 1.1em; border-bottom: 1px solid var(--hair); font-size: .875em; }
+.tools button { border-color: var(--hair); padding-inline: .8em; }
 .tools [aria-pressed="true"] { background: var(--accent); color: var(--surface); border-color: var(--accent); }
 .tools .push { margin-left: auto; }
 
@@ -112,8 +118,9 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 
 @media (max-width: 30em) {
   :host(:not([data-inline])) .panel { inset: 0; width: 100%; height: 100dvh; border: 0; border-radius: 0; }
-  .head, .tools, .foot { padding-inline: .5em; }
+  .head, .foot { padding-inline: .5em; }
   .head { padding-left: .8em; }
+  .tools { padding-inline: .8em; }
   .log, .ask, .desks { padding-inline: .8em; }
 }
 /* A magnified page is a low one: then everything but the title scrolls as one. */

@@ -53,7 +53,7 @@ async function errorOf(response) {
       return new ChatError(code === "context_length_exceeded" ? "long" : "unknown");
     case 502:
     case 503:
-      return new ChatError("closed");
+      return new ChatError(code === "timeout" ? "slow" : "closed");
     case 408:
     case 504:
       return new ChatError("slow");
@@ -108,6 +108,7 @@ async function ask({ server, model, messages, signal, onText, onAbout }) {
       credentials: "omit",
       referrerPolicy: "no-referrer",
       headers: { "Content-Type": "application/json", "X-Muni-Widget": "1" },
+      // The server takes a request without a model for its own; an unknown name it refuses.
       body: JSON.stringify({ model, messages, stream: true }),
       signal: silence.signal,
     });
