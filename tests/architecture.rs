@@ -27,6 +27,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "serve",
+        &[
+            "serve",
+            "answer",
+            "generate",
+            "knowledge",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
         "train",
         &["train", "model", "ops", "shards", "formats", "tokenizer"],
     ),

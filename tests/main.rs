@@ -2,6 +2,7 @@
 
 mod answer;
 mod architecture;
+mod batch;
 mod cli_chat;
 mod cli_dataset;
 mod cli_prompt;
@@ -11,5 +12,6 @@ mod formats;
 mod gradients;
 mod ops_cases;
 mod oracle;
+mod serve;
 mod shards;
 mod tokenizer;

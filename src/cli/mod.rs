@@ -9,6 +9,7 @@ mod device;
 mod eval;
 mod knowledge;
 mod prompt;
+mod serve;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -38,6 +39,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure a model.
     Eval(eval::Arguments),
+    /// Answer over HTTP: OpenAI's API, a page for citizens, a widget for the city's own pages.
+    Serve(Box<serve::Arguments>),
 }
 
 /// Parses the process's arguments and runs the command; an error is printed with its causes.
@@ -51,6 +54,7 @@ pub fn run() -> ExitCode {
         Command::Chat(arguments) => chat::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Serve(arguments) => serve::run(*arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
