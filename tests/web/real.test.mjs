@@ -83,7 +83,7 @@ describe("the real server", { skip }, () => {
     await answers(page).nth(1).getByText("Stand:").waitFor();
     await answers(page).nth(1).getByRole("heading", { name: "Einwohnermeldeamt" }).waitFor();
     await put(page, "Wo kann ich meine Steuerklasse ändern?");
-    await answers(page).nth(2).getByText("Dazu gibt es hier keine Auskunft").waitFor();
+    await answers(page).nth(2).getByText("Keiner Leistung der Stadt zuzuordnen").waitFor();
     const arrived = page.waitForResponse(/feedback/);
     await first.getByRole("button", { name: "Ja, hilfreich" }).click();
     await first.getByText("Danke für Ihre Rückmeldung.").waitFor();
