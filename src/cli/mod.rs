@@ -5,7 +5,9 @@ mod dataset;
 mod device;
 mod eval;
 mod knowledge;
+mod progress;
 mod prompt;
+mod routing;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +33,8 @@ enum Command {
     Prompt(prompt::Arguments),
     /// Measure a model.
     Eval(eval::Arguments),
+    /// Which expert serves which office and which kind of token.
+    Routing(routing::Arguments),
 }
 
 /// Parses the process's arguments and runs the command; an error is printed with its causes.
@@ -42,6 +46,7 @@ pub fn run() -> ExitCode {
         Command::Train(arguments) => train::run(*arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Routing(arguments) => routing::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -70,12 +70,17 @@ pub(super) struct OpenModel<D: Device> {
 }
 
 impl ModelArguments {
+    /// The folder that was asked for, or the newest one.
+    pub(super) fn folder(&self) -> Result<PathBuf> {
+        match &self.model_path {
+            Some(dir) => Ok(dir.clone()),
+            None => newest_model(Path::new("runs")),
+        }
+    }
+
     /// Loads model and tokenizer onto a device.
     pub(super) fn open<D: Device>(&self, device: &D) -> Result<OpenModel<D>> {
-        let dir = match &self.model_path {
-            Some(dir) => dir.clone(),
-            None => newest_model(Path::new("runs"))?,
-        };
+        let dir = self.folder()?;
         let loaded = load_folder(&dir)?;
         let tokenizer = open_tokenizer(&dir, &loaded.config)?;
         let parameters = Parameters::upload(device, &loaded.config, &loaded.fused)?;
