@@ -9,5 +9,7 @@ mod formats;
 mod gradients;
 mod ops_cases;
 mod oracle;
+mod questions;
+mod routing;
 mod shards;
 mod tokenizer;

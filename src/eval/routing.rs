@@ -212,6 +212,8 @@ pub fn routing<D: Device>(
         done += members.len();
         progress(done);
     }
+    // Empty ones, too.
+    progress(texts.len());
     let analysis = Analysis {
         config,
         tokenizer,
