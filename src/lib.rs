@@ -1,6 +1,7 @@
 //! muni-engine: turns a German city's knowledge base into training dialogues, trains a small Mixture-of-Experts
 //! language model on them, and answers citizens with it. `docs/architecture.md` is the map.
 
+pub mod answer;
 pub mod cli;
 pub mod dataset;
 pub mod eval;

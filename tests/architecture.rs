@@ -26,6 +26,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "answer",
+        &[
+            "answer",
+            "knowledge",
+            "dataset",
+            "generate",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
         "train",
         &["train", "model", "ops", "shards", "formats", "tokenizer"],
     ),

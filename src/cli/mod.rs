@@ -1,7 +1,10 @@
 //! The command line: one file per subcommand turns arguments into checked settings and calls the library.
 //! Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod assistant;
+mod chat;
 mod dataset;
+mod demo;
 mod device;
 mod eval;
 mod knowledge;
@@ -31,6 +34,10 @@ enum Command {
     Train(Box<train::Arguments>),
     /// Answer one prompt.
     Prompt(prompt::Arguments),
+    /// Talk to a model: line by line in the terminal, or one question per line of piped input.
+    Chat(chat::Arguments),
+    /// A tour through the offices: questions, the model's answers, what the guard says, the knowledge base's answers.
+    Demo(demo::Arguments),
     /// Measure a model.
     Eval(eval::Arguments),
     /// Which expert serves which office and which kind of token.
@@ -45,6 +52,8 @@ pub fn run() -> ExitCode {
         Command::Knowledge(arguments) => knowledge::run(arguments),
         Command::Train(arguments) => train::run(*arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
+        Command::Chat(arguments) => chat::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Routing(arguments) => routing::run(arguments),
     };

@@ -224,15 +224,15 @@ fn unescape(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(text.replace("\\n", "\n"))
 }
 
-fn at_least_zero(text: &str) -> Result<f32, String> {
+pub(super) fn at_least_zero(text: &str) -> Result<f32, String> {
     number(text, |value| value >= 0.0, "a number of at least 0")
 }
 
-fn above_zero(text: &str) -> Result<f32, String> {
+pub(super) fn above_zero(text: &str) -> Result<f32, String> {
     number(text, |value| value > 0.0, "a number above 0")
 }
 
-fn probability(text: &str) -> Result<f32, String> {
+pub(super) fn probability(text: &str) -> Result<f32, String> {
     let fits = |value| value > 0.0 && value <= 1.0;
     number(text, fits, "a number above 0 and up to 1")
 }

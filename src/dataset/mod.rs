@@ -3,13 +3,13 @@
 //! into tokens; `quality` checks and `statistics` counts what came out. Everything follows from the seed, whatever the number
 //! of threads.
 
-mod bodies;
+pub mod bodies;
 pub mod card;
 pub mod catalog;
 mod draw;
 mod encode;
 mod formats;
-mod language;
+pub(crate) mod language;
 mod near_duplicates;
 mod plan;
 pub mod quality;
