@@ -2,6 +2,7 @@
 
 use super::courtesy::Courtesy;
 use super::intents::IntentModel;
+use super::prompt::contacts;
 use super::retrieval::{Document, Index};
 use crate::knowledge::{ForeignRequest, Knowledge, Office, Service};
 use anyhow::{Context, Result, ensure};
@@ -61,12 +62,14 @@ pub struct Assistant {
     pub(super) index: Index,
     pub(super) intents: IntentModel,
     pub(super) courtesy: Courtesy,
+    /// The city's values that stand in answers, with their placeholders.
+    pub(super) contacts: Vec<(String, String)>,
 }
 
 /// How much a title, an alias, the words of an answer add to what a service is about, beside a question.
 const TITLE_WEIGHT: f32 = 2.0;
 const ALIAS_WEIGHT: f32 = 2.0;
-const ANSWER_WEIGHT: f32 = 0.25;
+const ANSWER_WEIGHT: f32 = 1.0;
 
 impl Assistant {
     /// Checks that every answer can be filled with the city's values, and builds the indexes.
@@ -84,6 +87,7 @@ impl Assistant {
             index: Index::new(&documents, topics.len()),
             intents: IntentModel::new(&knowledge),
             courtesy: Courtesy::new(&knowledge.phrases),
+            contacts: contacts(&knowledge),
             topics,
             knowledge,
         })
@@ -198,36 +202,36 @@ fn check(knowledge: &Knowledge) -> Result<()> {
 fn documents(knowledge: &Knowledge, topics: &[Topic]) -> Vec<Document> {
     let mut documents = Vec::new();
     for (topic, kind) in topics.iter().enumerate() {
-        let mut add = |intent, text: String, is_question, weight| {
+        let mut add = |text: String, is_near, weight| {
             documents.push(Document {
                 topic,
-                intent,
                 text,
-                is_question,
+                is_near,
                 weight,
             });
         };
         match *kind {
             Topic::Service(office, service) => {
                 let service = &knowledge.offices[office].services[service];
-                add(None, service.title.to_string(), true, TITLE_WEIGHT);
-                add(None, service.topic.to_string(), true, TITLE_WEIGHT);
+                add(service.title.to_string(), true, TITLE_WEIGHT);
+                add(service.topic.to_string(), true, TITLE_WEIGHT);
                 for alias in &service.aliases {
-                    add(None, alias.to_string(), true, ALIAS_WEIGHT);
+                    add(alias.to_string(), true, ALIAS_WEIGHT);
                 }
-                for (intent, fact) in &service.facts {
+                for fact in service.facts.values() {
                     for question in &fact.questions {
-                        add(Some(*intent), question.to_string(), true, 1.0);
+                        add(question.to_string(), true, 1.0);
                     }
-                    add(None, fact.text.to_string(), false, ANSWER_WEIGHT);
+                    let answer = format!("{} {}", fact.text, fact.short);
+                    add(answer, false, ANSWER_WEIGHT);
                 }
             }
             Topic::Foreign(request) => {
                 let request = &knowledge.out_of_remit.requests[request];
                 for question in &request.questions {
-                    add(None, question.to_string(), true, 1.0);
+                    add(question.to_string(), true, 1.0);
                 }
-                add(None, request.answer.to_string(), false, ANSWER_WEIGHT);
+                add(request.answer.to_string(), false, ANSWER_WEIGHT);
             }
         }
     }

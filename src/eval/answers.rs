@@ -78,105 +78,110 @@ pub struct Answer {
     pub tokens: usize,
 }
 
-/// Asks the model every question, each on its own. `progress` is called with the number of finished ones.
-///
-/// # Errors
-/// If a question is too long for the model, a service is unknown, or the device fails; the error names the line.
-pub fn answer_questions<D: Device>(
-    device: &D,
-    model: &Model<D>,
-    tokenizer: &Tokenizer,
-    assistant: &Assistant,
-    judge: &Judge<'_>,
-    questions: &[Question],
-    settings: &AnswerSettings,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Vec<Answer>> {
-    let mut generator = Generator::new(device, model)?;
-    let mut answers = Vec::with_capacity(questions.len());
-    for question in questions {
-        let answer = answer(
-            &mut generator,
+/// Everything that asking and judging take besides the model.
+pub struct Examination<'a> {
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Makes the prompt, and guards.
+    pub assistant: &'a Assistant,
+    /// Says what is right and wrong.
+    pub judge: &'a Judge<'a>,
+    /// How answers are made.
+    pub settings: AnswerSettings,
+}
+
+impl Examination<'_> {
+    /// Asks the model every question, each on its own. `progress` is called with the number of finished ones.
+    ///
+    /// # Errors
+    /// If a question is too long for the model, a service is unknown, or the device fails; the error names the line.
+    pub fn run<D: Device>(
+        &self,
+        device: &D,
+        model: &Model<D>,
+        questions: &[Question],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Answer>> {
+        let mut generator = Generator::new(device, model)?;
+        let mut answers = Vec::with_capacity(questions.len());
+        for question in questions {
+            let answer = self.ask(&mut generator, question).with_context(|| {
+                let Question { line, question, .. } = question;
+                format!("cannot answer line {line}: \"{question}\"")
+            })?;
+            answers.push(answer);
+            progress(answers.len());
+        }
+        Ok(answers)
+    }
+
+    fn ask<D: Device>(
+        &self,
+        generator: &mut Generator<'_, D>,
+        question: &Question,
+    ) -> Result<Answer> {
+        let Self {
             tokenizer,
             assistant,
             judge,
-            question,
             settings,
-        );
-        answers.push(answer.with_context(|| {
-            format!(
-                "cannot answer line {}: \"{}\"",
-                question.line, question.question
-            )
-        })?);
-        progress(answers.len());
-    }
-    Ok(answers)
-}
-
-fn answer<D: Device>(
-    generator: &mut Generator<'_, D>,
-    tokenizer: &Tokenizer,
-    assistant: &Assistant,
-    judge: &Judge<'_>,
-    question: &Question,
-    settings: &AnswerSettings,
-) -> Result<Answer> {
-    let context = generator.context();
-    // As in a conversation: at most half of the window is kept free for the answer.
-    let room = settings.max_new_tokens.min(context / 2).max(1);
-    let budget = context.saturating_sub(room + 1);
-    let prompt = assistant.prompt(tokenizer, &[], &question.question, budget)?;
-    let seed = settings.sampling.seed.wrapping_add(question.line as u64);
-    let generate = GenerateSettings {
-        sampling: SamplingSettings {
-            seed,
-            ..settings.sampling
-        },
-        max_new_tokens: Some(settings.max_new_tokens),
-        end_token: Some(tokenizer.end_of_text()),
-        stop_strings: vec![NEXT_QUESTION.to_string()],
-        trim: true,
-    };
-    let mut pieces = Vec::new();
-    let output = generator.generate_text(tokenizer, &prompt, &generate, &mut |piece| {
-        pieces.push(piece.to_string());
-        Ok(ControlFlow::Continue(()))
-    })?;
-    // The same pieces again, as the guard would have seen them; the model itself was not stopped, since its whole answer is
-    // measured too.
-    let understanding = assistant.understand(&[], &question.question);
-    let understood = match &question.expected {
-        Expected::Service { service, .. } => understanding
-            .service
-            .as_ref()
-            .is_some_and(|found| found.id == *service),
-        Expected::Refusal => understanding.service.is_none(),
-    };
-    let mut guard = assistant.guard(understanding, GuardMode::Replace);
-    for piece in &pieces {
-        if guard.push(piece).stop {
-            break;
+        } = self;
+        let context = generator.context();
+        // As in a conversation: at most half of the window is kept free for the answer.
+        let room = settings.max_new_tokens.min(context / 2).max(1);
+        let budget = context.saturating_sub(room + 1);
+        let prompt = assistant.prompt(tokenizer, &[], &question.question, budget)?;
+        let seed = settings.sampling.seed.wrapping_add(question.line as u64);
+        let generate = GenerateSettings {
+            sampling: SamplingSettings {
+                seed,
+                ..settings.sampling
+            },
+            max_new_tokens: Some(settings.max_new_tokens),
+            end_token: Some(tokenizer.end_of_text()),
+            stop_strings: vec![NEXT_QUESTION.to_string()],
+            trim: true,
+        };
+        let mut pieces = Vec::new();
+        let output = generator.generate_text(tokenizer, &prompt, &generate, &mut |piece| {
+            pieces.push(piece.to_string());
+            Ok(ControlFlow::Continue(()))
+        })?;
+        // The same pieces again, as the guard would have seen them; the model itself was not stopped, since its whole answer
+        // is measured too.
+        let understanding = assistant.understand(&[], &question.question);
+        let understood = match &question.expected {
+            Expected::Service { service, .. } => understanding
+                .service
+                .as_ref()
+                .is_some_and(|found| found.id == *service),
+            Expected::Refusal => understanding.service.is_none(),
+        };
+        let mut guard = assistant.guard(understanding, GuardMode::Replace);
+        for piece in &pieces {
+            if guard.push(piece).stop {
+                break;
+            }
         }
+        let (_, reply) = guard.finish();
+        let refused = reply.verdict == Verdict::Refused;
+        Ok(Answer {
+            question: question.clone(),
+            model: Judged {
+                score: judge.score(question, &output.text, false)?,
+                text: output.text,
+            },
+            guarded: Judged {
+                score: judge.score(question, &reply.text, refused)?,
+                text: reply.text,
+            },
+            verdict: reply.verdict,
+            reasons: reply.reasons,
+            understood,
+            finish: output.finish,
+            tokens: output.token_ids.len(),
+        })
     }
-    let (_, reply) = guard.finish();
-    let refused = reply.verdict == Verdict::Refused;
-    Ok(Answer {
-        question: question.clone(),
-        model: Judged {
-            score: judge.score(question, &output.text, false)?,
-            text: output.text,
-        },
-        guarded: Judged {
-            score: judge.score(question, &reply.text, refused)?,
-            text: reply.text,
-        },
-        verdict: reply.verdict,
-        reasons: reply.reasons,
-        understood,
-        finish: output.finish,
-        tokens: output.token_ids.len(),
-    })
 }
 
 /// What the answers amount to. Shares have Wilson intervals, means bootstrap intervals, all of 95 percent.

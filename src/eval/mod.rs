@@ -1,5 +1,6 @@
 //! Measures of a trained model.
 
+pub mod answers;
 mod html;
 pub mod perplexity;
 pub mod questions;
