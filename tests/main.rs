@@ -5,6 +5,7 @@ mod cli_dataset;
 mod cli_prompt;
 mod cli_train;
 mod cuda;
+mod eval_answers;
 mod formats;
 mod gradients;
 mod ops_cases;
