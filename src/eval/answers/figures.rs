@@ -193,7 +193,11 @@ fn number(text: &str) -> Option<String> {
     if let Some((hours, minutes)) = text.split_once(':') {
         // 8:00 Uhr is 8 Uhr.
         return Some(match minutes.trim_matches('0').is_empty() {
-            true => hours.trim_start_matches('0').to_string(),
+            true => hours
+                .strip_prefix('0')
+                .filter(|rest| !rest.is_empty())
+                .unwrap_or(hours)
+                .to_string(),
             false => text.to_string(),
         });
     }

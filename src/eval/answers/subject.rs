@@ -1,7 +1,7 @@
 //! Which service an answer speaks of: the one with the fact that its words are most like. Independent of how the guard and the
 //! assistant find services, so that their mistakes show.
 
-use crate::knowledge::{Knowledge, fold};
+use crate::knowledge::{Knowledge, Service, fold};
 use std::collections::HashMap;
 
 /// Below this cosine an answer is like no fact at all.
@@ -19,11 +19,24 @@ pub enum Subject {
     Elsewhere,
 }
 
+/// How much a service's names count beside the fact's text: facts of different services can have nearly the same words and
+/// differ in the name. From 0.5 to 1 it makes no difference to what the test below counts.
+const NAMES: f64 = 0.7;
+
+/// A text of the knowledge base.
+struct Known<'a> {
+    subject: Subject,
+    text: &'a str,
+    /// What the service is called; the place that a foreign request belongs to.
+    names: String,
+}
+
 /// The texts of the knowledge base as weighted words.
 pub struct Subjects {
     /// Weight of each word: the logarithm of how rare it is.
     weights: HashMap<String, f64>,
-    texts: Vec<(Subject, Words)>,
+    /// What each is about, its text, and the names of what it is about.
+    texts: Vec<(Subject, Words, Words)>,
 }
 
 /// A text's weighted words, of length 1.
@@ -32,28 +45,28 @@ type Words = HashMap<String, f64>;
 impl Subjects {
     /// Of all facts and all answers to foreign requests.
     pub fn new(knowledge: &Knowledge) -> Subjects {
-        let mut texts = Vec::new();
+        let mut known = Vec::new();
         for service in knowledge.offices.iter().flat_map(|office| &office.services) {
             for fact in service.facts.values() {
-                for text in [&fact.text, &fact.short] {
-                    texts.push((Subject::Service(service.id.to_string()), text.as_str()));
-                }
+                known.extend([&fact.text, &fact.short].map(|text| of_service(service, text)));
             }
         }
-        for request in &knowledge.out_of_remit.requests {
-            texts.push((Subject::Elsewhere, request.answer.as_str()));
-        }
-        Subjects::of(texts)
+        known.extend(foreign(knowledge));
+        Subjects::of(&known)
     }
 
-    fn of(texts: Vec<(Subject, &str)>) -> Subjects {
+    fn of(known: &[Known<'_>]) -> Subjects {
         let mut found_in: HashMap<String, usize> = HashMap::new();
-        for (_, text) in &texts {
-            for word in counted(text).into_keys() {
+        for known in known {
+            for word in counted(known.text).into_keys() {
                 *found_in.entry(word).or_default() += 1;
             }
+            // Words that stand in names only are as rare as can be.
+            for word in counted(&known.names).into_keys() {
+                found_in.entry(word).or_insert(1);
+            }
         }
-        let all = texts.len() as f64;
+        let all = known.len() as f64;
         let weights = found_in
             .into_iter()
             .map(|(word, count)| (word, (1.0 + all / count as f64).ln()))
@@ -62,25 +75,30 @@ impl Subjects {
             weights,
             texts: Vec::new(),
         };
-        subjects.texts = texts
-            .into_iter()
-            .map(|(subject, text)| (subject, subjects.words(text)))
+        subjects.texts = known
+            .iter()
+            .map(|known| {
+                let (text, names) = (subjects.words(known.text), subjects.words(&known.names));
+                (known.subject.clone(), text, names)
+            })
             .collect();
         subjects
     }
 
     /// What the answer speaks of; `None` if it is like nothing in the knowledge base.
     pub fn subject(&self, answer: &str) -> Option<&Subject> {
-        let words = self.words(answer);
-        let likeness = |text: &Words| -> f64 {
+        // Sorted, so that sums are the same to the last bit every time.
+        let mut words: Vec<(String, f64)> = self.words(answer).into_iter().collect();
+        words.sort_by(|a, b| a.0.cmp(&b.0));
+        let cosine = |text: &Words| -> f64 {
             words
                 .iter()
                 .filter_map(|(word, weight)| Some(weight * text.get(word)?))
                 .sum()
         };
         let mut best: Option<(f64, &Subject)> = None;
-        for (subject, text) in &self.texts {
-            let like = likeness(text);
+        for (subject, text, names) in &self.texts {
+            let like = cosine(text) + NAMES * cosine(names);
             // The first of equals, so that the result does not depend on anything else.
             if like >= LIKE_NOTHING && best.is_none_or(|(most, _)| like > most) {
                 best = Some((like, subject));
@@ -97,7 +115,6 @@ impl Subjects {
                 Some((word, weight))
             })
             .collect();
-        // Summed in a fixed order, so that the last bit is always the same.
         let mut squares: Vec<f64> = words.values().map(|weight| weight * weight).collect();
         squares.sort_by(f64::total_cmp);
         let length = squares.iter().sum::<f64>().sqrt();
@@ -108,9 +125,33 @@ impl Subjects {
     }
 }
 
+fn of_service<'a>(service: &'a Service, text: &'a str) -> Known<'a> {
+    let mut names = format!("{} {}", service.title.as_str(), service.topic.as_str());
+    for alias in &service.aliases {
+        names.push(' ');
+        names.push_str(alias);
+    }
+    Known {
+        subject: Subject::Service(service.id.to_string()),
+        text,
+        names,
+    }
+}
+
+fn foreign(knowledge: &Knowledge) -> impl Iterator<Item = Known<'_>> {
+    let requests = knowledge.out_of_remit.requests.iter();
+    requests.map(|request| Known {
+        subject: Subject::Elsewhere,
+        text: &request.answer,
+        names: request.place.to_string(),
+    })
+}
+
+/// How often each word stands in a text; small words say nothing, small figures do.
 fn counted(text: &str) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
-    for word in fold(text).split(' ').filter(|word| word.len() > 2) {
+    let says = |word: &&str| word.len() > 2 || word.starts_with(|c: char| c.is_ascii_digit());
+    for word in fold(text).split(' ').filter(says) {
         let stem: String = word.chars().take(STEM).collect();
         *counts.entry(stem).or_default() += 1;
     }
@@ -131,16 +172,14 @@ mod tests {
         // What was left out of the index: each fact's short answer against the full answers of all.
         let knowledge = knowledge();
         let services = || knowledge.offices.iter().flat_map(|office| &office.services);
-        let mut full: Vec<(Subject, &str)> = services()
+        let mut full: Vec<Known<'_>> = services()
             .flat_map(|service| {
                 let facts = service.facts.values();
-                facts.map(|fact| (Subject::Service(service.id.to_string()), fact.text.as_str()))
+                facts.map(|fact| of_service(service, &fact.text))
             })
             .collect();
-        for request in &knowledge.out_of_remit.requests {
-            full.push((Subject::Elsewhere, request.answer.as_str()));
-        }
-        let subjects = Subjects::of(full);
+        full.extend(foreign(&knowledge));
+        let subjects = Subjects::of(&full);
         let (mut right, mut all) = (0, 0);
         for service in services() {
             for fact in service.facts.values() {
@@ -150,7 +189,7 @@ mod tests {
             }
         }
         assert!(all > 900, "{all}");
-        // Measured: see the number in the message if this fails.
+        // 963 of 982 when this was written.
         assert!(right * 100 >= all * 97, "{right} of {all}");
     }
 
