@@ -1,6 +1,8 @@
 //! The one integration-test binary: a module per subject, so that the library is linked once.
 
+mod answer;
 mod architecture;
+mod cli_chat;
 mod cli_dataset;
 mod cli_prompt;
 mod cli_train;
