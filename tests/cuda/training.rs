@@ -11,6 +11,8 @@ use muni_engine::train::step::Engine;
 use muni_engine::train::{Stage, TrainSettings};
 
 const STEPS: u64 = 50;
+/// Steps that an engine may issue before anybody looks.
+const HISTORY: usize = 4;
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -65,7 +67,7 @@ fn engine<D: Device>(device: &D) -> Engine<D> {
     let weights = random_weights(&config, 3);
     let parameters = Parameters::upload(device, &config, &weights).unwrap();
     let model = Model::new(config, parameters).unwrap();
-    Engine::new(device, model, &settings(), 1).unwrap()
+    Engine::new(device, model, &weights, &settings(), 1, HISTORY).unwrap()
 }
 
 /// Losses of the first steps.
@@ -73,9 +75,7 @@ fn losses<D: Device>(device: &D, steps: u64) -> Vec<f64> {
     let mut engine = engine(device);
     (1..=steps)
         .map(|step| {
-            let result = engine
-                .step(device, &batches(step), 1, &settings(), step, 3e-3)
-                .unwrap();
+            let result = engine.step(device, &batches(step), step, 3e-3).unwrap();
             assert!(result.grad_norm.is_finite(), "step {step}");
             result.loss
         })
@@ -155,9 +155,7 @@ fn an_overflow_skips_the_step_and_halves_the_scale() {
     let (mut skipped, mut doubled) = (0, 0);
     for step in 1..=24 {
         let earlier = scale();
-        let result = engine
-            .step(&device, &batches(step), 1, &settings(), step, 3e-3)
-            .unwrap();
+        let result = engine.step(&device, &batches(step), step, 3e-3).unwrap();
         let (now, after) = (scale(), weights(&engine));
         assert!(result.loss.is_finite(), "step {step}");
         if result.grad_norm.is_finite() {
@@ -186,9 +184,7 @@ fn a_saved_scale_is_gone_on_with() {
     device.set_loss_scale(&saved).unwrap();
     assert_eq!(device.loss_scale().unwrap(), Some(saved));
     let mut engine = engine(&device);
-    engine
-        .step(&device, &batches(1), 1, &settings(), 1, 3e-3)
-        .unwrap();
+    engine.step(&device, &batches(1), 1, 3e-3).unwrap();
     let now = device.loss_scale().unwrap().unwrap();
     assert_eq!((now.scale, now.good_steps), (2048.0, 0));
     saved.scale = f32::NAN;

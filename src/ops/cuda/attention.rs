@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use super::driver::Driver;
 use super::kernels;
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut};
-use super::segments::read_offsets;
+use super::segments::read_segments;
 use super::{CudaDevice, blocks, int};
 use crate::ops::AttentionShape;
 use crate::ops::checks::expect_attention_shape;
@@ -146,7 +146,7 @@ pub(super) fn forward<E: Element>(
     let op = "attention_forward";
     expect_attention_shape(op, shape)?;
     let qkv = qkv.read(op, "qkv", &[count, shape.qkv_size()])?;
-    let segments = read_offsets(op, "segments", segments, segment_count, count)?;
+    let segments = read_segments(op, segments, segment_count, count)?;
     let out = out.write(op, "out", &[count, shape.out_size()])?;
     let log_sum = log_sum.write(op, "log_sum", &[count, shape.heads])?;
     let sizes = Sizes::new(op, shape, segment_count, count)?;
@@ -205,7 +205,7 @@ pub(super) fn backward<E: Element>(
     let qkv = qkv.read(op, "qkv", &[count, shape.qkv_size()])?;
     let out = out.read(op, "out", &[count, shape.out_size()])?;
     let log_sum = log_sum.read(op, "log_sum", &[count, shape.heads])?;
-    let segments = read_offsets(op, "segments", segments, segment_count, count)?;
+    let segments = read_segments(op, segments, segment_count, count)?;
     let grad_qkv = grad_qkv.write(op, "grad_qkv", &[count, shape.qkv_size()])?;
     let sizes = Sizes::new(op, shape, segment_count, count)?;
     let driver = device.driver();

@@ -140,7 +140,7 @@ pub(super) fn loss<E: Element>(
     x: &DeviceBuffer<E>,
     table: &DeviceBuffer<E>,
     targets: &IndexBuffer,
-    scale: f32,
+    scale: &DeviceBuffer<f32>,
     loss: &mut DeviceBuffer<f32>,
     grad_x: &mut DeviceBuffer<E>,
     grad_table: &mut DeviceBuffer<E>,
@@ -153,6 +153,7 @@ pub(super) fn loss<E: Element>(
     let x = x.read(op, "x", &[count, hidden])?;
     let table = table.read(op, "table", &[vocab, hidden])?;
     let targets = check_targets(op, targets, count, vocab)?;
+    let scale = scale.read(op, "scale", &[1])?;
     let loss = loss.write(op, "loss", &[1])?;
     let grad_table = grad_table.write(op, "grad_table", &[vocab, hidden])?;
     // Ignored tokens keep these zeros.

@@ -6,8 +6,10 @@
 //! operation waits to look at it.
 
 pub mod cudarc_driver;
+mod cudarc_staging;
 pub mod driver;
 pub mod memory;
+pub mod recording;
 pub mod sim_driver;
 
 mod attention;
@@ -25,7 +27,7 @@ mod tile;
 
 /// Made by `build.rs`: the table of all kernels, and a typed launcher for each.
 pub mod kernels {
-    use super::driver::{Driver, Kernel, Module, launch};
+    use super::driver::{Driver, Kernel, Module, Parameter, ParameterKind, launch};
     use super::memory::{Element, Ptr, PtrMut};
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
@@ -36,6 +38,7 @@ use std::sync::Arc;
 
 use self::driver::Driver;
 use self::memory::{Arena, DeviceBuffer, Element, IndexBuffer, Scratch};
+use self::recording::Recording;
 use crate::ops::{
     AdamState, AdamStep, AttentionShape, Balance, Device, LossScale, MoeShape, Routing,
 };
@@ -144,6 +147,15 @@ impl<E: Element> CudaDevice<E> {
     }
 }
 
+/// Operations that a driver keeps, and the scratch memory that they use.
+pub struct CudaGraph {
+    // Before the driver, so that it is dropped first.
+    recording: Recording,
+    /// [`Arena::generation`] when it was recorded.
+    scratch: u64,
+    driver: Arc<dyn Driver>,
+}
+
 /// A kernel's `int`.
 ///
 /// # Errors
@@ -165,6 +177,7 @@ impl<E: Element> Device for CudaDevice<E> {
     type Float = DeviceBuffer<E>;
     type Single = DeviceBuffer<f32>;
     type Index = IndexBuffer;
+    type Graph = CudaGraph;
 
     fn name(&self) -> String {
         format!("{}, {}", self.driver.name(), E::NAME)
@@ -202,6 +215,72 @@ impl<E: Element> Device for CudaDevice<E> {
     }
     fn clear_single(&self, buffer: &mut DeviceBuffer<f32>, len: usize) -> Result<()> {
         buffer.clear(len)
+    }
+
+    fn copy_single(
+        &self,
+        from: &DeviceBuffer<f32>,
+        len: usize,
+        to: &mut DeviceBuffer<f32>,
+        at: usize,
+    ) -> Result<()> {
+        to.copy_from(from, len, at)
+    }
+
+    fn upload_inputs(
+        &self,
+        indices: &mut [(&[u32], &mut IndexBuffer)],
+        singles: &mut [(&[f32], &mut DeviceBuffer<f32>)],
+    ) -> Result<()> {
+        let mut pieces: Vec<(&[u8], u64)> = Vec::with_capacity(indices.len() + singles.len());
+        for (values, buffer) in indices {
+            pieces.push((bytemuck::cast_slice(values), buffer.target(values)?));
+        }
+        for (values, buffer) in singles {
+            pieces.push((bytemuck::cast_slice(values), buffer.target(values.len())?));
+        }
+        // SAFETY: each buffer is as long as its values, and alive.
+        unsafe { self.driver.stage(&pieces) }
+    }
+
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn token_granule(&self, capacity: usize) -> usize {
+        // Full tiles of attention; and one 64th of the batch, so that padding is a percent at the most.
+        capacity.div_ceil(64).next_multiple_of(64)
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<CudaGraph>> {
+        if !self.driver.begin_recording()? {
+            work()?;
+            return Ok(None);
+        }
+        let done = work();
+        // Ended whatever happened, so that the driver is left usable.
+        let recording = self.driver.end_recording();
+        done?;
+        let graph = CudaGraph {
+            recording: recording?,
+            scratch: self.arena.generation(),
+            driver: self.driver.clone(),
+        };
+        self.replay(&graph)?;
+        Ok(Some(graph))
+    }
+
+    fn replay(&self, graph: &CudaGraph) -> Result<bool> {
+        ensure!(
+            Arc::ptr_eq(&graph.driver, &self.driver),
+            "the operations were recorded on another device"
+        );
+        if graph.scratch != self.arena.generation() {
+            return Ok(false);
+        }
+        // SAFETY: scratch memory is where it was; that other buffers are is the caller's promise to `record`.
+        unsafe { self.driver.replay(&graph.recording) }?;
+        Ok(true)
     }
 
     fn loss_scale(&self) -> Result<Option<LossScale>> {
@@ -528,7 +607,7 @@ impl<E: Element> Device for CudaDevice<E> {
         x: &DeviceBuffer<E>,
         table: &DeviceBuffer<E>,
         targets: &IndexBuffer,
-        scale: f32,
+        scale: &DeviceBuffer<f32>,
         loss: &mut DeviceBuffer<f32>,
         grad_x: &mut DeviceBuffer<E>,
         grad_table: &mut DeviceBuffer<E>,
@@ -567,8 +646,8 @@ impl<E: Element> Device for CudaDevice<E> {
         decode::logits(self, x, table, logits, first_row, rows, vocab, hidden)
     }
 
-    fn adam_state(&self, weight: &DeviceBuffer<E>, len: usize) -> Result<AdamState<Self>> {
-        optimizer::adam_state(self, weight, len)
+    fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self>> {
+        optimizer::adam_state(self, values)
     }
 
     fn global_norm(
@@ -585,9 +664,10 @@ impl<E: Element> Device for CudaDevice<E> {
         gradient: &DeviceBuffer<E>,
         state: &mut AdamState<Self>,
         norm: &DeviceBuffer<f32>,
+        rate: &DeviceBuffer<f32>,
         step: &AdamStep,
         len: usize,
     ) -> Result<()> {
-        optimizer::adamw(self, weight, gradient, state, norm, step, len)
+        optimizer::adamw(self, weight, gradient, state, norm, rate, step, len)
     }
 }

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::kernels;
 use super::memory::{DeviceBuffer, Element, IndexBuffer};
-use super::segments::read_offsets;
+use super::segments::read_groups;
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::{RoutingIndices, expect_moe_shape, expect_nonzero, expect_routing};
 use crate::ops::{Balance, MoeShape, Routing};
@@ -53,7 +53,7 @@ pub(super) fn forward<E: Element>(
     check_shape(op, shape, count)?;
     let x = x.read(op, "x", &[count, hidden])?;
     let weight = weight.read(op, "weight", &[experts, hidden])?;
-    let groups = read_offsets(op, "groups", groups, group_count, count)?;
+    let groups = read_groups(op, groups, group_count, count)?;
     let slots = [count, top_k];
     // All lengths are checked before the first buffer is given to a kernel, which makes its content unknown.
     for (name, found, needed) in [
@@ -212,7 +212,7 @@ pub(super) fn backward<E: Element>(
     let chosen = routing
         .experts
         .read(op, "routing.experts", &[count, top_k])?;
-    let groups = read_offsets(op, "groups", groups, group_count, count)?;
+    let groups = read_groups(op, groups, group_count, count)?;
     let sums = [group_count, experts];
     let counts = balance.counts.read(op, "balance.counts", &sums)?;
     balance.prob_sums.read(op, "balance.prob_sums", &sums)?;
