@@ -2,9 +2,12 @@
 //! read. The operations themselves are in the case table (`ops_cases`).
 
 mod conformance;
+mod counting;
 mod faults;
 mod library;
 mod ptxas;
+mod recording;
 mod sanitizer;
+mod settings;
 mod signatures;
 mod training;

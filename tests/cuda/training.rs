@@ -14,7 +14,7 @@ const STEPS: u64 = 50;
 /// Steps that an engine may issue before anybody looks.
 const HISTORY: usize = 4;
 
-fn config() -> ModelConfig {
+pub fn config() -> ModelConfig {
     ModelConfig {
         vocab_size: 331,
         hidden_size: 48,
@@ -31,7 +31,7 @@ fn config() -> ModelConfig {
     }
 }
 
-fn settings() -> TrainSettings {
+pub fn settings() -> TrainSettings {
     TrainSettings {
         batch_size: 2,
         gradient_accumulation_steps: 2,
@@ -152,11 +152,14 @@ fn an_overflow_skips_the_step_and_halves_the_scale() {
     };
     let scale = || device.loss_scale().unwrap().unwrap();
     let mut before = weights(&engine);
-    let (mut skipped, mut doubled) = (0, 0);
+    let (mut skipped, mut doubled, mut updates) = (0, 0, 0);
     for step in 1..=24 {
         let earlier = scale();
         let result = engine.step(&device, &batches(step), step, 3e-3).unwrap();
         let (now, after) = (scale(), weights(&engine));
+        updates += u64::from(result.grad_norm.is_finite());
+        // Only real updates count for Adam's bias correction.
+        assert_eq!(engine.optimizer.updates(&device).unwrap(), updates);
         assert!(result.loss.is_finite(), "step {step}");
         if result.grad_norm.is_finite() {
             assert_ne!(after, before, "step {step} changed nothing");
@@ -172,6 +175,85 @@ fn an_overflow_skips_the_step_and_halves_the_scale() {
         skipped > 0 && doubled > 0,
         "{skipped} skipped, {doubled} doubled"
     );
+}
+
+/// The first real update after skipped steps has Adam's first bias correction: with zeroed moments it moves every weight by the
+/// learning rate times `g / (|g| + epsilon)`. Counted as a later update, it would move them by another amount.
+#[test]
+fn skipped_steps_are_no_updates_to_adam() {
+    let scaling = LossScaling::Dynamic {
+        initial: 16_777_216.0,
+        growth_interval: 1000,
+    };
+    let device = simulator::<half::f16>(false, scaling);
+    let mut engine = engine(&device);
+    let rate = 3e-3;
+    let start = random_weights(&config(), 3);
+    let mut skipped = 0;
+    loop {
+        let result = engine.step(&device, &batches(1), 1, rate).unwrap();
+        if result.grad_norm.is_finite() {
+            break;
+        }
+        skipped += 1;
+        assert!(skipped < 24, "the scale never became small enough");
+    }
+    assert!(skipped >= 2, "nothing was skipped");
+    let weights = engine
+        .optimizer
+        .weights(&device, &engine.model.parameters)
+        .unwrap();
+    let moments = engine
+        .optimizer
+        .moments(&device, &engine.model.parameters)
+        .unwrap();
+    let (settings, specs) = (settings(), config().parameters());
+    for (((spec, now), before), moments) in specs.iter().zip(&weights).zip(&start).zip(&moments) {
+        let decay = if spec.decay {
+            settings.weight_decay
+        } else {
+            0.0
+        };
+        for at in 0..now.len() {
+            let gradient = moments.first[at] / (1.0 - settings.beta1);
+            let step = rate * gradient / (gradient.abs() + settings.epsilon);
+            let expected = before[at] * (1.0 - rate * decay) - step;
+            assert!(
+                (now[at] - expected).abs() <= 2e-6,
+                "{} [{at}]: {} to {}, expected {expected}",
+                spec.name,
+                before[at],
+                now[at]
+            );
+        }
+    }
+}
+
+/// Rounded to fp16 they would differ from the start in the fourth digit.
+#[test]
+fn master_copies_begin_with_the_exact_weights() {
+    let device = simulator::<half::f16>(false, LossScaling::of::<half::f16>());
+    let mut engine = engine(&device);
+    let weights = |engine: &Engine<_>| {
+        engine
+            .optimizer
+            .weights(&device, &engine.model.parameters)
+            .unwrap()
+    };
+    let start = random_weights(&config(), 3);
+    assert_eq!(weights(&engine), start);
+    // And so do those of a run that goes on, with its number of updates.
+    let other = random_weights(&config(), 4);
+    let moments = engine
+        .optimizer
+        .moments(&device, &engine.model.parameters)
+        .unwrap();
+    engine
+        .optimizer
+        .restore(&device, &config(), &other, &moments, 7)
+        .unwrap();
+    assert_eq!(weights(&engine), other);
+    assert_eq!(engine.optimizer.updates(&device).unwrap(), 7);
 }
 
 #[test]

@@ -62,9 +62,7 @@ const DEFAULT_SHARED: u32 = 48 << 10;
 /// Why this binary cannot use a card, and what to do about it; `None` where nothing is known to be missing.
 pub fn missing() -> Option<String> {
     if let Some(reason) = kernels::NO_KERNELS {
-        return Some(format!(
-            "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device cpu needs none of it"
-        ));
+        return Some(no_kernels(reason));
     }
     // SAFETY: it only tries to open the driver's library, which has no requirements.
     if !unsafe { sys::is_culib_present() } {
@@ -73,6 +71,13 @@ pub fn missing() -> Option<String> {
         );
     }
     None
+}
+
+/// What to do about a build without kernels.
+pub fn no_kernels(reason: &str) -> String {
+    format!(
+        "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device cpu needs none of it"
+    )
 }
 
 /// The first card, where this binary can use one.

@@ -201,6 +201,18 @@ pub enum Note {
     },
 }
 
+impl dyn Driver + '_ {
+    /// Notes that an operation begins, and the bytes of its inputs and outputs.
+    pub(super) fn operation(&self, name: &'static str, least: usize) {
+        self.note(Note::Operation { name, least });
+    }
+
+    /// Notes what the next launch reads and writes, in bytes.
+    pub(super) fn moves(&self, read: usize, written: usize) {
+        self.note(Note::Launch { read, written });
+    }
+}
+
 /// Checks a launch and hands it to the driver. A grid without blocks does nothing.
 ///
 /// # Errors

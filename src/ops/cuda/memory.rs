@@ -80,6 +80,11 @@ impl<T> Ptr<T> {
         Self(0, PhantomData)
     }
 
+    /// Whether it is [`Ptr::null`].
+    pub fn is_null(self) -> bool {
+        self.0 == 0
+    }
+
     /// `elements` further on.
     pub fn at(self, elements: usize) -> Self {
         Self(self.0 + (elements * size_of::<T>()) as u64, PhantomData)
@@ -90,6 +95,11 @@ impl<T> PtrMut<T> {
     /// For an argument that a kernel leaves out.
     pub fn null() -> Self {
         Self(0, PhantomData)
+    }
+
+    /// Whether it is [`PtrMut::null`].
+    pub fn is_null(self) -> bool {
+        self.0 == 0
     }
 
     /// `elements` further on.

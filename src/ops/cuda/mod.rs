@@ -5,9 +5,11 @@
 //! What the host knows, it checks; what only the device knows (the router's choice) is right by construction, and no
 //! operation waits to look at it.
 
+pub mod counting;
 pub mod cudarc_driver;
 mod cudarc_staging;
 pub mod driver;
+pub mod dry_driver;
 pub mod memory;
 pub mod recording;
 pub mod sim_driver;
@@ -26,6 +28,24 @@ mod segments;
 mod tile;
 
 /// Made by `build.rs`: the table of all kernels, and a typed launcher for each.
+///
+/// A launcher has the kernel's parameter list, so a call that does not fit the kernel does not compile. This one does:
+///
+/// ```no_run
+/// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
+/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: Ptr<f32>) -> anyhow::Result<()> {
+///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
+/// }
+/// ```
+///
+/// The same with a pointer to write where the kernel has one to read does not:
+///
+/// ```compile_fail,E0308
+/// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
+/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: PtrMut<f32>) -> anyhow::Result<()> {
+///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
+/// }
+/// ```
 pub mod kernels {
     use super::driver::{Driver, Kernel, Module, Parameter, ParameterKind, launch};
     use super::memory::{Element, Ptr, PtrMut};
@@ -211,9 +231,11 @@ impl<E: Element> Device for CudaDevice<E> {
         buffer.download(len)
     }
     fn clear_float(&self, buffer: &mut DeviceBuffer<E>, len: usize) -> Result<()> {
+        self.driver().operation("clear", len * size_of::<E>());
         buffer.clear(len)
     }
     fn clear_single(&self, buffer: &mut DeviceBuffer<f32>, len: usize) -> Result<()> {
+        self.driver().operation("clear", len * size_of::<f32>());
         buffer.clear(len)
     }
 
@@ -224,6 +246,7 @@ impl<E: Element> Device for CudaDevice<E> {
         to: &mut DeviceBuffer<f32>,
         at: usize,
     ) -> Result<()> {
+        self.driver().operation("copy", 2 * len * size_of::<f32>());
         to.copy_from(from, len, at)
     }
 

@@ -44,8 +44,12 @@ pub(super) fn global_norm<E: Element>(
     }
     let mut scratch = device.scratch();
     let sums = scratch.take::<f32>(op, parts)?;
+    let driver = device.driver();
+    let total: usize = gradients.iter().map(|&(_, len)| 2 * len).sum();
+    driver.operation(op, total + 8);
     let mut first = 0;
     for &(gradient, len) in gradients {
+        driver.moves(2 * len, 4 * len.div_ceil(NORM_ELEMENTS));
         // SAFETY: the gradient holds `len` elements, and `sums` has one for each of this launch's blocks from `first` on.
         unsafe {
             kernels::grad_squares::<E>(
@@ -59,6 +63,7 @@ pub(super) fn global_norm<E: Element>(
         }
         first += len.div_ceil(NORM_ELEMENTS);
     }
+    driver.moves(4 * parts, 8);
     // SAFETY: `sums` [parts] has been written, norm has two elements, the state is as long as the kernel knows it.
     unsafe {
         kernels::grad_norm(
@@ -97,6 +102,9 @@ pub(super) fn adamw<E: Element>(
     let norm = norm.read(op, "norm", &[2])?;
     let rate = rate.read(op, "rate", &[1])?;
 
+    // Gradient, master, moments; weight, master, moments.
+    device.driver().operation(op, 28 * len);
+    device.driver().moves(14 * len, 14 * len);
     // The bias correction 1 - beta^n is -expm1(n ln beta): the logarithm in f64, so that little is lost for a beta near 1.
     let logarithm = |beta: f32| f64::from(beta).ln() as f32;
     // SAFETY: the buffers hold `len` elements, norm has two, rate has one.
