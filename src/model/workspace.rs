@@ -1,7 +1,7 @@
 //! Everything a pass over one micro-batch writes, allocated once and reused.
 
 use super::{Batch, ModelConfig};
-use crate::ops::{Balance, Device, Routing};
+use crate::ops::{Balance, Device, MemoryClass, Routing, allocating};
 use anyhow::{Result, ensure};
 
 /// Activations of one micro-batch, and the sums that it leaves for [`Workspace::totals`].
@@ -133,8 +133,10 @@ impl<D: Device> Training<D> {
     ) -> Result<usize> {
         let index = self.group_tokens.len();
         if index == self.balances.len() {
-            self.balances
-                .push(Balance::new(device, &config.moe_shape(), max_groups)?);
+            let balance = allocating(device, MemoryClass::Activations, || {
+                Balance::new(device, &config.moe_shape(), max_groups)
+            });
+            self.balances.push(balance?);
         } else {
             clear_balance(
                 device,
@@ -175,10 +177,12 @@ impl<D: Device> Workspace<D> {
         max_segments: usize,
         max_groups: usize,
     ) -> Result<Self> {
-        let mut workspace =
-            Self::with_layers(device, config, max_tokens, max_segments, max_groups, true)?;
-        workspace.training = Some(Training::new(device, config, max_tokens)?);
-        Ok(workspace)
+        allocating(device, MemoryClass::Activations, || {
+            let mut workspace =
+                Self::with_layers(device, config, max_tokens, max_segments, max_groups, true)?;
+            workspace.training = Some(Training::new(device, config, max_tokens)?);
+            Ok(workspace)
+        })
     }
 
     /// A workspace for the forward pass only: about a sixth of the memory at six layers, since layers share buffers.
@@ -192,7 +196,9 @@ impl<D: Device> Workspace<D> {
         max_segments: usize,
         max_groups: usize,
     ) -> Result<Self> {
-        Self::with_layers(device, config, max_tokens, max_segments, max_groups, false)
+        allocating(device, MemoryClass::Cache, || {
+            Self::with_layers(device, config, max_tokens, max_segments, max_groups, false)
+        })
     }
 
     fn with_layers(

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::model::{Batch, Model, Parameters, StepScales, Workspace};
-use crate::ops::Device;
+use crate::ops::{Device, MemoryClass, allocating};
 use crate::train::optimizer::AdamW;
 use crate::train::settings::TrainSettings;
 
@@ -51,7 +51,9 @@ impl<D: Device> Engine<D> {
         let workspace = Workspace::new(device, &model.config, tokens, tokens, micro_batch)
             .with_context(|| format!("activations of {tokens} tokens"))?;
         Ok(Self {
-            gradients: Parameters::zeros(device, &model.config)?,
+            gradients: allocating(device, MemoryClass::Gradients, || {
+                Parameters::zeros(device, &model.config)
+            })?,
             optimizer: AdamW::new(device, &model.parameters)?,
             model,
             workspace,

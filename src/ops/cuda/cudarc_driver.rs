@@ -297,4 +297,11 @@ impl Driver for CudarcDriver {
         // SAFETY: the stream is alive.
         unsafe { result::stream::synchronize(self.stream) }.map_err(told(op))
     }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        let op = "asking for free memory";
+        self.enter(op)?;
+        let (free, _) = result::mem_get_info().map_err(told(op))?;
+        Ok(Some(free as u64))
+    }
 }

@@ -105,6 +105,13 @@ pub trait Driver: Send + Sync {
     fn watches_memory(&self) -> bool {
         false
     }
+    /// Bytes that are free now; `None` where that is no bound.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// Checks a launch and hands it to the driver. A grid without blocks does nothing.

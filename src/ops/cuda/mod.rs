@@ -5,9 +5,11 @@
 //! What the host knows, it checks; what only the device knows (the router's choice) is right by construction, and no
 //! operation waits to look at it.
 
+pub mod arena;
 pub mod cudarc_driver;
 pub mod driver;
 pub mod memory;
+pub mod rehearsal;
 pub mod sim_driver;
 
 mod attention;
@@ -34,10 +36,13 @@ use anyhow::{Result, anyhow, ensure};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use self::arena::Memory;
 use self::driver::Driver;
-use self::memory::{Arena, DeviceBuffer, Element, IndexBuffer, Scratch};
+use self::memory::{DeviceBuffer, Element, IndexBuffer, Scratch, ScratchPool};
+use self::rehearsal::RehearsalDriver;
 use crate::ops::{
-    AdamState, AdamStep, AttentionShape, Balance, Device, LossScale, MoeShape, Routing,
+    AdamState, AdamStep, AttentionShape, Balance, Device, LossScale, MemoryClass, MemoryUse,
+    MoeShape, Routing,
 };
 
 /// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss write into gradients is
@@ -102,8 +107,8 @@ impl LossScaling {
 
 /// A card, or the simulated one.
 pub struct CudaDevice<E: Element> {
-    driver: Arc<dyn Driver>,
-    arena: Arena,
+    memory: Arc<Memory>,
+    scratch: ScratchPool,
     scale: DeviceBuffer<f32>,
     scaling: LossScaling,
     element: PhantomData<E>,
@@ -115,12 +120,35 @@ impl<E: Element> CudaDevice<E> {
     /// # Errors
     /// When the driver fails.
     pub fn new(driver: impl Driver + 'static, scaling: LossScaling) -> Result<Self> {
-        let driver: Arc<dyn Driver> = Arc::new(driver);
-        let mut scale = DeviceBuffer::new(&driver, scale_state::LEN, true)?;
+        Self::on(Arc::new(driver), scaling)
+    }
+
+    /// A device on a driver that others hold too.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn on(driver: Arc<dyn Driver>, scaling: LossScaling) -> Result<Self> {
+        let memory = Memory::new(&driver);
+        Self::with(&driver, memory, scaling)
+    }
+
+    /// A device that computes nothing and shows what a card of so many multiprocessors would need.
+    ///
+    /// # Errors
+    /// Never, but that it is made as any other is.
+    pub fn rehearsing(multiprocessors: usize) -> Result<Self> {
+        let driver: Arc<dyn Driver> = Arc::new(RehearsalDriver::new(multiprocessors));
+        let memory = Memory::rehearsal(&driver);
+        Self::with(&driver, memory, LossScaling::of::<E>())
+    }
+
+    fn with(driver: &Arc<dyn Driver>, memory: Arc<Memory>, scaling: LossScaling) -> Result<Self> {
+        // The state of the loss scale is the device's, not a run's: it has an allocation of its own.
+        let mut scale = DeviceBuffer::new(driver, scale_state::LEN, true)?;
         scale.upload(&scaling.state())?;
         Ok(Self {
-            driver,
-            arena: Arena::default(),
+            memory,
+            scratch: ScratchPool::default(),
             scale,
             scaling,
             element: PhantomData,
@@ -129,12 +157,17 @@ impl<E: Element> CudaDevice<E> {
 
     /// Where launches go.
     pub(crate) fn driver(&self) -> &dyn Driver {
-        &*self.driver
+        &**self.memory.driver()
+    }
+
+    /// Where buffers come from.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// Scratch memory for one operation.
     pub(crate) fn scratch(&self) -> Scratch<'_> {
-        self.arena.scratch(&self.driver)
+        self.scratch.scratch(&self.memory)
     }
 
     /// State of the loss scale on the device, laid out as [`scale_state`] says. Operations change it under way, in the order
@@ -167,17 +200,17 @@ impl<E: Element> Device for CudaDevice<E> {
     type Index = IndexBuffer;
 
     fn name(&self) -> String {
-        format!("{}, {}", self.driver.name(), E::NAME)
+        format!("{}, {}", self.driver().name(), E::NAME)
     }
 
     fn zeros_float(&self, len: usize) -> Result<DeviceBuffer<E>> {
-        DeviceBuffer::new(&self.driver, len, true)
+        DeviceBuffer::within(&self.memory, len, None, true)
     }
     fn zeros_single(&self, len: usize) -> Result<DeviceBuffer<f32>> {
-        DeviceBuffer::new(&self.driver, len, true)
+        DeviceBuffer::within(&self.memory, len, None, true)
     }
     fn zeros_index(&self, len: usize) -> Result<IndexBuffer> {
-        IndexBuffer::new(&self.driver, len)
+        IndexBuffer::within(&self.memory, len)
     }
     fn upload_float(&self, values: &[f32], buffer: &mut DeviceBuffer<E>) -> Result<()> {
         buffer.upload(&E::narrow(values))
@@ -202,6 +235,29 @@ impl<E: Element> Device for CudaDevice<E> {
     }
     fn clear_single(&self, buffer: &mut DeviceBuffer<f32>, len: usize) -> Result<()> {
         buffer.clear(len)
+    }
+
+    fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
+        self.memory.set_class(class)
+    }
+
+    fn memory_use(&self) -> MemoryUse {
+        self.memory.most()
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        self.driver().free_memory()
+    }
+
+    fn rehearsal(&self) -> Result<Option<Self>> {
+        Self::rehearsing(self.driver().multiprocessors()).map(Some)
+    }
+
+    fn reserve(&self, plan: &MemoryUse, limit: Option<u64>) -> Result<()> {
+        self.scratch.clear();
+        self.memory.reserve(plan.total(), limit)?;
+        let scratch = usize::try_from(plan.of(MemoryClass::Scratch))?;
+        self.scratch.reserve(&self.memory, scratch)
     }
 
     fn loss_scale(&self) -> Result<Option<LossScale>> {

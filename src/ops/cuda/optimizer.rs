@@ -6,7 +6,7 @@ use super::kernels;
 use super::memory::{DeviceBuffer, Element};
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::expect_adam_step;
-use crate::ops::{AdamState, AdamStep};
+use crate::ops::{AdamState, AdamStep, MemoryClass};
 
 /// Threads of a block.
 const THREADS: usize = 256;
@@ -22,8 +22,8 @@ pub(super) fn adam_state<E: Element>(
 ) -> Result<AdamState<CudaDevice<E>>> {
     let op = "adam_state";
     let weight = weight.read(op, "weight", &[len])?;
-    let zeros = || DeviceBuffer::new(&device.driver, len, true);
-    let mut master = zeros()?;
+    let zeros = |class| DeviceBuffer::within(device.memory(), len, Some(class), true);
+    let mut master = zeros(MemoryClass::Masters)?;
     // SAFETY: both buffers hold `len` elements.
     unsafe {
         kernels::adam_master::<E>(
@@ -37,8 +37,8 @@ pub(super) fn adam_state<E: Element>(
     }
     Ok(AdamState {
         master: Some(master),
-        first: zeros()?,
-        second: zeros()?,
+        first: zeros(MemoryClass::Moments)?,
+        second: zeros(MemoryClass::Moments)?,
     })
 }
 
