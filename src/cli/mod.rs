@@ -3,8 +3,10 @@
 
 mod dataset;
 mod device;
+mod doctor;
 mod eval;
 mod knowledge;
+mod plan;
 mod prompt;
 mod train;
 
@@ -31,6 +33,8 @@ enum Command {
     Prompt(prompt::Arguments),
     /// Measure a model.
     Eval(eval::Arguments),
+    /// Show what this machine and this build can do, and what training takes of a card.
+    Doctor(doctor::Arguments),
 }
 
 /// Parses the process's arguments and runs the command; an error is printed with its causes.
@@ -42,6 +46,7 @@ pub fn run() -> ExitCode {
         Command::Train(arguments) => train::run(*arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,14 +4,18 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::device::{DeviceArguments, Task};
+use super::plan::{card_of, profile_text};
 use crate::formats;
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{GenerateSettings, Generator, question_prompt};
 use crate::model::{Model, ModelConfig, Parameters, random_weights};
 use crate::ops::Device;
+use crate::ops::cuda::profile::Profile;
+use crate::roofline::operations::StepShape;
 use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::memory;
@@ -94,6 +98,9 @@ pub struct Arguments {
     /// Most memory of the card that the run may take, e.g. 8GiB, 6.5GiB or 7500MB.
     #[arg(long, value_name = "SIZE", value_parser = size_of_memory)]
     vram_limit: Option<u64>,
+    /// Time each kernel of all steps but the first and print the times beside the card's limits. Costs speed.
+    #[arg(long)]
+    profile: bool,
     /// Steps between checkpoints [default: at each validation and every ten minutes].
     #[arg(long, value_name = "N")]
     save_every: Option<u64>,
@@ -104,18 +111,21 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
-    arguments.device.run(Train(&arguments))
+    let profile = arguments.profile.then(Arc::<Profile>::default);
+    arguments
+        .device
+        .run_profiled(profile.as_ref(), Train(&arguments, profile.as_deref()))
 }
 
-struct Train<'a>(&'a Arguments);
+struct Train<'a>(&'a Arguments, Option<&'a Profile>);
 
 impl Task for Train<'_> {
     fn run<D: Device>(self, device: &D) -> Result<()> {
-        train(device, self.0)
+        train(device, self.0, self.1)
     }
 }
 
-fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
+fn train<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profile>) -> Result<()> {
     let tokenizer = Tokenizer::gpt2()?;
     let (mut checked, origin) = match &arguments.resume {
         None => fresh(arguments, &tokenizer)?,
@@ -164,6 +174,11 @@ fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
         root.display()
     );
     let outcome = trainer.run()?;
+    if let Some(profile) = profile {
+        let shape = profiled_shape(profile, trainer.profiled_tokens(), &checked.shards);
+        let card = card_of(&device.name());
+        eprint!("{}", profile_text(profile, &checked.config, &shape, card));
+    }
     // The answer below is the saved model's, so the memory of the training one is free for it.
     drop(trainer);
     match outcome {
@@ -173,6 +188,16 @@ fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
             eprintln!("stopped and saved; `muni-engine train --resume {root}` continues");
             Ok(())
         }
+    }
+}
+
+/// The mean step of a profile. What carries no loss is not told apart: the head's floors are those of all tokens.
+fn profiled_shape(profile: &Profile, tokens: u64, shards: &ShardFolder) -> StepShape {
+    StepShape {
+        micro_tokens: (tokens / profile.steps().max(1)) as usize,
+        micro_batches: 1,
+        example_tokens: shards.mean_example(),
+        counted: 1.0,
     }
 }
 

@@ -229,6 +229,9 @@ pub trait Device: Sync {
         Ok(())
     }
 
+    /// Where the device is profiled: whether what comes now is part of the profile. Each change to `true` begins a step.
+    fn profile(&self, _on: bool) {}
+
     // Loss scale -------------------------------------------------------------------------------------------------
 
     /// Where the device's loss scale stands; `None` where gradients are not scaled, or always by the same. Devices whose

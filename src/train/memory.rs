@@ -73,8 +73,7 @@ pub fn plan<D: Device>(
     let model = Model::new(config.clone(), parameters)?;
     let mut engine = Engine::new(rehearsal, model, settings, micro_batch)?;
     let tokens = engine.workspace.max_tokens();
-    let logical = full_batch(settings.batch_size * settings.max_length, settings)?;
-    let step = vec![logical; settings.gradient_accumulation_steps];
+    let step = full_step(settings)?;
     engine.step(rehearsal, &step, micro_batch, settings, 1, 0.0)?;
     engine.validate(rehearsal, &step[..1])?;
     for count in piece_ends(tokens) {
@@ -189,6 +188,15 @@ pub fn largest<T>(
         }
     }
     Ok(found)
+}
+
+/// The logical batches of a step, all of their rows full.
+///
+/// # Errors
+/// When a row would have no token.
+pub fn full_step(settings: &TrainSettings) -> Result<Vec<Batch>> {
+    let logical = full_batch(settings.batch_size * settings.max_length, settings)?;
+    Ok(vec![logical; settings.gradient_accumulation_steps])
 }
 
 /// A logical batch of so many tokens, all of which carry loss, in examples as long as may be.

@@ -81,6 +81,10 @@ pub struct Trainer<'a, D: Device> {
     /// Why the newest save of the best model failed.
     best_failure: Option<String>,
     metrics_failed: bool,
+    /// Whether this process has done a step.
+    warm: bool,
+    /// Tokens of all steps of this process but the first.
+    warm_tokens: u64,
 }
 
 /// Where the run stands.
@@ -148,12 +152,19 @@ impl<'a, D: Device> Trainer<'a, D> {
             setup,
             best_failure: None,
             metrics_failed: false,
+            warm: false,
+            warm_tokens: 0,
         })
     }
 
     /// Steps of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.plan.total_steps()
+    }
+
+    /// Tokens of the steps that a profile has measured.
+    pub fn profiled_tokens(&self) -> u64 {
+        self.warm_tokens
     }
 
     /// Trains until the end, or until the process is asked to stop.
@@ -217,6 +228,8 @@ impl<'a, D: Device> Trainer<'a, D> {
             .map(|index| self.setup.source.batch(at.epoch, index))
             .collect::<Result<Vec<_>>>()?;
         let learning_rate = self.schedule.learning_rate(step);
+        // The first step of a sitting loads the kernels, so it is not part of a profile.
+        self.setup.device.profile(self.warm);
         let result = self.engine.step(
             self.setup.device,
             &batches,
@@ -224,7 +237,13 @@ impl<'a, D: Device> Trainer<'a, D> {
             &self.setup.settings,
             step,
             learning_rate,
-        )?;
+        );
+        self.setup.device.profile(false);
+        let result = result?;
+        if self.warm {
+            self.warm_tokens += result.tokens;
+        }
+        self.warm = true;
         if !result.grad_norm.is_finite() && result.loss.is_finite() {
             self.say_skipped(step, learning_rate, &result)?;
         } else {

@@ -4,6 +4,7 @@
 mod conformance;
 mod faults;
 mod library;
+mod memory;
 mod ptxas;
 mod sanitizer;
 mod signatures;

@@ -12,7 +12,7 @@ use muni_engine::train::{Stage, TrainSettings};
 
 const STEPS: u64 = 50;
 
-fn config() -> ModelConfig {
+pub(super) fn config() -> ModelConfig {
     ModelConfig {
         vocab_size: 331,
         hidden_size: 48,
@@ -29,7 +29,7 @@ fn config() -> ModelConfig {
     }
 }
 
-fn settings() -> TrainSettings {
+pub(super) fn settings() -> TrainSettings {
     TrainSettings {
         batch_size: 2,
         gradient_accumulation_steps: 2,
@@ -40,7 +40,7 @@ fn settings() -> TrainSettings {
 
 /// Two logical batches of packed examples of uneven length, one of a single token: each continues by a rule that can be
 /// learned.
-fn batches(step: u64) -> Vec<Batch> {
+pub(super) fn batches(step: u64) -> Vec<Batch> {
     let vocab = config().vocab_size as u32;
     (0..2)
         .map(|part| {

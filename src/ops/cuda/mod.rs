@@ -9,6 +9,7 @@ pub mod arena;
 pub mod cudarc_driver;
 pub mod driver;
 pub mod memory;
+pub mod profile;
 pub mod rehearsal;
 pub mod sim_driver;
 
@@ -137,7 +138,15 @@ impl<E: Element> CudaDevice<E> {
     /// # Errors
     /// Never, but that it is made as any other is.
     pub fn rehearsing(multiprocessors: usize) -> Result<Self> {
-        let driver: Arc<dyn Driver> = Arc::new(RehearsalDriver::new(multiprocessors));
+        Self::rehearsing_on(Arc::new(RehearsalDriver::new(multiprocessors)))
+    }
+
+    /// As [`Self::rehearsing`], on a driver whose counts somebody wants to see.
+    ///
+    /// # Errors
+    /// Never, but that it is made as any other is.
+    pub fn rehearsing_on(driver: Arc<RehearsalDriver>) -> Result<Self> {
+        let driver: Arc<dyn Driver> = driver;
         let memory = Memory::rehearsal(&driver);
         Self::with(&driver, memory, LossScaling::of::<E>())
     }
@@ -247,6 +256,10 @@ impl<E: Element> Device for CudaDevice<E> {
 
     fn free_memory(&self) -> Result<Option<u64>> {
         self.driver().free_memory()
+    }
+
+    fn profile(&self, on: bool) {
+        self.driver().profile(on);
     }
 
     fn rehearsal(&self) -> Result<Option<Self>> {

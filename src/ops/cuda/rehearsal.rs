@@ -2,19 +2,30 @@
 //! the memory itself.
 
 use anyhow::Result;
+use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
 
 use super::driver::{Driver, Kernel};
 
 /// Takes every launch, and gives zeros to whoever downloads.
 pub struct RehearsalDriver {
     multiprocessors: usize,
+    launches: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl RehearsalDriver {
     /// For a card of so many multiprocessors: operations choose tiles, and with them scratch memory, by their number.
     pub fn new(multiprocessors: usize) -> Self {
-        Self { multiprocessors }
+        Self {
+            multiprocessors,
+            launches: Mutex::default(),
+        }
+    }
+
+    /// Launches of each kernel since the last call.
+    pub fn take_launches(&self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -53,11 +64,13 @@ impl Driver for RehearsalDriver {
 
     unsafe fn launch(
         &self,
-        _kernel: &'static Kernel,
+        kernel: &'static Kernel,
         _grid: [u32; 3],
         _shared_bytes: u32,
         _arguments: &mut [*mut c_void],
     ) -> Result<()> {
+        let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
+        *launches.entry(kernel.name()).or_default() += 1;
         Ok(())
     }
 
