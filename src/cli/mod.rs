@@ -6,6 +6,7 @@ mod device;
 mod doctor;
 mod eval;
 mod knowledge;
+mod measure;
 mod plan;
 mod prompt;
 mod train;
@@ -35,6 +36,9 @@ enum Command {
     Eval(eval::Arguments),
     /// Show what this machine and this build can do, and what training takes of a card.
     Doctor(doctor::Arguments),
+    /// Time training steps on random tokens.
+    #[command(hide = true)]
+    Measure(measure::Arguments),
 }
 
 /// Parses the process's arguments and runs the command; an error is printed with its causes.
@@ -47,6 +51,7 @@ pub fn run() -> ExitCode {
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Measure(arguments) => measure::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 //! read. The operations themselves are in the case table (`ops_cases`).
 
 mod conformance;
+pub(crate) mod device;
 mod faults;
 mod library;
 mod memory;

@@ -4,7 +4,6 @@
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
 use muni_engine::ops::cpu::CpuDevice;
 use muni_engine::ops::cuda::memory::Element;
-use muni_engine::ops::cuda::sim_driver::SimDriver;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling};
 use muni_engine::ops::{Device, IGNORE_TARGET};
 use muni_engine::train::step::Engine;
@@ -83,7 +82,7 @@ fn losses<D: Device>(device: &D, steps: u64) -> Vec<f64> {
 }
 
 fn simulator<E: Element>(verify: bool, scaling: LossScaling) -> CudaDevice<E> {
-    CudaDevice::new(SimDriver::new(verify).unwrap(), scaling).unwrap()
+    CudaDevice::on(super::device::driver(verify), scaling).unwrap()
 }
 
 /// Largest difference of two curves, relative to the second.
