@@ -9,6 +9,7 @@ pub mod generate;
 pub mod knowledge;
 pub mod model;
 pub mod ops;
+pub mod roofline;
 pub mod shards;
 pub mod tokenizer;
 pub mod train;

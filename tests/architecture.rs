@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("ops", &["ops"]),
     ("model", &["model", "ops"]),
+    ("roofline", &["roofline", "model"]),
     ("tokenizer", &["tokenizer"]),
     ("shards", &["shards", "model", "ops", "tokenizer"]),
     ("knowledge", &["knowledge"]),

@@ -2,10 +2,12 @@
 
 mod architecture;
 mod cli_dataset;
+mod cli_doctor;
 mod cli_prompt;
 mod cli_train;
 mod cuda;
 mod formats;
+mod gpu_report;
 mod gradients;
 mod ops_cases;
 mod oracle;

@@ -3,8 +3,11 @@
 
 mod dataset;
 mod device;
+mod doctor;
 mod eval;
 mod knowledge;
+mod measure;
+mod plan;
 mod prompt;
 mod train;
 
@@ -31,6 +34,11 @@ enum Command {
     Prompt(prompt::Arguments),
     /// Measure a model.
     Eval(eval::Arguments),
+    /// Show what this machine and this build can do, and what training takes of a card.
+    Doctor(doctor::Arguments),
+    /// Time training steps on random tokens.
+    #[command(hide = true)]
+    Measure(measure::Arguments),
 }
 
 /// Parses the process's arguments and runs the command; an error is printed with its causes.
@@ -42,6 +50,8 @@ pub fn run() -> ExitCode {
         Command::Train(arguments) => train::run(*arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Measure(arguments) => measure::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

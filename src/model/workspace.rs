@@ -1,7 +1,7 @@
 //! Everything a pass over one micro-batch writes, allocated once and reused.
 
 use super::{Batch, ModelConfig};
-use crate::ops::{Balance, Device, IGNORE_TARGET, Routing};
+use crate::ops::{Balance, Device, IGNORE_TARGET, MemoryClass, Routing, allocating};
 use anyhow::{Result, bail, ensure};
 
 /// Activations of one micro-batch, and the sums that it leaves for [`Workspace::totals`].
@@ -157,8 +157,10 @@ impl<D: Device> Training<D> {
     ) -> Result<usize> {
         let index = self.group_tokens.len();
         if index == self.balances.len() {
-            self.balances
-                .push(Balance::new(device, &config.moe_shape(), max_groups)?);
+            let balance = allocating(device, MemoryClass::Activations, || {
+                Balance::new(device, &config.moe_shape(), max_groups)
+            });
+            self.balances.push(balance?);
         }
         self.group_tokens.push(
             batch
@@ -193,10 +195,12 @@ impl<D: Device> Workspace<D> {
         max_segments: usize,
         max_groups: usize,
     ) -> Result<Self> {
-        let mut workspace =
-            Self::with_layers(device, config, max_tokens, max_segments, max_groups, true)?;
-        workspace.training = Some(Training::new(device, config, max_tokens)?);
-        Ok(workspace)
+        allocating(device, MemoryClass::Activations, || {
+            let mut workspace =
+                Self::with_layers(device, config, max_tokens, max_segments, max_groups, true)?;
+            workspace.training = Some(Training::new(device, config, max_tokens)?);
+            Ok(workspace)
+        })
     }
 
     /// A workspace for the forward pass only: about a sixth of the memory at six layers, since layers share buffers.
@@ -210,7 +214,9 @@ impl<D: Device> Workspace<D> {
         max_segments: usize,
         max_groups: usize,
     ) -> Result<Self> {
-        Self::with_layers(device, config, max_tokens, max_segments, max_groups, false)
+        allocating(device, MemoryClass::Cache, || {
+            Self::with_layers(device, config, max_tokens, max_segments, max_groups, false)
+        })
     }
 
     fn with_layers(
@@ -313,8 +319,10 @@ impl<D: Device> Workspace<D> {
         if let Some(training) = &mut self.training {
             while training.balances.len() < micro_batches {
                 let shape = self.config.moe_shape();
-                let balance = Balance::new(device, &shape, self.max_groups)?;
-                training.balances.push(balance);
+                let balance = allocating(device, MemoryClass::Activations, || {
+                    Balance::new(device, &shape, self.max_groups)
+                });
+                training.balances.push(balance?);
             }
         }
         Ok(())

@@ -13,7 +13,10 @@
 pub mod checks;
 pub mod cpu;
 pub mod cuda;
+mod memory;
 pub mod reference;
+
+pub use memory::{MemoryClass, MemoryUse, allocating};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -234,6 +237,46 @@ pub trait Device: Sync {
     fn replay(&self, _graph: &Self::Graph) -> Result<bool> {
         Ok(false)
     }
+
+    // Memory plan ------------------------------------------------------------------------------------------------
+
+    /// Says what buffers made from now on are for; returns what it was. See [`allocating`].
+    fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
+        class
+    }
+    /// Most that was in use since the device was made or an arena reserved, by class; zeros where nobody counts.
+    fn memory_use(&self) -> MemoryUse {
+        MemoryUse::default()
+    }
+    /// Bytes that are free on the device now; `None` where they are not to be planned.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+    /// A device of the same kind and size that computes nothing: what is done with it shows in [`Device::memory_use`] what
+    /// this device would need for it. `None` where memory is not planned.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn rehearsal(&self) -> Result<Option<Self>>
+    where
+        Self: Sized,
+    {
+        Ok(None)
+    }
+    /// Makes one arena for everything that a plan holds; buffers made from now on are parts of it. What it has no room for is
+    /// allocated beside it while both stay below `limit` bytes.
+    ///
+    /// # Errors
+    /// When the device has not so much memory.
+    fn reserve(&self, _plan: &MemoryUse, _limit: Option<u64>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Where the device is profiled: whether what comes now is part of the profile. Each change to `true` begins a step.
+    fn profile(&self, _on: bool) {}
 
     // Loss scale -------------------------------------------------------------------------------------------------
 

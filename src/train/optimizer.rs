@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::model::{ModelConfig, Parameters};
-use crate::ops::{AdamState, AdamStep, Device};
+use crate::ops::{AdamState, AdamStep, Device, MemoryClass, allocating};
 use crate::train::settings::TrainSettings;
 
 /// Both moments of one fused parameter, on the host.
@@ -54,8 +54,8 @@ impl<D: Device> AdamW<D> {
             .collect::<Result<_>>()?;
         Ok(Self {
             states,
-            norm: device.zeros_single(2)?,
-            rate: device.zeros_single(1)?,
+            norm: allocating(device, MemoryClass::Moments, || device.zeros_single(2))?,
+            rate: allocating(device, MemoryClass::Moments, || device.zeros_single(1))?,
         })
     }
 

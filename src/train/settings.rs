@@ -3,6 +3,8 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::train::step::HISTORY;
+
 /// Size of a training set, which is what a preset is chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -249,8 +251,8 @@ impl RunOptions {
         ensure!(self.keep >= 1, "--keep is 0; it must be at least 1");
         ensure!(
             self.metrics_every
-                .is_none_or(|every| (1..=1000).contains(&every)),
-            "--metrics-every is {}; it must be 1 to 1000",
+                .is_none_or(|every| (1..=HISTORY).contains(&every)),
+            "--metrics-every is {}; it must be 1 to {HISTORY}",
             self.metrics_every.unwrap_or_default()
         );
         ensure!(

@@ -4,10 +4,13 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::model::{Batch, Model, Parameters, Recorded, StepScales, Workspace};
-use crate::ops::Device;
+use crate::ops::{Device, MemoryClass, allocating};
 use crate::train::graphs::{Graphs, Part};
 use crate::train::optimizer::AdamW;
 use crate::train::settings::TrainSettings;
+
+/// Steps that may be issued before their results are collected.
+pub const HISTORY: usize = 64;
 
 /// What a step computes with.
 pub struct Engine<D: Device> {
@@ -25,7 +28,6 @@ pub struct Engine<D: Device> {
     /// Results of the steps in `pending`, `record_len` numbers each.
     history: D::Single,
     record_len: usize,
-    capacity: usize,
     pending: Vec<Pending>,
 }
 
@@ -54,7 +56,7 @@ pub struct StepResult {
 
 impl<D: Device> Engine<D> {
     /// Gradients, zeroed moments and activations for a model with these `weights` (one vector per fused parameter), sized for
-    /// micro-batches of `micro_batch` logical batches. Up to `history` steps may be issued before their results are collected.
+    /// micro-batches of `micro_batch` logical batches.
     ///
     /// # Errors
     /// When the device has no memory for them.
@@ -64,7 +66,6 @@ impl<D: Device> Engine<D> {
         weights: &[Vec<f32>],
         settings: &TrainSettings,
         micro_batch: usize,
-        history: usize,
     ) -> Result<Self> {
         let micro_batch = micro_batch.min(settings.gradient_accumulation_steps);
         let tokens = micro_batch * settings.batch_size * settings.max_length;
@@ -76,16 +77,19 @@ impl<D: Device> Engine<D> {
         // The norm stands before the sums.
         let record_len = 1 + workspace.totals_len(micro_batches);
         Ok(Self {
-            gradients: Parameters::zeros(device, &model.config)?,
+            gradients: allocating(device, MemoryClass::Gradients, || {
+                Parameters::zeros(device, &model.config)
+            })?,
             optimizer: AdamW::new(device, &model.config, weights)?,
             model,
             workspace,
             settings: settings.clone(),
             micro_batch,
             graphs: Graphs::default(),
-            history: device.zeros_single(record_len * history.max(1))?,
+            history: allocating(device, MemoryClass::Activations, || {
+                device.zeros_single(record_len * HISTORY)
+            })?,
             record_len,
-            capacity: history.max(1),
             pending: Vec::new(),
         })
     }
@@ -109,7 +113,7 @@ impl<D: Device> Engine<D> {
             self.settings.max_length
         );
         ensure!(
-            self.pending.len() < self.capacity,
+            self.pending.len() < HISTORY,
             "step {step}: the results of {} steps wait to be collected, and there is no room for more",
             self.pending.len()
         );

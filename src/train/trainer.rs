@@ -83,6 +83,10 @@ pub struct Trainer<'a, D: Device> {
     /// Why the newest save of the best model failed.
     best_failure: Option<String>,
     metrics_failed: bool,
+    /// Whether this process has done a step.
+    warm: bool,
+    /// Tokens of all steps of this process but the first.
+    warm_tokens: u64,
 }
 
 /// Where the run stands.
@@ -150,7 +154,6 @@ impl<'a, D: Device> Trainer<'a, D> {
             weights,
             settings,
             setup.options.micro_batch,
-            metrics_every,
         )?;
         let mut position = Position::start();
         if let Some(resume) = resume {
@@ -181,12 +184,19 @@ impl<'a, D: Device> Trainer<'a, D> {
             setup,
             best_failure: None,
             metrics_failed: false,
+            warm: false,
+            warm_tokens: 0,
         })
     }
 
     /// Steps of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.plan.total_steps()
+    }
+
+    /// Tokens of the steps that a profile has measured.
+    pub fn profiled_tokens(&self) -> u64 {
+        self.warm_tokens
     }
 
     /// Trains until the end, or until the process is asked to stop.
@@ -265,8 +275,17 @@ impl<'a, D: Device> Trainer<'a, D> {
             .map(|index| self.setup.source.batch(at.epoch, index))
             .collect::<Result<Vec<_>>>()?;
         let learning_rate = self.schedule.learning_rate(step);
-        self.engine
-            .issue(self.setup.device, &batches, step, learning_rate)?;
+        // The first step of a sitting loads the kernels, so it is not part of a profile.
+        self.setup.device.profile(self.warm);
+        let issued = self
+            .engine
+            .issue(self.setup.device, &batches, step, learning_rate);
+        self.setup.device.profile(false);
+        issued?;
+        if self.warm {
+            self.warm_tokens += batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
+        }
+        self.warm = true;
         self.position.step = step;
         self.issued.push(Issued {
             step,

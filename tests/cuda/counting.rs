@@ -11,6 +11,7 @@ use muni_engine::ops::cuda::memory::{DeviceBuffer, PtrMut};
 use muni_engine::ops::cuda::sim_driver::SimDriver;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling, kernels};
 use muni_engine::tokenizer::Tokenizer;
+use muni_engine::train::memory::no_weights;
 use muni_engine::train::run_folder::RunFolder;
 use muni_engine::train::source::{ShardFolder, Source};
 use muni_engine::train::step::Engine;
@@ -138,8 +139,7 @@ fn real_step() -> Tally {
     let device = CudaDevice::<f16>::new(driver, LossScaling::of::<f16>()).unwrap();
     let config = ModelConfig::default_47m();
     // A dry run computes nothing, so any weights will do.
-    let specs = config.parameters();
-    let weights: Vec<Vec<f32>> = specs.iter().map(|spec| vec![0.0; spec.len()]).collect();
+    let weights = no_weights(&config);
     let parameters = Parameters::upload(&device, &config, &weights).unwrap();
     let batches: Vec<Batch> = (0..LOGICAL).map(|at| batch(&config, at as u32)).collect();
     let model = Model::new(config, parameters).unwrap();
@@ -147,7 +147,7 @@ fn real_step() -> Tally {
         gradient_accumulation_steps: LOGICAL,
         ..TrainSettings::preset(Stage::Massive)
     };
-    let mut engine = Engine::new(&device, model, &weights, &settings, LOGICAL, 4).unwrap();
+    let mut engine = Engine::new(&device, model, &weights, &settings, LOGICAL).unwrap();
     for step in 1..=3 {
         counts.take();
         engine.issue(&device, &batches, step, 1e-4).unwrap();

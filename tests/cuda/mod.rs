@@ -3,8 +3,10 @@
 
 mod conformance;
 mod counting;
+pub(crate) mod device;
 mod faults;
 mod library;
+mod memory;
 mod ptxas;
 mod recording;
 mod sanitizer;

@@ -43,7 +43,7 @@ fn engine<D: Device>(device: &D) -> Engine<D> {
     let (config, weights) = (config(), random_weights(&config(), 3));
     let parameters = Parameters::upload(device, &config, &weights).unwrap();
     let model = Model::new(config, parameters).unwrap();
-    Engine::new(device, model, &weights, &settings(), 1, STEPS as usize).unwrap()
+    Engine::new(device, model, &weights, &settings(), 1).unwrap()
 }
 
 /// What steps show, the weights after them, and what the driver was asked for from the fourth step on.

@@ -4,17 +4,14 @@
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
 use muni_engine::ops::cpu::CpuDevice;
 use muni_engine::ops::cuda::memory::Element;
-use muni_engine::ops::cuda::sim_driver::SimDriver;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling};
 use muni_engine::ops::{Device, IGNORE_TARGET};
 use muni_engine::train::step::Engine;
 use muni_engine::train::{Stage, TrainSettings};
 
 const STEPS: u64 = 50;
-/// Steps that an engine may issue before anybody looks.
-const HISTORY: usize = 4;
 
-pub fn config() -> ModelConfig {
+pub(super) fn config() -> ModelConfig {
     ModelConfig {
         vocab_size: 331,
         hidden_size: 48,
@@ -31,7 +28,7 @@ pub fn config() -> ModelConfig {
     }
 }
 
-pub fn settings() -> TrainSettings {
+pub(super) fn settings() -> TrainSettings {
     TrainSettings {
         batch_size: 2,
         gradient_accumulation_steps: 2,
@@ -42,7 +39,7 @@ pub fn settings() -> TrainSettings {
 
 /// Two logical batches of packed examples of uneven length, one of a single token: each continues by a rule that can be
 /// learned.
-fn batches(step: u64) -> Vec<Batch> {
+pub(super) fn batches(step: u64) -> Vec<Batch> {
     let vocab = config().vocab_size as u32;
     (0..2)
         .map(|part| {
@@ -67,7 +64,7 @@ fn engine<D: Device>(device: &D) -> Engine<D> {
     let weights = random_weights(&config, 3);
     let parameters = Parameters::upload(device, &config, &weights).unwrap();
     let model = Model::new(config, parameters).unwrap();
-    Engine::new(device, model, &weights, &settings(), 1, HISTORY).unwrap()
+    Engine::new(device, model, &weights, &settings(), 1).unwrap()
 }
 
 /// Losses of the first steps.
@@ -83,7 +80,7 @@ fn losses<D: Device>(device: &D, steps: u64) -> Vec<f64> {
 }
 
 fn simulator<E: Element>(verify: bool, scaling: LossScaling) -> CudaDevice<E> {
-    CudaDevice::new(SimDriver::new(verify).unwrap(), scaling).unwrap()
+    CudaDevice::on(super::device::driver(verify), scaling).unwrap()
 }
 
 /// Largest difference of two curves, relative to the second.

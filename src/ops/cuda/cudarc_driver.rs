@@ -3,12 +3,13 @@
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
+use serde::Serialize;
 use std::ffi::{CString, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::cudarc_staging::Staging;
-use super::driver::{Driver, Kernel};
+use super::driver::{Driver, Kernel, Mark};
 use super::kernels;
 use super::recording::Recording;
 
@@ -22,6 +23,8 @@ pub struct CudarcDriver {
     modules: Mutex<Modules>,
     staging: Mutex<Staging>,
     recording: AtomicBool,
+    /// Events that nobody waits for, as handles.
+    events: Mutex<Vec<usize>>,
 }
 
 /// Recorded launches. Its holder also holds the driver, and so the context.
@@ -78,6 +81,52 @@ pub fn no_kernels(reason: &str) -> String {
     format!(
         "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device cpu needs none of it"
     )
+}
+
+/// A card of this machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct CardInfo {
+    /// As in `cuda:0`.
+    pub number: usize,
+    /// Name, architecture and multiprocessors.
+    pub name: String,
+    /// Bytes free now.
+    pub free_bytes: u64,
+    /// Bytes it has.
+    pub total_bytes: u64,
+}
+
+/// The cards that this binary can use.
+pub fn cards() -> Vec<CardInfo> {
+    let mut found = Vec::new();
+    if missing().is_some() {
+        return found;
+    }
+    while let Ok(driver) = CudarcDriver::new(found.len()) {
+        // The card's context was just made current.
+        let (free, total) = result::mem_get_info().unwrap_or((0, 0));
+        found.push(CardInfo {
+            number: found.len(),
+            name: driver.name.clone(),
+            free_bytes: free as u64,
+            total_bytes: total as u64,
+        });
+    }
+    found
+}
+
+/// The newest CUDA that this machine's driver knows, e.g. `CUDA 13.0`; `None` without a driver.
+pub fn driver_version() -> Option<String> {
+    // SAFETY: it only tries to open the driver's library, which has no requirements.
+    if !unsafe { sys::is_culib_present() } {
+        return None;
+    }
+    let mut version = 0;
+    // SAFETY: the driver is loaded, and the number is written before it returns.
+    unsafe { sys::cuDriverGetVersion(&mut version) }
+        .result()
+        .ok()?;
+    Some(format!("CUDA {}.{}", version / 1000, version % 1000 / 10))
 }
 
 /// The first card, where this binary can use one.
@@ -148,6 +197,7 @@ impl CudarcDriver {
             }),
             staging: Mutex::new(Staging::new()?),
             recording: AtomicBool::new(false),
+            events: Mutex::default(),
         })
     }
 
@@ -230,6 +280,14 @@ impl Drop for CudarcDriver {
         for module in loaded.modules.drain(..).flatten() {
             // SAFETY: nothing is launched any more.
             let _ = unsafe { result::module::unload(module) };
+        }
+        let events = self
+            .events
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for event in events.drain(..) {
+            // SAFETY: it came from `mark`, and nobody waits for it.
+            let _ = unsafe { result::event::destroy(event as sys::CUevent) };
         }
         // SAFETY: stream and context were made in `new`; buffers hold this driver, so none is left.
         unsafe {
@@ -410,5 +468,47 @@ impl Driver for CudarcDriver {
         );
         // SAFETY: graph and stream are alive; the memory is the caller's promise.
         unsafe { result::graph::launch(graph.graph, self.stream) }.map_err(told(op))
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        let op = "marking a point in time";
+        self.enter(op)?;
+        let idle = self
+            .events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let event = match idle {
+            Some(event) => event as sys::CUevent,
+            None => {
+                result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(told(op))?
+            }
+        };
+        // SAFETY: event and stream are alive.
+        unsafe { result::event::record(event, self.stream) }.map_err(told(op))?;
+        Ok(Mark::Event(event as usize))
+    }
+
+    fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64> {
+        let op = "taking the time between two points";
+        let (Mark::Event(from), Mark::Event(to)) = (from, to) else {
+            bail!("{op}: marks of another driver");
+        };
+        self.enter(op)?;
+        // SAFETY: both events came from `mark`, so they are of this stream and alive.
+        let milliseconds = unsafe {
+            result::event::synchronize(to as sys::CUevent).map_err(told(op))?;
+            result::event::elapsed(from as sys::CUevent, to as sys::CUevent).map_err(told(op))?
+        };
+        let mut idle = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.extend([from, to]);
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        let op = "asking for free memory";
+        self.enter(op)?;
+        let (free, _) = result::mem_get_info().map_err(told(op))?;
+        Ok(Some(free as u64))
     }
 }

@@ -3,6 +3,7 @@
 
 use anyhow::{Result, bail, ensure};
 use std::ffi::{CStr, c_void};
+use std::time::Instant;
 
 use super::recording::Recording;
 
@@ -69,6 +70,15 @@ pub struct Module {
     pub image: &'static [u8],
     /// What ptxas said about each kernel and architecture: registers, shared memory, spills.
     pub ptxas_report: &'static str,
+}
+
+/// A point in the order of launches, to take times between.
+#[derive(Clone, Copy, Debug)]
+pub enum Mark {
+    /// When the host was there, with everything launched before done.
+    Host(Instant),
+    /// A driver's own, by its handle.
+    Event(usize),
 }
 
 /// A place with memory of its own that runs kernels, one after another in the order in which they are launched. Addresses
@@ -178,6 +188,33 @@ pub trait Driver: Send + Sync {
     /// True where scratch memory should not be kept and cut up, because the driver watches each allocation.
     fn watches_memory(&self) -> bool {
         false
+    }
+    /// Marks this point, for [`Driver::seconds_between`].
+    ///
+    /// # Errors
+    /// When the device fails, also at an earlier launch.
+    fn mark(&self) -> Result<Mark> {
+        self.synchronize()?;
+        Ok(Mark::Host(Instant::now()))
+    }
+    /// Seconds between two marks of this driver, which are used up; waits for the second.
+    ///
+    /// # Errors
+    /// When the device fails, also at an earlier launch.
+    fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64> {
+        match (from, to) {
+            (Mark::Host(from), Mark::Host(to)) => Ok(to.duration_since(from).as_secs_f64()),
+            _ => bail!("marks of another driver"),
+        }
+    }
+    /// Where launches are profiled: whether those that come now are. See [`crate::ops::Device::profile`].
+    fn profile(&self, _on: bool) {}
+    /// Bytes that are free now; `None` where that is no bound.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
     }
 }
 

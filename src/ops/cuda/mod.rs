@@ -5,13 +5,16 @@
 //! What the host knows, it checks; what only the device knows (the router's choice) is right by construction, and no
 //! operation waits to look at it.
 
+pub mod arena;
 pub mod counting;
 pub mod cudarc_driver;
 mod cudarc_staging;
 pub mod driver;
 pub mod dry_driver;
 pub mod memory;
+pub mod profile;
 pub mod recording;
+pub mod rehearsal;
 pub mod sim_driver;
 
 mod attention;
@@ -56,11 +59,14 @@ use anyhow::{Result, anyhow, ensure};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use self::arena::Memory;
 use self::driver::Driver;
-use self::memory::{Arena, DeviceBuffer, Element, IndexBuffer, Scratch};
+use self::memory::{DeviceBuffer, Element, IndexBuffer, Scratch, ScratchPool};
 use self::recording::Recording;
+use self::rehearsal::RehearsalDriver;
 use crate::ops::{
-    AdamState, AdamStep, AttentionShape, Balance, Device, LossScale, MoeShape, Routing,
+    AdamState, AdamStep, AttentionShape, Balance, Device, LossScale, MemoryClass, MemoryUse,
+    MoeShape, Routing,
 };
 
 /// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss write into gradients is
@@ -125,8 +131,8 @@ impl LossScaling {
 
 /// A card, or the simulated one.
 pub struct CudaDevice<E: Element> {
-    driver: Arc<dyn Driver>,
-    arena: Arena,
+    memory: Arc<Memory>,
+    scratch: ScratchPool,
     scale: DeviceBuffer<f32>,
     scaling: LossScaling,
     element: PhantomData<E>,
@@ -138,12 +144,43 @@ impl<E: Element> CudaDevice<E> {
     /// # Errors
     /// When the driver fails.
     pub fn new(driver: impl Driver + 'static, scaling: LossScaling) -> Result<Self> {
-        let driver: Arc<dyn Driver> = Arc::new(driver);
-        let mut scale = DeviceBuffer::new(&driver, scale_state::LEN, true)?;
+        Self::on(Arc::new(driver), scaling)
+    }
+
+    /// A device on a driver that others hold too.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn on(driver: Arc<dyn Driver>, scaling: LossScaling) -> Result<Self> {
+        let memory = Memory::new(&driver);
+        Self::with(&driver, memory, scaling)
+    }
+
+    /// A device that computes nothing and shows what a card of so many multiprocessors would need.
+    ///
+    /// # Errors
+    /// Never, but that it is made as any other is.
+    pub fn rehearsing(multiprocessors: usize) -> Result<Self> {
+        Self::rehearsing_on(Arc::new(RehearsalDriver::new(multiprocessors)))
+    }
+
+    /// As [`Self::rehearsing`], on a driver whose counts somebody wants to see.
+    ///
+    /// # Errors
+    /// Never, but that it is made as any other is.
+    pub fn rehearsing_on(driver: Arc<RehearsalDriver>) -> Result<Self> {
+        let driver: Arc<dyn Driver> = driver;
+        let memory = Memory::rehearsal(&driver);
+        Self::with(&driver, memory, LossScaling::of::<E>())
+    }
+
+    fn with(driver: &Arc<dyn Driver>, memory: Arc<Memory>, scaling: LossScaling) -> Result<Self> {
+        // The state of the loss scale is the device's, not a run's: it has an allocation of its own.
+        let mut scale = DeviceBuffer::new(driver, scale_state::LEN, true)?;
         scale.upload(&scaling.state())?;
         Ok(Self {
-            driver,
-            arena: Arena::default(),
+            memory,
+            scratch: ScratchPool::default(),
             scale,
             scaling,
             element: PhantomData,
@@ -152,12 +189,17 @@ impl<E: Element> CudaDevice<E> {
 
     /// Where launches go.
     pub(crate) fn driver(&self) -> &dyn Driver {
-        &*self.driver
+        &**self.memory.driver()
+    }
+
+    /// Where buffers come from.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// Scratch memory for one operation.
     pub(crate) fn scratch(&self) -> Scratch<'_> {
-        self.arena.scratch(&self.driver)
+        self.scratch.scratch(&self.memory)
     }
 
     /// State of the loss scale on the device, laid out as [`scale_state`] says. Operations change it under way, in the order
@@ -171,7 +213,7 @@ impl<E: Element> CudaDevice<E> {
 pub struct CudaGraph {
     // Before the driver, so that it is dropped first.
     recording: Recording,
-    /// [`Arena::generation`] when it was recorded.
+    /// [`ScratchPool::generation`] when it was recorded.
     scratch: u64,
     driver: Arc<dyn Driver>,
 }
@@ -200,17 +242,17 @@ impl<E: Element> Device for CudaDevice<E> {
     type Graph = CudaGraph;
 
     fn name(&self) -> String {
-        format!("{}, {}", self.driver.name(), E::NAME)
+        format!("{}, {}", self.driver().name(), E::NAME)
     }
 
     fn zeros_float(&self, len: usize) -> Result<DeviceBuffer<E>> {
-        DeviceBuffer::new(&self.driver, len, true)
+        DeviceBuffer::within(&self.memory, len, None, true)
     }
     fn zeros_single(&self, len: usize) -> Result<DeviceBuffer<f32>> {
-        DeviceBuffer::new(&self.driver, len, true)
+        DeviceBuffer::within(&self.memory, len, None, true)
     }
     fn zeros_index(&self, len: usize) -> Result<IndexBuffer> {
-        IndexBuffer::new(&self.driver, len)
+        IndexBuffer::within(&self.memory, len)
     }
     fn upload_float(&self, values: &[f32], buffer: &mut DeviceBuffer<E>) -> Result<()> {
         buffer.upload(&E::narrow(values))
@@ -263,7 +305,7 @@ impl<E: Element> Device for CudaDevice<E> {
             pieces.push((bytemuck::cast_slice(values), buffer.target(values.len())?));
         }
         // SAFETY: each buffer is as long as its values, and alive.
-        unsafe { self.driver.stage(&pieces) }
+        unsafe { self.driver().stage(&pieces) }
     }
 
     fn runs_ahead(&self) -> bool {
@@ -276,18 +318,18 @@ impl<E: Element> Device for CudaDevice<E> {
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<CudaGraph>> {
-        if !self.driver.begin_recording()? {
+        if !self.driver().begin_recording()? {
             work()?;
             return Ok(None);
         }
         let done = work();
         // Ended whatever happened, so that the driver is left usable.
-        let recording = self.driver.end_recording();
+        let recording = self.driver().end_recording();
         done?;
         let graph = CudaGraph {
             recording: recording?,
-            scratch: self.arena.generation(),
-            driver: self.driver.clone(),
+            scratch: self.scratch.generation(),
+            driver: self.memory.driver().clone(),
         };
         self.replay(&graph)?;
         Ok(Some(graph))
@@ -295,15 +337,42 @@ impl<E: Element> Device for CudaDevice<E> {
 
     fn replay(&self, graph: &CudaGraph) -> Result<bool> {
         ensure!(
-            Arc::ptr_eq(&graph.driver, &self.driver),
+            Arc::ptr_eq(&graph.driver, self.memory.driver()),
             "the operations were recorded on another device"
         );
-        if graph.scratch != self.arena.generation() {
+        if graph.scratch != self.scratch.generation() {
             return Ok(false);
         }
         // SAFETY: scratch memory is where it was; that other buffers are is the caller's promise to `record`.
-        unsafe { self.driver.replay(&graph.recording) }?;
+        unsafe { self.driver().replay(&graph.recording) }?;
         Ok(true)
+    }
+
+    fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
+        self.memory.set_class(class)
+    }
+
+    fn memory_use(&self) -> MemoryUse {
+        self.memory.most()
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        self.driver().free_memory()
+    }
+
+    fn profile(&self, on: bool) {
+        self.driver().profile(on);
+    }
+
+    fn rehearsal(&self) -> Result<Option<Self>> {
+        Self::rehearsing(self.driver().multiprocessors()).map(Some)
+    }
+
+    fn reserve(&self, plan: &MemoryUse, limit: Option<u64>) -> Result<()> {
+        self.scratch.clear();
+        self.memory.reserve(plan.total(), limit)?;
+        let scratch = usize::try_from(plan.of(MemoryClass::Scratch))?;
+        self.scratch.reserve(&self.memory, scratch)
     }
 
     fn loss_scale(&self) -> Result<Option<LossScale>> {

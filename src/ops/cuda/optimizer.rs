@@ -6,7 +6,7 @@ use super::kernels;
 use super::memory::{DeviceBuffer, Element};
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::expect_adam_step;
-use crate::ops::{AdamState, AdamStep};
+use crate::ops::{AdamState, AdamStep, MemoryClass};
 
 /// Threads of a block.
 const THREADS: usize = 256;
@@ -19,13 +19,13 @@ pub(super) fn adam_state<E: Element>(
     device: &CudaDevice<E>,
     values: &[f32],
 ) -> Result<AdamState<CudaDevice<E>>> {
-    let zeros = || DeviceBuffer::new(&device.driver, values.len(), true);
-    let mut master = zeros()?;
+    let zeros = |class| DeviceBuffer::within(device.memory(), values.len(), Some(class), true);
+    let mut master = zeros(MemoryClass::Masters)?;
     master.upload(values)?;
     Ok(AdamState {
         master: Some(master),
-        first: zeros()?,
-        second: zeros()?,
+        first: zeros(MemoryClass::Moments)?,
+        second: zeros(MemoryClass::Moments)?,
     })
 }
 

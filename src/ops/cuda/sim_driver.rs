@@ -115,6 +115,14 @@ mod linked {
     }
 }
 
+/// Why this build has no simulator; `None` where it has one.
+pub fn missing() -> Option<&'static str> {
+    match cfg!(simulator) {
+        true => None,
+        false => Some(super::kernels::NO_SIMULATOR.unwrap_or("it was left out")),
+    }
+}
+
 impl Library {
     #[cfg(simulator)]
     fn linked() -> Result<Self> {
@@ -131,7 +139,7 @@ impl Library {
     fn linked() -> Result<Self> {
         bail!(
             "this build has no simulator: {}. Install a C++ compiler (g++ or clang++, or name one in CXX) and build again",
-            super::kernels::NO_SIMULATOR.unwrap_or("it was left out")
+            missing().unwrap_or_default()
         )
     }
 
