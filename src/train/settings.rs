@@ -322,5 +322,17 @@ mod tests {
         settings.learning_rate = f32::NAN;
         let message = settings.validate().unwrap_err().to_string();
         assert!(message.contains("--learning-rate is NaN"), "{message}");
+        for every in [0, HISTORY + 1] {
+            let options = RunOptions {
+                metrics_every: Some(every),
+                ..RunOptions::default()
+            };
+            let message = options.validate().unwrap_err().to_string();
+            assert!(
+                message.contains(&format!("--metrics-every is {every}")),
+                "{message}"
+            );
+        }
+        RunOptions::default().validate().unwrap();
     }
 }

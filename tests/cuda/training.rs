@@ -226,6 +226,63 @@ fn skipped_steps_are_no_updates_to_adam() {
     }
 }
 
+/// What a checkpoint holds is enough: weights, moments, number of updates, loss scale; also behind steps that were skipped.
+#[test]
+fn a_run_resumed_after_skipped_steps_has_the_same_bits() {
+    let scaling = LossScaling::Dynamic {
+        initial: 16_777_216.0,
+        growth_interval: 3,
+    };
+    let (device, second) = (
+        simulator::<half::f16>(false, scaling),
+        simulator::<half::f16>(false, scaling),
+    );
+    let mut engine = engine(&device);
+    let mut finite = 0;
+    let mut step = 0;
+    while finite < 2 {
+        step += 1;
+        let result = engine.step(&device, &batches(step), step, 3e-3).unwrap();
+        finite += u32::from(result.grad_norm.is_finite());
+        assert!(step < 24, "the scale never became small enough");
+    }
+    assert!(step > 2, "nothing was skipped");
+    let parameters = &engine.model.parameters;
+    let weights = engine.optimizer.weights(&device, parameters).unwrap();
+    let moments = engine.optimizer.moments(&device, parameters).unwrap();
+    let updates = engine.optimizer.updates(&device).unwrap();
+    assert_eq!(updates, 2);
+
+    let parameters = Parameters::upload(&second, &config(), &weights).unwrap();
+    let model = Model::new(config(), parameters).unwrap();
+    let mut resumed = Engine::new(&second, model, &weights, &settings(), 1).unwrap();
+    resumed
+        .optimizer
+        .restore(&second, &config(), &weights, &moments, updates)
+        .unwrap();
+    second
+        .set_loss_scale(&device.loss_scale().unwrap().unwrap())
+        .unwrap();
+    for step in step + 1..step + 4 {
+        let expected = engine.step(&device, &batches(step), step, 3e-3).unwrap();
+        let found = resumed.step(&second, &batches(step), step, 3e-3).unwrap();
+        assert_eq!(found.loss.to_bits(), expected.loss.to_bits(), "step {step}");
+        assert_eq!(found.grad_norm.to_bits(), expected.grad_norm.to_bits());
+    }
+    assert_eq!(
+        resumed.optimizer.updates(&second).unwrap(),
+        engine.optimizer.updates(&device).unwrap()
+    );
+    assert_eq!(second.loss_scale().unwrap(), device.loss_scale().unwrap());
+    let after = |engine: &Engine<CudaDevice<half::f16>>, device: &CudaDevice<half::f16>| {
+        engine
+            .optimizer
+            .weights(device, &engine.model.parameters)
+            .unwrap()
+    };
+    assert!(after(&resumed, &second) == after(&engine, &device));
+}
+
 /// Rounded to fp16 they would differ from the start in the fourth digit.
 #[test]
 fn master_copies_begin_with_the_exact_weights() {
