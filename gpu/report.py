@@ -155,26 +155,53 @@ def cases(report, limit):
     return test_binary(report, limit, filters)
 
 
-def train(report, out, device, *more, limit):
-    """Losses of a run, and its tokens per second by step."""
-    report.engine_run("train", "--shards", report.arguments.shards, "--out", out, "--device", device, *report.model(), *more, limit=limit)
-    return metrics(out)
-
-
 def metrics(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    path = out / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+def train(report, name, device, *more, enough, limit):
+    """Trains until `enough(steps done)`, then Ctrl-C: the run must save and end well. Its metrics, and what it said."""
+    if report.engine is None:
+        raise Failed("there is no binary: build it (cargo build --release), or name it with --engine")
+    out = report.work / name
+    command = [report.engine, "train", "--shards", report.arguments.shards, "--out", out, "--device", device, *report.model(), *more]
+    deadline = time.monotonic() + limit
+    with (report.work / f"{name}.log").open("w+") as log:
+        child = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
+        try:
+            while child.poll() is None and time.monotonic() < deadline and not enough(len(metrics(out))):
+                time.sleep(0.1)
+            late = time.monotonic() >= deadline
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+            child.wait(timeout=20.0)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{name}: the run did not stop within 20 s of Ctrl-C") from None
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        log.seek(0)
+        said = log.read()
+    if child.returncode != 0:
+        raise Failed(f"{name}: exit code {child.returncode}: {said[-1500:]}")
+    if late:
+        raise Failed(f"{name}: {len(metrics(out))} steps in {limit:.0f} s, which is not enough")
+    if not any((out / "checkpoints").iterdir()):
+        raise Failed(f"{name}: no checkpoint was saved")
+    return metrics(out), said
 
 
 def curve(report, limit):
-    steps = ["3", "24"] if report.arguments.sim else ["16", "256"]
-    more = ["--preset", "super", "--batch-size", "1" if report.arguments.sim else "2", "--max-steps", steps[0], "--max-length", steps[1],
+    """The first steps on real data, on the card and on the CPU; both are stopped as soon as they are done."""
+    steps, rows, length = (3, "1", "24") if report.arguments.sim else (16, "2", "256")
+    more = ["--preset", "super", "--batch-size", rows, "--max-length", length, "--loss-on", "all", "--max-steps", "1000", "--warmup-steps", "2",
             "--eval-every", "1000", "--save-every", "1000"]
-    began = time.monotonic()
-    cpu = train(report, report.work / "curve-cpu", "cpu", *more, limit=limit)
-    card = train(report, report.work / "curve-card", report.arguments.device, *more, limit=max(1.0, limit - (time.monotonic() - began)))
-    pairs = [(a["loss"], b["loss"]) for a, b in zip(card, cpu)]
-    if not pairs or len(card) != len(cpu):
-        raise Failed(f"{len(card)} steps on the card, {len(cpu)} on the CPU")
+    half = limit / 2 - 20.0 if limit > 60.0 else limit / 3
+    runs = [train(report, f"curve-{name}", device, *more, enough=lambda done: done >= steps, limit=half)[0][:steps]
+            for name, device in (("card", report.arguments.device), ("cpu", "cpu"))]
+    pairs = [(a["loss"], b["loss"]) for a, b in zip(*runs)]
     largest = max(abs(a / b - 1.0) for a, b in pairs)
     if not largest <= CURVE_BOUND:
         raise Failed(f"the losses differ by up to {largest:.1e}, more than {CURVE_BOUND:.0e}: {pairs}")
@@ -223,57 +250,27 @@ def pytorch_compiled(report, limit):
 
 
 def massive(report, limit):
-    """The reference preset for three minutes, then Ctrl-C: it must save and say so."""
-    if report.engine is None:
-        raise Failed("there is no binary")
-    out = report.work / "massive"
-    more = ["--max-length", "24", "--batch-size", "1", "--save-every", "2", "--eval-every", "100000"] if report.arguments.sim else []
-    command = [report.engine, "train", "--shards", report.arguments.shards, "--out", out, "--preset", "massive", "--epochs", "1000",
-               "--device", report.arguments.device, *report.model(), *more]
-    log = (report.work / "massive.log").open("w+")
-    child = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
-    deadline = time.monotonic() + limit
-    stop = time.monotonic() + min(report.arguments.run_seconds, limit - 5.0)
-    lines = 0
+    """The reference preset for three minutes."""
+    more = ["--max-length", "24", "--batch-size", "1"] if report.arguments.sim else []
+    stop = time.monotonic() + min(report.arguments.run_seconds, limit - 25.0)
     # At least two steps, however slow the device is.
-    while child.poll() is None and (time.monotonic() < stop or lines < 2) and time.monotonic() < deadline - 5.0:
-        time.sleep(0.2)
-        path = out / "metrics.jsonl"
-        lines = len(path.read_text().splitlines()) if path.exists() else 0
-    if child.poll() is None:
-        child.send_signal(signal.SIGINT)
-    try:
-        child.wait(timeout=max(1.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-        raise Failed(f"the run did not stop within {limit:.0f} s") from None
-    log.seek(0)
-    said = log.read()
-    if child.returncode != 0:
-        raise Failed(f"exit code {child.returncode}: {said[-800:]}")
-    found = metrics(out)
+    found, said = train(report, "massive", report.arguments.device, "--preset", "massive", "--epochs", "1000", "--eval-every", "100000",
+                        *more, enough=lambda done: done >= 2 and time.monotonic() >= stop, limit=limit - 20.0)
     steady = [line["tokens_per_second"] for line in found[len(found) // 4:]]
-    checkpoints = sorted(path.name for path in (out / "checkpoints").iterdir())
-    if not checkpoints:
-        raise Failed("no checkpoint was saved")
     result = {"steps": found[-1]["step"], "tokens": found[-1]["tokens"], "first_loss": found[0]["loss"], "last_loss": found[-1]["loss"],
-              "tokens_per_second_median": statistics.median(steady), "checkpoint": checkpoints[-1],
+              "tokens_per_second_median": statistics.median(steady),
               "memory": next((line for line in said.splitlines() if line.startswith("memory:")), None)}
     predicted = report.facts.get("plan", {}).get("prediction", {}).get("tokens_per_second")
     beside = f" ({predicted:.0f} predicted)" if predicted and not report.arguments.sim else ""
     return {"summary": f"{result['steps']} steps, loss {result['first_loss']:.3f} to {result['last_loss']:.3f}, "
-                       f"{result['tokens_per_second_median']:.0f} tokens/s{beside}, saved {result['checkpoint']}", **result}
+                       f"{result['tokens_per_second_median']:.0f} tokens/s{beside}", **result}
 
 
 def profile(report, limit):
-    more = ["--max-length", "24", "--batch-size", "1"] if report.arguments.sim else []
-    steps = "2" if report.arguments.sim else "12"
-    done = report.engine_run("train", "--shards", report.arguments.shards, "--out", report.work / "profile", "--preset", "massive",
-                             "--max-steps", steps, "--device", report.arguments.device, "--profile", *report.model(), *more, limit=limit)
+    done = report.engine_run("measure", "--device", report.arguments.device, *report.model(), *shape(report), "--profile", limit=limit)
     _, found, table = done.stderr.partition("\nprofile of ")
     if not found:
-        raise Failed("the run printed no profile")
+        raise Failed("no profile was printed")
     table = "profile of " + table
     return {"summary": table.splitlines()[0], "table": table}
 
@@ -296,10 +293,10 @@ STEPS = [
     ("plan", plan, 20.0),
     ("conformance", conformance, 40.0),
     ("case table", cases, 90.0),
-    ("loss curve beside the CPU", curve, 60.0),
+    ("loss curve beside the CPU", curve, 70.0),
     ("throughput", throughput, 40.0),
     ("PyTorch, eager", pytorch_eager, 50.0),
-    ("massive preset, three minutes", massive, 215.0),
+    ("massive preset, three minutes", massive, 225.0),
     ("profile", profile, 40.0),
     ("PyTorch, grouped_mm", pytorch_grouped, 50.0),
     ("compute-sanitizer", sanitizer, 60.0),

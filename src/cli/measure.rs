@@ -4,11 +4,15 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::device::{DeviceArguments, Task};
+use super::plan::{card_of, profile_text};
 use crate::model::{Batch, Model, ModelConfig, Parameters, random_weights};
 use crate::ops::Device;
+use crate::ops::cuda::profile::Profile;
+use crate::roofline::operations::StepShape;
 use crate::train::step::Engine;
 use crate::train::{Stage, TrainSettings, memory};
 
@@ -32,6 +36,9 @@ pub struct Arguments {
     /// Logical batches of a step.
     #[arg(long, value_name = "N", default_value_t = 4)]
     accumulation: usize,
+    /// Time each kernel of the timed steps and print the times beside the card's limits. Costs speed.
+    #[arg(long)]
+    profile: bool,
     /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million parameters].
     #[arg(long, value_name = "FILE")]
     model_config: Option<PathBuf>,
@@ -39,14 +46,17 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
-    arguments.device.run(Measure(&arguments))
+    let profile = arguments.profile.then(Arc::<Profile>::default);
+    arguments
+        .device
+        .run_profiled(profile.as_ref(), Measure(&arguments, profile.as_deref()))
 }
 
-struct Measure<'a>(&'a Arguments);
+struct Measure<'a>(&'a Arguments, Option<&'a Profile>);
 
 impl Task for Measure<'_> {
     fn run<D: Device>(self, device: &D) -> Result<()> {
-        measure(device, self.0)
+        measure(device, self.0, self.1)
     }
 }
 
@@ -67,7 +77,7 @@ fn random_batch(vocab: usize, settings: &TrainSettings, state: &mut u64) -> Resu
     Ok(batch)
 }
 
-fn measure<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
+fn measure<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profile>) -> Result<()> {
     let config = match &arguments.model_config {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -103,17 +113,30 @@ fn measure<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
         let batches = (0..settings.gradient_accumulation_steps)
             .map(|_| random_batch(config.vocab_size, &settings, &mut state))
             .collect::<Result<Vec<_>>>()?;
+        let timed = step >= u64::from(arguments.warmup);
+        device.profile(timed);
         let began = Instant::now();
         // The step ends with its loss on the host, so everything is done.
         let result = engine.step(device, &batches, step + 1, 5e-5)?;
-        if step >= u64::from(arguments.warmup) {
+        if timed {
             seconds.push(began.elapsed().as_secs_f64());
         }
+        device.profile(false);
         losses.push(result.loss);
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let tokens = settings.batch_size * settings.max_length * settings.gradient_accumulation_steps;
+    if let Some(profile) = profile {
+        let shape = StepShape {
+            micro_tokens: tokens / settings.gradient_accumulation_steps * micro_batch,
+            micro_batches: settings.gradient_accumulation_steps / micro_batch,
+            example_tokens: settings.max_length as f64,
+            counted: 1.0,
+        };
+        let card = card_of(&device.name());
+        eprint!("{}", profile_text(profile, &config, &shape, card));
+    }
     println!(
         "{}",
         json!({

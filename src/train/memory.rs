@@ -13,7 +13,10 @@ use crate::train::step::Engine;
 const HEADROOM: u64 = 256 << 20;
 /// Sizes of batches at which an operation's scratch memory may be largest: within each of these pieces it only grows.
 const PIECE: usize = 64;
-const LARGE_PIECE: usize = 1024;
+/// Up to so many tokens.
+const FINE: usize = 8192;
+/// Most tokens of a chunk of the head.
+const CHUNK: usize = 2048;
 
 /// The memory of a run, and the micro-batches that it is for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -218,12 +221,14 @@ fn full_batch(tokens: usize, settings: &TrainSettings) -> Result<Batch> {
     Ok(batch)
 }
 
-/// Sizes below `tokens` at which pieces end: of 64 tokens (tiles and blocks of kernels) for small batches, of 1,024 (half a chunk
-/// of the head) for larger ones, where the product tile is the large one throughout.
+/// Sizes below `tokens` at which pieces end: of 64 tokens (tiles and blocks of kernels) for small batches. For larger ones the
+/// product tile is the large one throughout, and what an operation takes grows but for the chunks of the head, which are
+/// largest at multiples of 2,048: the last of those is enough.
 fn piece_ends(tokens: usize) -> impl Iterator<Item = usize> {
-    let fine = (PIECE..=8 * LARGE_PIECE).step_by(PIECE);
-    let coarse = (9 * LARGE_PIECE..).step_by(LARGE_PIECE);
-    fine.chain(coarse).take_while(move |&count| count < tokens)
+    let fine = (PIECE..=FINE).step_by(PIECE);
+    let last = tokens.saturating_sub(1) / CHUNK * CHUNK;
+    fine.take_while(move |&count| count < tokens)
+        .chain((last > FINE).then_some(last))
 }
 
 #[cfg(test)]
@@ -247,7 +252,8 @@ mod tests {
     fn sizes_in_between_end_before_the_whole() {
         assert_eq!(piece_ends(64).count(), 0);
         assert_eq!(piece_ends(200).collect::<Vec<_>>(), [64, 128, 192]);
-        assert_eq!(piece_ends(16_384).last(), Some(15_360));
+        assert_eq!(piece_ends(16_384).last(), Some(14_336));
+        assert_eq!(piece_ends(16_400).last(), Some(16_384));
     }
 
     #[test]
