@@ -101,9 +101,11 @@ fn measure<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profil
     );
     let plan = memory::prepare(device, &config, &settings, None, None, &|_, _| Ok(()))?;
     let micro_batch = plan.map_or(1, |plan| plan.micro_batch);
-    let parameters = Parameters::upload(device, &config, &random_weights(&config, 1))?;
+    let weights = random_weights(&config, 1);
+    let parameters = Parameters::upload(device, &config, &weights)?;
     let model = Model::new(config.clone(), parameters)?;
-    let mut engine = Engine::new(device, model, &settings, micro_batch)?;
+    let mut engine = Engine::new(device, model, &weights, &settings, micro_batch)?;
+    drop(weights);
     let mut state = 1;
     let mut losses = Vec::new();
     let mut seconds = Vec::new();
@@ -115,7 +117,7 @@ fn measure<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profil
         device.profile(timed);
         let began = Instant::now();
         // The step ends with its loss on the host, so everything is done.
-        let result = engine.step(device, &batches, micro_batch, &settings, step + 1, 5e-5)?;
+        let result = engine.step(device, &batches, step + 1, 5e-5)?;
         if timed {
             seconds.push(began.elapsed().as_secs_f64());
         }

@@ -91,10 +91,11 @@ impl Request {
         })?;
         let model = Model::new(self.config.clone(), parameters)?;
         let micro_batch = self.settings.gradient_accumulation_steps;
-        let mut engine = Engine::new(&device, model, &self.settings, micro_batch)?;
+        let weights = memory::no_weights(&self.config);
+        let mut engine = Engine::new(&device, model, &weights, &self.settings, micro_batch)?;
         let step = memory::full_step(&self.settings)?;
         driver.take_launches();
-        engine.step(&device, &step, micro_batch, &self.settings, 1, 0.0)?;
+        engine.step(&device, &step, 1, 0.0)?;
         let mut families = BTreeMap::new();
         for (kernel, count) in driver.take_launches() {
             *families.entry(family(kernel)).or_default() += count;

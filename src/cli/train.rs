@@ -107,6 +107,10 @@ pub struct Arguments {
     /// Checkpoints kept [default: 2].
     #[arg(long, value_name = "N")]
     keep: Option<usize>,
+    /// Steps between two looks at what the device computed: lines of metrics.jsonl come in such portions [default: 1 on the
+    /// CPU, 10 on a card].
+    #[arg(long, value_name = "N")]
+    metrics_every: Option<usize>,
 }
 
 /// Runs the command.
@@ -161,10 +165,9 @@ fn train<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profile>
     };
     let resume = checkpoint.as_deref().map(|checkpoint| Resume {
         state: &checkpoint.state,
-        weights: &weights,
         moments: &moments,
     });
-    let mut trainer = Trainer::new(setup, model, resume)?;
+    let mut trainer = Trainer::new(setup, model, &weights, resume)?;
     drop((weights, moments));
     eprintln!(
         "training {} parameters on {} for {} steps; everything goes to {}",
@@ -507,6 +510,7 @@ impl Arguments {
             micro_batch: self.micro_batch.unwrap_or(base.micro_batch),
             save_every: self.save_every.or(base.save_every),
             keep: self.keep.unwrap_or(base.keep),
+            metrics_every: self.metrics_every.or(base.metrics_every),
         }
     }
 

@@ -17,7 +17,7 @@ const SINGLE: f64 = 4.0;
 /// What a profile calls the zeroing of memory, which is no kernel.
 pub const ZEROING: &str = "zeroing";
 /// Most tokens of a chunk of the head.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 2048;
 
 /// How much a step computes.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -16,7 +16,7 @@ const PIECE: usize = 64;
 /// Up to so many tokens.
 const FINE: usize = 8192;
 /// Most tokens of a chunk of the head.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 2048;
 
 /// The memory of a run, and the micro-batches that it is for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,10 +74,10 @@ pub fn plan<D: Device>(
         Parameters::zeros(rehearsal, config)
     })?;
     let model = Model::new(config.clone(), parameters)?;
-    let mut engine = Engine::new(rehearsal, model, settings, micro_batch)?;
+    let mut engine = Engine::new(rehearsal, model, &no_weights(config), settings, micro_batch)?;
     let tokens = engine.workspace.max_tokens();
     let step = full_step(settings)?;
-    engine.step(rehearsal, &step, micro_batch, settings, 1, 0.0)?;
+    engine.step(rehearsal, &step, 1, 0.0)?;
     engine.validate(rehearsal, &step[..1])?;
     for count in piece_ends(tokens) {
         engine.model.forward_backward(
@@ -161,6 +161,12 @@ pub fn prepare<D: Device>(
     }
 }
 
+/// Zeros for a rehearsal, which reads none of them.
+pub fn no_weights(config: &ModelConfig) -> Vec<Vec<f32>> {
+    let specs = config.parameters();
+    specs.iter().map(|spec| vec![0.0; spec.len()]).collect()
+}
+
 /// How much there is, and why.
 fn said(room: Option<u64>, limit: Option<u64>) -> String {
     match (room, limit) {
@@ -217,7 +223,7 @@ fn full_batch(tokens: usize, settings: &TrainSettings) -> Result<Batch> {
 
 /// Sizes below `tokens` at which pieces end: of 64 tokens (tiles and blocks of kernels) for small batches. For larger ones the
 /// product tile is the large one throughout, and what an operation takes grows but for the chunks of the head, which are
-/// largest at multiples of 1,024: the last of those is enough.
+/// largest at multiples of 2,048: the last of those is enough.
 fn piece_ends(tokens: usize) -> impl Iterator<Item = usize> {
     let fine = (PIECE..=FINE).step_by(PIECE);
     let last = tokens.saturating_sub(1) / CHUNK * CHUNK;
@@ -246,7 +252,7 @@ mod tests {
     fn sizes_in_between_end_before_the_whole() {
         assert_eq!(piece_ends(64).count(), 0);
         assert_eq!(piece_ends(200).collect::<Vec<_>>(), [64, 128, 192]);
-        assert_eq!(piece_ends(16_384).last(), Some(15_360));
+        assert_eq!(piece_ends(16_384).last(), Some(14_336));
         assert_eq!(piece_ends(16_400).last(), Some(16_384));
     }
 

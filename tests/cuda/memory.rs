@@ -111,9 +111,10 @@ fn full(step: u32) -> Batch {
 
 fn train(device: &CudaDevice<f16>, micro_batch: usize) -> Vec<f64> {
     let config = config();
-    let parameters = Parameters::upload(device, &config, &random_weights(&config, 3)).unwrap();
+    let weights = random_weights(&config, 3);
+    let parameters = Parameters::upload(device, &config, &weights).unwrap();
     let model = Model::new(config, parameters).unwrap();
-    let mut engine = Engine::new(device, model, &settings(), micro_batch).unwrap();
+    let mut engine = Engine::new(device, model, &weights, &settings(), micro_batch).unwrap();
     let mut losses = Vec::new();
     for step in 1..=3 {
         // Ragged batches, and one that fills every row.
@@ -121,7 +122,7 @@ fn train(device: &CudaDevice<f16>, micro_batch: usize) -> Vec<f64> {
             2 => vec![full(1), full(2)],
             _ => batches(step),
         };
-        let result = engine.step(device, &batches, micro_batch, &settings(), step, 3e-3);
+        let result = engine.step(device, &batches, step, 3e-3);
         losses.push(result.unwrap().loss);
         engine.validate(device, &batches[..1]).unwrap();
         answer(device, &engine.model).unwrap();
@@ -172,7 +173,8 @@ fn no_size_of_batch_needs_more_scratch_memory_than_planned() {
         let run = CudaDevice::<f16>::rehearsing(multiprocessors).unwrap();
         let parameters = Parameters::zeros(&run, config).unwrap();
         let model = Model::new(config.clone(), parameters).unwrap();
-        let mut engine = Engine::new(&run, model, &settings, 1).unwrap();
+        let mut engine =
+            Engine::new(&run, model, &memory::no_weights(config), &settings, 1).unwrap();
         for count in (1..=rows * 32).step_by(step) {
             let mut batch = Batch::new();
             for first in (0..count).step_by(32) {

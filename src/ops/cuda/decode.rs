@@ -44,6 +44,10 @@ pub(super) fn attention<E: Element>(
     let values = values.write(op, "values", &[capacity, shape.kv_size()])?;
     let out = out.write(op, "out", &[count, shape.out_size()])?;
     int(op, "the capacity", capacity)?;
+    let bytes = 2 * (count * shape.qkv_size() + 2 * past * shape.kv_size());
+    let written = 2 * count * (shape.out_size() + 2 * shape.kv_size());
+    device.driver().operation(op, bytes + written);
+    device.driver().moves(bytes, written);
     for first in (0..count).step_by(MAX_ROWS) {
         let rows = MAX_ROWS.min(count - first);
         // SAFETY: the buffers are as long as the kernel's contract says, from row `first` on; `past + count` positions fit.

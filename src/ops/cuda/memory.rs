@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::arena::{ALIGNMENT, Lease, Memory};
@@ -81,6 +82,11 @@ impl<T> Ptr<T> {
         Self(0, PhantomData)
     }
 
+    /// Whether it is [`Ptr::null`].
+    pub fn is_null(self) -> bool {
+        self.0 == 0
+    }
+
     /// `elements` further on.
     pub fn at(self, elements: usize) -> Self {
         Self(self.0 + (elements * size_of::<T>()) as u64, PhantomData)
@@ -91,6 +97,11 @@ impl<T> PtrMut<T> {
     /// For an argument that a kernel leaves out.
     pub fn null() -> Self {
         Self(0, PhantomData)
+    }
+
+    /// Whether it is [`PtrMut::null`].
+    pub fn is_null(self) -> bool {
+        self.0 == 0
     }
 
     /// `elements` further on.
@@ -223,6 +234,31 @@ impl<T: Plain> DeviceBuffer<T> {
         Ok(values)
     }
 
+    /// Where `len` values are to be copied to.
+    ///
+    /// # Errors
+    /// Where it holds fewer.
+    pub(crate) fn target(&mut self, len: usize) -> Result<u64> {
+        expect_len("upload", "buffer", self.len, len)?;
+        Ok(self.address)
+    }
+
+    /// `self[at..at + len] = from[..len]`, on the device.
+    ///
+    /// # Errors
+    /// Where either is too short, or the driver fails.
+    pub fn copy_from(&mut self, from: &Self, len: usize, at: usize) -> Result<()> {
+        expect_len("copy", "from", from.len, len)?;
+        expect_len("copy", "to", self.len, at.saturating_add(len))?;
+        let (offset, bytes) = (at * size_of::<T>(), len * size_of::<T>());
+        // SAFETY: both buffers are this long and alive, and two of them do not overlap.
+        unsafe {
+            self.memory
+                .driver()
+                .copy(from.address, self.address + offset as u64, bytes)
+        }
+    }
+
     /// Zeroes the first `len` elements.
     ///
     /// # Errors
@@ -311,12 +347,26 @@ impl IndexBuffer {
     /// Where there are more than it holds, or the driver fails.
     pub fn upload(&mut self, values: &[u32]) -> Result<()> {
         self.buffer.upload(values)?;
+        self.note_known(values);
+        Ok(())
+    }
+
+    /// Where these values are to be copied to; from now on they are known.
+    ///
+    /// # Errors
+    /// Where there are more than it holds.
+    pub(crate) fn target(&mut self, values: &[u32]) -> Result<u64> {
+        let address = self.buffer.target(values.len())?;
+        self.note_known(values);
+        Ok(address)
+    }
+
+    fn note_known(&mut self, values: &[u32]) {
         match &mut self.known {
             Some(known) => known[..values.len()].copy_from_slice(values),
             None if values.len() == self.buffer.len() => self.known = Some(values.to_vec()),
             None => {}
         }
-        Ok(())
     }
 
     /// The first `len` elements; waits for the device.
@@ -330,13 +380,18 @@ impl IndexBuffer {
 
 /// Scratch memory: one block, as large as the plan says; without a plan grown as needed and kept.
 #[derive(Default)]
-pub struct ScratchPool(Mutex<Vec<DeviceBuffer<u8>>>);
+pub struct ScratchPool {
+    blocks: Mutex<Vec<DeviceBuffer<u8>>>,
+    /// How often its memory has moved.
+    moves: AtomicU64,
+}
 
 /// One operation's scratch memory, given back at its end. While it lives no other operation of the device takes any, so
 /// launches of two threads do not meet in it.
 pub struct Scratch<'a> {
     memory: &'a Arc<Memory>,
     blocks: MutexGuard<'a, Vec<DeviceBuffer<u8>>>,
+    moves: &'a AtomicU64,
     /// Bytes taken of the last block.
     taken: usize,
     /// Bytes taken in all.
@@ -344,11 +399,17 @@ pub struct Scratch<'a> {
 }
 
 impl ScratchPool {
+    /// A number that changes when memory that operations took before is given away: recorded launches must not use it then.
+    pub fn generation(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
+    }
+
     /// Waits for other operations' scratch memory.
     pub fn scratch<'a>(&'a self, memory: &'a Arc<Memory>) -> Scratch<'a> {
         Scratch {
             memory,
-            blocks: self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            blocks: self.blocks.lock().unwrap_or_else(PoisonError::into_inner),
+            moves: &self.moves,
             taken: 0,
             total: 0,
         }
@@ -359,8 +420,9 @@ impl ScratchPool {
     /// # Errors
     /// When there is not so much memory.
     pub fn reserve(&self, memory: &Arc<Memory>, bytes: usize) -> Result<()> {
-        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         blocks.clear();
+        self.moves.fetch_add(1, Ordering::Release);
         if bytes > 0 && !memory.driver().watches_memory() && !memory.is_rehearsal() {
             blocks.push(scratch_block(memory, bytes)?);
         }
@@ -369,10 +431,11 @@ impl ScratchPool {
 
     /// Gives all blocks back.
     pub fn clear(&self) {
-        self.0
+        self.blocks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+        self.moves.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -418,6 +481,7 @@ impl Drop for Scratch<'_> {
         } else if self.blocks.len() > 1 {
             // One block of the whole size from the next operation on.
             self.blocks.clear();
+            self.moves.fetch_add(1, Ordering::Release);
             if let Ok(block) = scratch_block(self.memory, self.total) {
                 self.blocks.push(block);
             }

@@ -6,10 +6,14 @@
 //! operation waits to look at it.
 
 pub mod arena;
+pub mod counting;
 pub mod cudarc_driver;
+mod cudarc_staging;
 pub mod driver;
+pub mod dry_driver;
 pub mod memory;
 pub mod profile;
+pub mod recording;
 pub mod rehearsal;
 pub mod sim_driver;
 
@@ -27,8 +31,26 @@ mod segments;
 mod tile;
 
 /// Made by `build.rs`: the table of all kernels, and a typed launcher for each.
+///
+/// A launcher has the kernel's parameter list, so a call that does not fit the kernel does not compile. This one does:
+///
+/// ```no_run
+/// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
+/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: Ptr<f32>) -> anyhow::Result<()> {
+///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
+/// }
+/// ```
+///
+/// The same with a pointer to write where the kernel has one to read does not:
+///
+/// ```compile_fail,E0308
+/// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
+/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: PtrMut<f32>) -> anyhow::Result<()> {
+///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
+/// }
+/// ```
 pub mod kernels {
-    use super::driver::{Driver, Kernel, Module, launch};
+    use super::driver::{Driver, Kernel, Module, Parameter, ParameterKind, launch};
     use super::memory::{Element, Ptr, PtrMut};
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
@@ -40,6 +62,7 @@ use std::sync::Arc;
 use self::arena::Memory;
 use self::driver::Driver;
 use self::memory::{DeviceBuffer, Element, IndexBuffer, Scratch, ScratchPool};
+use self::recording::Recording;
 use self::rehearsal::RehearsalDriver;
 use crate::ops::{
     AdamState, AdamStep, AttentionShape, Balance, Device, LossScale, MemoryClass, MemoryUse,
@@ -186,6 +209,15 @@ impl<E: Element> CudaDevice<E> {
     }
 }
 
+/// Operations that a driver keeps, and the scratch memory that they use.
+pub struct CudaGraph {
+    // Before the driver, so that it is dropped first.
+    recording: Recording,
+    /// [`ScratchPool::generation`] when it was recorded.
+    scratch: u64,
+    driver: Arc<dyn Driver>,
+}
+
 /// A kernel's `int`.
 ///
 /// # Errors
@@ -207,6 +239,7 @@ impl<E: Element> Device for CudaDevice<E> {
     type Float = DeviceBuffer<E>;
     type Single = DeviceBuffer<f32>;
     type Index = IndexBuffer;
+    type Graph = CudaGraph;
 
     fn name(&self) -> String {
         format!("{}, {}", self.driver().name(), E::NAME)
@@ -240,10 +273,79 @@ impl<E: Element> Device for CudaDevice<E> {
         buffer.download(len)
     }
     fn clear_float(&self, buffer: &mut DeviceBuffer<E>, len: usize) -> Result<()> {
+        self.driver().operation("clear", len * size_of::<E>());
         buffer.clear(len)
     }
     fn clear_single(&self, buffer: &mut DeviceBuffer<f32>, len: usize) -> Result<()> {
+        self.driver().operation("clear", len * size_of::<f32>());
         buffer.clear(len)
+    }
+
+    fn copy_single(
+        &self,
+        from: &DeviceBuffer<f32>,
+        len: usize,
+        to: &mut DeviceBuffer<f32>,
+        at: usize,
+    ) -> Result<()> {
+        self.driver().operation("copy", 2 * len * size_of::<f32>());
+        to.copy_from(from, len, at)
+    }
+
+    fn upload_inputs(
+        &self,
+        indices: &mut [(&[u32], &mut IndexBuffer)],
+        singles: &mut [(&[f32], &mut DeviceBuffer<f32>)],
+    ) -> Result<()> {
+        let mut pieces: Vec<(&[u8], u64)> = Vec::with_capacity(indices.len() + singles.len());
+        for (values, buffer) in indices {
+            pieces.push((bytemuck::cast_slice(values), buffer.target(values)?));
+        }
+        for (values, buffer) in singles {
+            pieces.push((bytemuck::cast_slice(values), buffer.target(values.len())?));
+        }
+        // SAFETY: each buffer is as long as its values, and alive.
+        unsafe { self.driver().stage(&pieces) }
+    }
+
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn token_granule(&self, capacity: usize) -> usize {
+        // Full tiles of attention; and one 64th of the batch, so that padding is a percent at the most.
+        capacity.div_ceil(64).next_multiple_of(64)
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<CudaGraph>> {
+        if !self.driver().begin_recording()? {
+            work()?;
+            return Ok(None);
+        }
+        let done = work();
+        // Ended whatever happened, so that the driver is left usable.
+        let recording = self.driver().end_recording();
+        done?;
+        let graph = CudaGraph {
+            recording: recording?,
+            scratch: self.scratch.generation(),
+            driver: self.memory.driver().clone(),
+        };
+        self.replay(&graph)?;
+        Ok(Some(graph))
+    }
+
+    fn replay(&self, graph: &CudaGraph) -> Result<bool> {
+        ensure!(
+            Arc::ptr_eq(&graph.driver, self.memory.driver()),
+            "the operations were recorded on another device"
+        );
+        if graph.scratch != self.scratch.generation() {
+            return Ok(false);
+        }
+        // SAFETY: scratch memory is where it was; that other buffers are is the caller's promise to `record`.
+        unsafe { self.driver().replay(&graph.recording) }?;
+        Ok(true)
     }
 
     fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
@@ -597,7 +699,7 @@ impl<E: Element> Device for CudaDevice<E> {
         x: &DeviceBuffer<E>,
         table: &DeviceBuffer<E>,
         targets: &IndexBuffer,
-        scale: f32,
+        scale: &DeviceBuffer<f32>,
         loss: &mut DeviceBuffer<f32>,
         grad_x: &mut DeviceBuffer<E>,
         grad_table: &mut DeviceBuffer<E>,
@@ -636,8 +738,8 @@ impl<E: Element> Device for CudaDevice<E> {
         decode::logits(self, x, table, logits, first_row, rows, vocab, hidden)
     }
 
-    fn adam_state(&self, weight: &DeviceBuffer<E>, len: usize) -> Result<AdamState<Self>> {
-        optimizer::adam_state(self, weight, len)
+    fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self>> {
+        optimizer::adam_state(self, values)
     }
 
     fn global_norm(
@@ -654,9 +756,10 @@ impl<E: Element> Device for CudaDevice<E> {
         gradient: &DeviceBuffer<E>,
         state: &mut AdamState<Self>,
         norm: &DeviceBuffer<f32>,
+        rate: &DeviceBuffer<f32>,
         step: &AdamStep,
         len: usize,
     ) -> Result<()> {
-        optimizer::adamw(self, weight, gradient, state, norm, step, len)
+        optimizer::adamw(self, weight, gradient, state, norm, rate, step, len)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Driver, Kernel, Mark};
+use super::driver::{Driver, Kernel, Mark, Note};
 
 /// What is measured where the driver zeroes memory.
 const ZEROING: &str = "zeroing";
@@ -114,6 +114,12 @@ impl Driver for ProfilingDriver {
         unsafe { self.inner.upload(bytes, to) }
     }
 
+    // Nothing is recorded while it is profiled: each launch has its own time.
+    unsafe fn stage(&self, pieces: &[(&[u8], u64)]) -> Result<()> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.inner.stage(pieces) }
+    }
+
     unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         // SAFETY: the caller's promise is the same.
         unsafe { self.inner.download(from, bytes) }
@@ -144,6 +150,10 @@ impl Driver for ProfilingDriver {
 
     fn synchronize(&self) -> Result<()> {
         self.inner.synchronize()
+    }
+
+    fn note(&self, note: Note) {
+        self.inner.note(note);
     }
 
     fn watches_memory(&self) -> bool {
