@@ -203,7 +203,7 @@ fn sim_loss_scale_follows_the_norms() {
         let mut norm = added_single(&device, &[0.0, 0.0]);
         let mut norm_of = |gradient| {
             device.global_norm(&[(gradient, len)], &mut norm).unwrap();
-            read_single(&device, &norm, 1)[0]
+            read_single(&device, &norm, 2)[0]
         };
 
         let first = norm_of(&sound);

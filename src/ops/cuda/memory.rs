@@ -248,8 +248,8 @@ impl<T: Plain> DeviceBuffer<T> {
     /// # Errors
     /// Where either is too short, or the driver fails.
     pub fn copy_from(&mut self, from: &Self, len: usize, at: usize) -> Result<()> {
-        expect_len("copy", "from", from.len, len)?;
-        expect_len("copy", "to", self.len, at.saturating_add(len))?;
+        expect_len("copy_single", "from", from.len, len)?;
+        expect_len("copy_single", "to", self.len, at.saturating_add(len))?;
         let (offset, bytes) = (at * size_of::<T>(), len * size_of::<T>());
         // SAFETY: both buffers are this long and alive, and two of them do not overlap.
         unsafe {
