@@ -3,7 +3,7 @@
 use super::assistant::{KnowledgeArguments, footer};
 use super::device::{DeviceArguments, Task};
 use crate::answer::GuardMode;
-use crate::formats::{find_folder, load_folder};
+use crate::formats::{find_folder, load_folder_into};
 use crate::generate::text::{ANSWER, NEXT_QUESTION, QUESTION};
 use crate::generate::{
     GenerateOutput, GenerateSettings, Generator, SamplingSettings, question_prompt,
@@ -11,7 +11,7 @@ use crate::generate::{
 use crate::model::{Model, ModelConfig, Parameters};
 use crate::ops::Device;
 use crate::tokenizer::Tokenizer;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -78,22 +78,36 @@ pub(super) struct OpenModel<D: Device> {
 }
 
 impl ModelArguments {
+    /// The folder that was asked for, or the newest one.
+    pub(super) fn folder(&self) -> Result<PathBuf> {
+        match &self.model_path {
+            Some(dir) => Ok(dir.clone()),
+            None => newest_model(Path::new("runs")),
+        }
+    }
+
     /// Loads model and tokenizer onto a device.
     pub(super) fn open<D: Device>(&self, device: &D) -> Result<OpenModel<D>> {
-        let dir = match &self.model_path {
-            Some(dir) => dir.clone(),
-            None => newest_model(Path::new("runs"))?,
-        };
-        let loaded = load_folder(&dir)?;
-        let tokenizer = open_tokenizer(&dir, &loaded.config)?;
-        let parameters = Parameters::upload(device, &loaded.config, &loaded.fused)?;
+        let dir = self.folder()?;
+        // The tokenizer takes about as long as the weights, so a question is answered sooner if they do not wait for each other.
+        let (loaded, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| open_tokenizer(&dir));
+            let loaded = load_folder_into(&dir, &|len| device.host_buffer(len));
+            let tokenizer = tokenizer
+                .join()
+                .unwrap_or_else(|_| bail!("reading the tokenizer failed unexpectedly"));
+            (loaded, tokenizer)
+        });
+        let (loaded, (tokenizer, own)) = (loaded?, tokenizer?);
+        check_vocabulary(&dir, &loaded.config, &tokenizer, own)?;
+        let parameters = Parameters::adopt(device, &loaded.config, loaded.fused)?;
         let model = Model::new(loaded.config, parameters)?;
         Ok(OpenModel { model, tokenizer })
     }
 }
 
-/// The folder's own tokenizer, or GPT-2's where it brings none.
-fn open_tokenizer(dir: &Path, config: &ModelConfig) -> Result<Tokenizer> {
+/// The folder's own tokenizer, or GPT-2's where it brings none; and whether it is the folder's.
+fn open_tokenizer(dir: &Path) -> Result<(Tokenizer, bool)> {
     let dir = find_folder(dir)?;
     let own = ["tokenizer.json", "vocab.json"]
         .iter()
@@ -102,6 +116,15 @@ fn open_tokenizer(dir: &Path, config: &ModelConfig) -> Result<Tokenizer> {
         true => Tokenizer::from_folder(&dir)?,
         false => Tokenizer::gpt2()?,
     };
+    Ok((tokenizer, own))
+}
+
+fn check_vocabulary(
+    dir: &Path,
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+    own: bool,
+) -> Result<()> {
     ensure!(
         tokenizer.vocab_size() == config.vocab_size,
         "{}: the model has {} tokens, {} has {}: put the model's own tokenizer.json into the folder",
@@ -114,7 +137,7 @@ fn open_tokenizer(dir: &Path, config: &ModelConfig) -> Result<Tokenizer> {
         },
         tokenizer.vocab_size()
     );
-    Ok(tokenizer)
+    Ok(())
 }
 
 /// `best_model` of the run in `runs` that changed last.

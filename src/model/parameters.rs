@@ -4,7 +4,7 @@
 //! Each tensor of a checkpoint is one contiguous range of a fused parameter, so that neither direction reorders anything.
 
 use super::ModelConfig;
-use crate::ops::Device;
+use crate::ops::{Device, MemoryClass, allocating};
 use anyhow::{Context, Result, bail, ensure};
 
 /// Fused parameters per layer.
@@ -232,7 +232,8 @@ impl<D: Device> Parameters<D> {
     /// # Errors
     /// If number or lengths of the vectors do not fit the configuration, or the device is out of memory.
     pub fn upload(device: &D, config: &ModelConfig, fused: &[Vec<f32>]) -> Result<Self> {
-        let mut parameters = Self::zeros(device, config)?;
+        let mut parameters =
+            allocating(device, MemoryClass::Weights, || Self::zeros(device, config))?;
         ensure!(
             fused.len() == parameters.specs.len(),
             "found {} fused parameters, expected {}",
@@ -256,6 +257,30 @@ impl<D: Device> Parameters<D> {
             device.upload_float(values, buffer)?;
         }
         Ok(parameters)
+    }
+
+    /// As [`Parameters::upload`], with vectors that the device may keep.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn adopt(device: &D, config: &ModelConfig, fused: Vec<Vec<f32>>) -> Result<Self> {
+        let specs = config.parameters();
+        let found: Vec<usize> = fused.iter().map(Vec::len).collect();
+        let expected: Vec<usize> = specs.iter().map(ParameterSpec::len).collect();
+        ensure!(
+            found == expected,
+            "the parameters have {found:?} values, expected {expected:?} for this configuration"
+        );
+        let values = specs
+            .iter()
+            .zip(fused)
+            .map(|(spec, values)| {
+                device
+                    .adopt_float(values)
+                    .with_context(|| format!("parameter {}", spec.name))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { specs, values })
     }
 
     /// Copies all values to the host, one vector per fused parameter.

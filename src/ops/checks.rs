@@ -159,6 +159,18 @@ pub fn expect_nonzero(op: &str, name: &str, value: usize) -> Result<()> {
     Ok(())
 }
 
+/// `count` new positions after `past` fit a cache of `capacity`.
+///
+/// # Errors
+/// Where they do not.
+pub fn expect_room(op: &str, past: usize, count: usize, capacity: usize) -> Result<()> {
+    ensure!(
+        past.checked_add(count).is_some_and(|end| end <= capacity),
+        "{op}: {past} cached and {count} new positions do not fit a cache of {capacity}"
+    );
+    Ok(())
+}
+
 /// Heads, key/value heads and head size fit together.
 ///
 /// # Errors
@@ -270,9 +282,7 @@ pub fn expect_routing<'a>(
 /// # Errors
 /// Names the number that is not.
 pub fn expect_adam_step(op: &str, step: &AdamStep) -> Result<()> {
-    ensure!(step.step >= 1, "{op}: step is 0, updates count from 1");
     for (name, value) in [
-        ("learning_rate", step.learning_rate),
         ("weight_decay", step.weight_decay),
         ("epsilon", step.epsilon),
     ] {

@@ -6,10 +6,12 @@ use super::memory::zeroed;
 use super::{CpuDevice, attention, head, moe, norm, optimizer, small};
 use crate::ops::checks::{
     RoutingIndices, element_count, expect_adam_step, expect_attention_shape, expect_len,
-    expect_moe_shape, expect_nonzero, expect_offsets, expect_routing, expect_targets_in_range,
-    expect_tokens_in_range, prefix, prefix_mut,
+    expect_moe_shape, expect_nonzero, expect_offsets, expect_room, expect_routing,
+    expect_targets_in_range, expect_tokens_in_range, prefix, prefix_mut,
 };
-use crate::ops::{AdamState, AdamStep, AttentionShape, Balance, Device, MoeShape, Routing};
+use crate::ops::{
+    AdamState, AdamStep, AttentionShape, Balance, CachedText, Device, MoeShape, Routing,
+};
 use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
@@ -64,6 +66,7 @@ impl Device for CpuDevice {
     type Float = Vec<f32>;
     type Single = Vec<f32>;
     type Index = Vec<u32>;
+    type Graph = ();
 
     fn name(&self) -> String {
         let level = match Level::detect() {
@@ -94,6 +97,14 @@ impl Device for CpuDevice {
         upload(values, buffer)
     }
 
+    fn host_buffer(&self, len: usize) -> Result<Vec<f32>> {
+        zeroed(len)
+    }
+
+    fn adopt_float(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+
     fn upload_single(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
         upload(values, buffer)
     }
@@ -120,6 +131,13 @@ impl Device for CpuDevice {
 
     fn clear_single(&self, buffer: &mut Vec<f32>, len: usize) -> Result<()> {
         clear(buffer, len)
+    }
+
+    fn copy_single(&self, from: &Vec<f32>, len: usize, to: &mut Vec<f32>, at: usize) -> Result<()> {
+        let op = "copy_single";
+        let from = prefix(op, "from", from, &[len])?;
+        prefix_mut(op, "to", to, &[at.saturating_add(len)])?[at..].copy_from_slice(from);
+        Ok(())
     }
 
     fn embedding_forward(
@@ -410,15 +428,33 @@ impl Device for CpuDevice {
     ) -> Result<()> {
         let op = "attention_cached";
         expect_attention_shape(op, shape)?;
-        ensure!(
-            past.checked_add(count).is_some_and(|end| end <= capacity),
-            "{op}: {past} cached and {count} new positions exceed the capacity of {capacity}"
-        );
+        expect_room(op, past, count, capacity)?;
         let qkv = prefix(op, "qkv", qkv, &[count, shape.qkv_size()])?;
         let keys = prefix_mut(op, "keys", keys, &[capacity, shape.kv_size()])?;
         let values = prefix_mut(op, "values", values, &[capacity, shape.kv_size()])?;
         let out = prefix_mut(op, "out", out, &[count, shape.out_size()])?;
         attention::cached(&self.scratch, qkv, keys, values, out, shape, past);
+        Ok(())
+    }
+
+    fn attention_cached_texts(
+        &self,
+        qkv: &Vec<f32>,
+        texts: &mut [CachedText<'_, Self>],
+        out: &mut Vec<f32>,
+        shape: &AttentionShape,
+        capacity: usize,
+    ) -> Result<()> {
+        let op = "attention_cached_texts";
+        expect_attention_shape(op, shape)?;
+        let qkv = prefix(op, "qkv", qkv, &[texts.len(), shape.qkv_size()])?;
+        let out = prefix_mut(op, "out", out, &[texts.len(), shape.out_size()])?;
+        for text in texts.iter() {
+            expect_room(op, text.past, 1, capacity)?;
+            prefix(op, "keys", text.keys, &[capacity, shape.kv_size()])?;
+            prefix(op, "values", text.values, &[capacity, shape.kv_size()])?;
+        }
+        attention::cached_texts(&self.scratch, qkv, texts, out, shape);
         Ok(())
     }
 
@@ -599,7 +635,7 @@ impl Device for CpuDevice {
         x: &Vec<f32>,
         table: &Vec<f32>,
         targets: &Vec<u32>,
-        scale: f32,
+        scale: &Vec<f32>,
         loss: &mut Vec<f32>,
         grad_x: &mut Vec<f32>,
         grad_table: &mut Vec<f32>,
@@ -613,6 +649,7 @@ impl Device for CpuDevice {
         let table = prefix(op, "table", table, &[vocab, hidden])?;
         let targets = prefix(op, "targets", targets, &[count])?;
         expect_targets_in_range(op, "targets", targets, vocab)?;
+        let scale = prefix(op, "scale", scale, &[1])?[0];
         let loss = prefix_mut(op, "loss", loss, &[1])?;
         let grad_x = prefix_mut(op, "grad_x", grad_x, &[count, hidden])?;
         let grad_table = prefix_mut(op, "grad_table", grad_table, &[vocab, hidden])?;
@@ -685,12 +722,11 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn adam_state(&self, weight: &Vec<f32>, len: usize) -> Result<AdamState<Self>> {
-        expect_len("adam_state", "weight", weight.len(), len)?;
+    fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self>> {
         Ok(AdamState {
             master: None,
-            first: zeroed(len)?,
-            second: zeroed(len)?,
+            first: zeroed(values.len())?,
+            second: zeroed(values.len())?,
         })
     }
 
@@ -700,7 +736,11 @@ impl Device for CpuDevice {
         for (gradient, len) in gradients {
             total += optimizer::sum_of_squares(prefix(op, "gradient", gradient, &[*len])?);
         }
-        prefix_mut(op, "norm", norm, &[1])?[0] = total.sqrt() as f32;
+        let norm = prefix_mut(op, "norm", norm, &[2])?;
+        norm[0] = total.sqrt() as f32;
+        if norm[0].is_finite() {
+            norm[1] += 1.0;
+        }
         Ok(())
     }
 
@@ -710,6 +750,7 @@ impl Device for CpuDevice {
         gradient: &Vec<f32>,
         state: &mut AdamState<Self>,
         norm: &Vec<f32>,
+        rate: &Vec<f32>,
         step: &AdamStep,
         len: usize,
     ) -> Result<()> {
@@ -723,10 +764,15 @@ impl Device for CpuDevice {
         let gradient = prefix(op, "gradient", gradient, &[len])?;
         let first = prefix_mut(op, "first moment", &mut state.first, &[len])?;
         let second = prefix_mut(op, "second moment", &mut state.second, &[len])?;
-        let norm = prefix(op, "norm", norm, &[1])?[0];
-        if norm.is_finite() {
-            let clip = (step.max_norm / (norm + 1e-6)).min(1.0);
-            optimizer::adamw(weight, gradient, first, second, clip, step);
+        let norm = prefix(op, "norm", norm, &[2])?;
+        let rate = prefix(op, "rate", rate, &[1])?[0];
+        if norm[0].is_finite() {
+            let update = optimizer::Update {
+                clip: (step.max_norm / (norm[0] + 1e-6)).min(1.0),
+                rate,
+                number: norm[1],
+            };
+            optimizer::adamw(weight, gradient, first, second, update, step);
         }
         Ok(())
     }
