@@ -4,7 +4,8 @@ use super::courtesy::Courtesy;
 use super::intents::IntentModel;
 use super::prompt::contacts;
 use super::retrieval::{Document, Index};
-use crate::knowledge::{ForeignRequest, Knowledge, Office, Service};
+use super::spelling::Vocabulary;
+use crate::knowledge::{ForeignRequest, Knowledge, Office, Service, fold};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
@@ -62,6 +63,7 @@ pub struct Assistant {
     pub(super) index: Index,
     pub(super) intents: IntentModel,
     pub(super) courtesy: Courtesy,
+    pub(super) vocabulary: Vocabulary,
     /// The city's values that stand in answers, with their placeholders.
     pub(super) contacts: Vec<(String, String)>,
 }
@@ -83,10 +85,17 @@ impl Assistant {
         }
         topics.extend((0..knowledge.out_of_remit.requests.len()).map(Topic::Foreign));
         let documents = documents(&knowledge, &topics);
+        let folded: Vec<String> = documents
+            .iter()
+            .map(|document| fold(&document.text))
+            .collect();
+        let courtesy = Courtesy::new(&knowledge.phrases);
+        let said = folded.iter().map(String::as_str).chain(courtesy.texts());
         Ok(Assistant {
+            vocabulary: Vocabulary::new(said),
             index: Index::new(&documents, topics.len()),
             intents: IntentModel::new(&knowledge),
-            courtesy: Courtesy::new(&knowledge.phrases),
+            courtesy,
             contacts: contacts(&knowledge),
             topics,
             knowledge,

@@ -101,6 +101,11 @@ impl Courtesy {
         Courtesy { beginnings, ends }
     }
 
+    /// All phrases, folded.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.beginnings.iter().chain(&self.ends).map(String::as_str)
+    }
+
     /// The folded text without the phrases around it, and what kind of contribution it is. A text that is nothing but courtesy
     /// stays whole.
     pub(super) fn strip(&self, text: &str) -> (String, Act) {

@@ -6,6 +6,7 @@
 //! its answers included. The weights were chosen on held-out questions; `docs/answering.md` says how well it does.
 
 use crate::knowledge::fold;
+use rayon::prelude::*;
 use std::collections::HashMap;
 
 /// Weights of the kinds of features.
@@ -51,31 +52,41 @@ pub(super) struct Index {
 impl Index {
     /// Builds the index over documents of `topic_count` topics.
     pub(super) fn new(documents: &[Document], topic_count: usize) -> Index {
-        let mut features: HashMap<u64, u32> = HashMap::new();
-        let vectors: Vec<Vec<(u32, f32)>> = documents
-            .iter()
-            .map(|document| {
-                features_of(&document.text)
-                    .into_iter()
-                    .map(|(hash, weight)| {
-                        let next = features.len() as u32;
-                        (*features.entry(hash).or_insert(next), weight)
-                    })
-                    .collect()
+        let hashed: Vec<Vec<(u64, f32)>> = documents
+            .par_iter()
+            .map(|document| features_of(&document.text))
+            .collect();
+        let mut features: HashMap<u64, u32> = HashMap::with_capacity(100_000);
+        let vectors: Vec<Vec<(u32, f32)>> = hashed
+            .into_iter()
+            .map(|vector| {
+                let numbered = vector.into_iter().map(|(hash, weight)| {
+                    let next = features.len() as u32;
+                    (*features.entry(hash).or_insert(next), weight)
+                });
+                numbered.collect()
             })
             .collect();
-        let mut wholes: Vec<HashMap<u32, f32>> = vec![HashMap::new(); topic_count];
-        for (document, vector) in documents.iter().zip(&vectors) {
-            let whole = &mut wholes[document.topic];
-            for &(feature, weight) in vector {
-                *whole.entry(feature).or_default() += weight * document.weight;
-            }
+        let mut members: Vec<Vec<usize>> = vec![Vec::new(); topic_count];
+        for (number, document) in documents.iter().enumerate() {
+            members[document.topic].push(number);
         }
+        let wholes: Vec<Vec<(u32, f32)>> = members
+            .par_iter()
+            .map(|members| {
+                let vectors = members.iter().map(|&number| {
+                    let weight = documents[number].weight;
+                    let vector = vectors[number].iter();
+                    vector.map(move |&(feature, share)| (feature, share * weight))
+                });
+                summed(vectors.flatten().collect())
+            })
+            .collect();
         let mut spread = vec![0u32; features.len()];
         for whole in &wholes {
             whole
-                .keys()
-                .for_each(|&feature| spread[feature as usize] += 1);
+                .iter()
+                .for_each(|&(feature, _)| spread[feature as usize] += 1);
         }
         let rarity = |&topics: &u32| {
             ((topic_count as f32 + 1.0) / (topics as f32 + 0.5))
@@ -101,13 +112,10 @@ impl Index {
             }
         }
         for (topic, whole) in wholes.into_iter().enumerate() {
-            let mut damped: Vec<(u32, f32)> = whole
+            let damped = whole
                 .into_iter()
-                .map(|(feature, sum)| (feature, (1.0 + sum).ln()))
-                .collect();
-            // The order of a sum must not depend on that of a hash table.
-            damped.sort_unstable_by_key(|&(feature, _)| feature);
-            for (feature, share) in index.shares(damped.into_iter()) {
+                .map(|(feature, sum)| (feature, (1.0 + sum).ln()));
+            for (feature, share) in index.shares(damped) {
                 index.topics[feature as usize].push((topic as u32, share));
             }
         }
@@ -170,6 +178,20 @@ impl Index {
             })
             .collect()
     }
+}
+
+/// One entry per feature with the sum of its weights, in the order of the features.
+fn summed(mut vector: Vec<(u32, f32)>) -> Vec<(u32, f32)> {
+    // A stable sort: the order of a sum, and with it its rounding, is always the same.
+    vector.sort_by_key(|&(feature, _)| feature);
+    let mut sums: Vec<(u32, f32)> = Vec::with_capacity(vector.len());
+    for (feature, weight) in vector {
+        match sums.last_mut() {
+            Some((last, sum)) if *last == feature => *sum += weight,
+            _ => sums.push((feature, weight)),
+        }
+    }
+    sums
 }
 
 /// Hashed features of a text with their weights; none stands twice.

@@ -142,6 +142,7 @@ impl Assistant {
                 refers: false,
             };
         }
+        let core = self.vocabulary.correct(&core);
         let only_refers = self.intents.only_refers(&core);
         if let (Some(topic), true) = (topic, only_refers) {
             return Step {

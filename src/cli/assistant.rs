@@ -22,6 +22,11 @@ pub(super) struct KnowledgeArguments {
 }
 
 impl KnowledgeArguments {
+    /// The folder that was named, or where one is looked for.
+    pub(super) fn folder(&self) -> &Path {
+        self.knowledge.as_deref().unwrap_or(Path::new(FOLDER))
+    }
+
     /// Reads the knowledge base and builds the assistant.
     pub(super) fn open(&self) -> Result<Assistant> {
         let knowledge = match &self.knowledge {

@@ -78,12 +78,17 @@ pub(super) struct OpenModel<D: Device> {
 }
 
 impl ModelArguments {
+    /// The folder that was asked for, or the newest one.
+    pub(super) fn folder(&self) -> Result<PathBuf> {
+        match &self.model_path {
+            Some(dir) => Ok(dir.clone()),
+            None => newest_model(Path::new("runs")),
+        }
+    }
+
     /// Loads model and tokenizer onto a device.
     pub(super) fn open<D: Device>(&self, device: &D) -> Result<OpenModel<D>> {
-        let dir = match &self.model_path {
-            Some(dir) => dir.clone(),
-            None => newest_model(Path::new("runs"))?,
-        };
+        let dir = self.folder()?;
         // The tokenizer takes about as long as the weights, so a question is answered sooner if they do not wait for each other.
         let (loaded, tokenizer) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| open_tokenizer(&dir));

@@ -12,6 +12,7 @@ mod config;
 mod config_json;
 mod forward;
 mod initialization;
+mod inspect;
 mod parameters;
 mod workspace;
 
@@ -20,8 +21,9 @@ pub use batch::Batch;
 pub use cache::KvCache;
 pub use config::ModelConfig;
 pub use initialization::random_weights;
+pub use inspect::LayerRoutes;
 pub use parameters::{ParameterSpec, Parameters, TensorSpec, fused_from_hf, hf_tensor};
-pub use workspace::{StepTotals, Workspace};
+pub use workspace::{Recorded, Staged, StepTotals, Workspace};
 
 use crate::ops::Device;
 use anyhow::{Result, ensure};

@@ -12,7 +12,7 @@ describe("access", { skip: SKIP }, () => {
   before(async () => {
     browser = await launch();
     server = await standIn();
-    const script = (attributes) => `<!doctype html><html lang="de"><head><title>Startseite</title></head><body><main><h1>Startseite</h1>
+    const script = (attributes) => `<!doctype html><html lang="de"><head><meta name="viewport" content="width=device-width, initial-scale=1"><title>Startseite</title></head><body><main><h1>Startseite</h1>
       <p>Willkommen</p></main><script src="/widget.js" defer ${attributes}></script></body></html>`;
     server.pages["/host"] = { html: script("") };
     server.pages["/yellow"] = { html: script('data-color="#ffd400" data-title="Frag die Stadt" data-office="standesamt"') };
@@ -60,6 +60,7 @@ describe("access", { skip: SKIP }, () => {
         await picture(page, `page-${name}-answer`, { fullPage: true });
         const marked = await ask(page, "Und was kostet das?");
         await marked.answer("Die Ummeldung ist gebührenfrei.", about({ verdict: "marked" }));
+        await page.getByText("Nicht alle Angaben ließen sich prüfen.").first().waitFor();
         const failed = await ask(page, "Und wie lange dauert es?");
         await failed.fail(429, { "Retry-After": "7" });
         await page.getByText("in 7 Sekunden").first().waitFor();
@@ -215,6 +216,7 @@ describe("access", { skip: SKIP }, () => {
       const button = page.getByRole("button", { name: "Fragen?" });
       assert.equal(await button.evaluate((element) => getComputedStyle(element).backgroundColor), "rgb(0, 81, 138)");
       await button.click();
+      await page.locator("muni-chat .examples button").first().waitFor();
       assert.equal((await page.locator("muni-chat .examples button").allInnerTexts()).length, 3);
     });
   });
@@ -226,7 +228,7 @@ describe("access", { skip: SKIP }, () => {
         asked.begin();
         await asked.say("Zuständig ist");
         const text = page.locator("muni-chat .theirs .text");
-        await text.getByText("Zuständig").waitFor();
+        await page.locator("muni-chat .theirs").getByText("Zuständig ist").waitFor();
         assert.equal(await text.evaluate((element) => getComputedStyle(element, "::after").animationName), moving);
         await asked.end(about());
         await page.getByText("Stand: 1. Juli 2026").first().waitFor();

@@ -99,8 +99,12 @@ describe("the chat", { skip: SKIP }, () => {
     await answers().last().getByText("Nicht alle Angaben ließen sich prüfen. Bitte fragen Sie beim Amt nach.").waitFor();
     const last = await put("Wie wird das Wetter?");
     await last.answer("Dazu kann ich nichts sagen.", about({ verdict: "refused", office: null, service: null, sources: [], checked_on: null }));
-    await answers().last().getByText("Dazu gibt es hier keine Auskunft").waitFor();
+    await answers().last().getByText("Keiner Leistung der Stadt zuzuordnen").waitFor();
     assert.equal(await answers().last().getByRole("button", { name: /Kontakt/ }).count(), 0);
+    const thanks = await put("Danke!");
+    await thanks.answer("Gern geschehen.", about({ office: null, service: null, sources: [], checked_on: null }));
+    await answers().last().getByRole("button", { name: "Ja, hilfreich" }).waitFor();
+    assert.equal(await answers().last().locator(".about").count(), 0);
   });
 
   test("shows text as text, and web addresses as links when the answer is whole", async () => {

@@ -237,8 +237,9 @@ class MuniChat extends HTMLElement {
     const speech = this.#speech;
     text.replaceChildren(...linked(final));
     this.#nameOffice(bubble, about.office);
-    // Without a guard "passed" means that nobody looked.
-    const verdict = this.#city?.guard === "off" ? null : about.verdict;
+    // Without a guard "passed" means that nobody looked; a greeting needs no comparison.
+    const courtesy = !about.service && ["passed", "replaced"].includes(about.verdict);
+    const verdict = courtesy || this.#city?.guard === "off" ? null : about.verdict;
     if (verdict) theirs.classList.add(verdict);
     const under = aboutAnswer({ ...about, verdict }, speech);
     if (under) bubble.append(under);

@@ -63,7 +63,7 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 .tools .push { margin-left: auto; }
 
 .body { flex: 1; display: flex; flex-direction: column; min-height: 0; }
-.log { flex: 1; min-height: 6em; overflow-y: auto; overscroll-behavior: contain; padding: 1em 1.1em; display: flex;
+.log { position: relative; flex: 1; min-height: 6em; overflow-y: auto; overscroll-behavior: contain; padding: 1em 1.1em; display: flex;
   flex-direction: column; gap: 1em; }
 .log:focus-visible { outline-offset: -3px; }
 .note { padding: .8em 1em; border: 1px solid var(--hair); border-left: .3em solid var(--accent); border-radius: .5em;
@@ -114,13 +114,15 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 .ask .left { grid-column: 1 / -1; font-size: .8125em; color: var(--soft); }
 .foot { flex: none; display: flex; flex-wrap: wrap; justify-content: space-between; align-items: center; gap: .1em .6em;
   padding: .25em .6em .45em; border-top: 1px solid var(--hair); font-size: .875em; }
-.foot a { padding: .45em .5em; }
+.foot a { position: relative; padding: .45em .5em; }
 
 @media (max-width: 30em) {
   :host(:not([data-inline])) .panel { inset: 0; width: 100%; height: 100dvh; border: 0; border-radius: 0; }
   .head, .foot { padding-inline: .5em; }
   .head { padding-left: .8em; }
   .tools { padding-inline: .8em; }
+  .desks dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
+  .desks dd { margin-bottom: .4em; }
   .log, .ask, .desks { padding-inline: .8em; }
 }
 /* A magnified page is a low one: then everything but the title scrolls as one. */
