@@ -13,7 +13,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("dataset", &["dataset", "knowledge", "shards", "tokenizer"]),
     ("formats", &["formats", "model", "tokenizer"]),
     ("generate", &["generate", "model", "ops", "tokenizer"]),
-    ("eval", &["eval", "model", "ops", "tokenizer"]),
+    (
+        "eval",
+        &[
+            "eval",
+            "answer",
+            "generate",
+            "knowledge",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
     (
         "answer",
         &[

@@ -1,15 +1,20 @@
 //! The one integration-test binary: a module per subject, so that the library is linked once.
 
+mod answer;
 mod architecture;
 mod batch;
+mod cli_chat;
 mod cli_dataset;
 mod cli_prompt;
 mod cli_train;
 mod cuda;
+mod eval_answers;
 mod formats;
 mod gradients;
 mod ops_cases;
 mod oracle;
+mod questions;
+mod routing;
 mod serve;
 mod shards;
 mod tokenizer;

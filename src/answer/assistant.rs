@@ -2,8 +2,10 @@
 
 use super::courtesy::Courtesy;
 use super::intents::IntentModel;
+use super::prompt::contacts;
 use super::retrieval::{Document, Index};
-use crate::knowledge::{ForeignRequest, Knowledge, Office, Service};
+use super::spelling::Vocabulary;
+use crate::knowledge::{ForeignRequest, Knowledge, Office, Service, fold};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
@@ -61,12 +63,15 @@ pub struct Assistant {
     pub(super) index: Index,
     pub(super) intents: IntentModel,
     pub(super) courtesy: Courtesy,
+    pub(super) vocabulary: Vocabulary,
+    /// The city's values that stand in answers, with their placeholders.
+    pub(super) contacts: Vec<(String, String)>,
 }
 
 /// How much a title, an alias, the words of an answer add to what a service is about, beside a question.
 const TITLE_WEIGHT: f32 = 2.0;
 const ALIAS_WEIGHT: f32 = 2.0;
-const ANSWER_WEIGHT: f32 = 0.25;
+const ANSWER_WEIGHT: f32 = 1.0;
 
 impl Assistant {
     /// Checks that every answer can be filled with the city's values, and builds the indexes.
@@ -80,10 +85,18 @@ impl Assistant {
         }
         topics.extend((0..knowledge.out_of_remit.requests.len()).map(Topic::Foreign));
         let documents = documents(&knowledge, &topics);
+        let folded: Vec<String> = documents
+            .iter()
+            .map(|document| fold(&document.text))
+            .collect();
+        let courtesy = Courtesy::new(&knowledge.phrases);
+        let said = folded.iter().map(String::as_str).chain(courtesy.texts());
         Ok(Assistant {
+            vocabulary: Vocabulary::new(said),
             index: Index::new(&documents, topics.len()),
             intents: IntentModel::new(&knowledge),
-            courtesy: Courtesy::new(&knowledge.phrases),
+            courtesy,
+            contacts: contacts(&knowledge),
             topics,
             knowledge,
         })
@@ -198,36 +211,36 @@ fn check(knowledge: &Knowledge) -> Result<()> {
 fn documents(knowledge: &Knowledge, topics: &[Topic]) -> Vec<Document> {
     let mut documents = Vec::new();
     for (topic, kind) in topics.iter().enumerate() {
-        let mut add = |intent, text: String, is_question, weight| {
+        let mut add = |text: String, is_near, weight| {
             documents.push(Document {
                 topic,
-                intent,
                 text,
-                is_question,
+                is_near,
                 weight,
             });
         };
         match *kind {
             Topic::Service(office, service) => {
                 let service = &knowledge.offices[office].services[service];
-                add(None, service.title.to_string(), true, TITLE_WEIGHT);
-                add(None, service.topic.to_string(), true, TITLE_WEIGHT);
+                add(service.title.to_string(), true, TITLE_WEIGHT);
+                add(service.topic.to_string(), true, TITLE_WEIGHT);
                 for alias in &service.aliases {
-                    add(None, alias.to_string(), true, ALIAS_WEIGHT);
+                    add(alias.to_string(), true, ALIAS_WEIGHT);
                 }
-                for (intent, fact) in &service.facts {
+                for fact in service.facts.values() {
                     for question in &fact.questions {
-                        add(Some(*intent), question.to_string(), true, 1.0);
+                        add(question.to_string(), true, 1.0);
                     }
-                    add(None, fact.text.to_string(), false, ANSWER_WEIGHT);
+                    let answer = format!("{} {}", fact.text, fact.short);
+                    add(answer, false, ANSWER_WEIGHT);
                 }
             }
             Topic::Foreign(request) => {
                 let request = &knowledge.out_of_remit.requests[request];
                 for question in &request.questions {
-                    add(None, question.to_string(), true, 1.0);
+                    add(question.to_string(), true, 1.0);
                 }
-                add(None, request.answer.to_string(), false, ANSWER_WEIGHT);
+                add(request.answer.to_string(), false, ANSWER_WEIGHT);
             }
         }
     }

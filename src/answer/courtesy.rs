@@ -1,6 +1,7 @@
 //! What people say around a question: greetings, "Können Sie mir sagen, ...", thanks. It says nothing about the matter and would
 //! only lead the search astray, so it is taken off; and whoever says nothing else is greeted or thanked back.
 
+use crate::generate::text::QUESTION;
 use crate::knowledge::{PhraseList, Phrases, fold};
 
 /// What a contribution to a conversation is.
@@ -100,10 +101,17 @@ impl Courtesy {
         Courtesy { beginnings, ends }
     }
 
+    /// All phrases, folded.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.beginnings.iter().chain(&self.ends).map(String::as_str)
+    }
+
     /// The folded text without the phrases around it, and what kind of contribution it is. A text that is nothing but courtesy
     /// stays whole.
     pub(super) fn strip(&self, text: &str) -> (String, Act) {
-        let whole = fold(text);
+        // As the model's prompt writes it, and as people copy it.
+        let text = text.trim();
+        let whole = fold(text.strip_prefix(QUESTION).unwrap_or(text));
         let mut core = whole.as_str();
         loop {
             let before = core;

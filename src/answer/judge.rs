@@ -13,7 +13,32 @@ const COVERED: f32 = 0.8;
 const LEAST: usize = 2;
 /// Words before and behind a figure that tell what it is about.
 const BEFORE: usize = 4;
-const BEHIND: usize = 3;
+const BEHIND: usize = 2;
+/// Words that stand beside figures of every kind: they do not tell what one is about. Folded.
+const ANYWHERE: [&str; 22] = [
+    "kostet",
+    "kosten",
+    "gebuehr",
+    "gebuehren",
+    "betraegt",
+    "betragen",
+    "dauert",
+    "dauern",
+    "gilt",
+    "gelten",
+    "frist",
+    "faellt",
+    "fallen",
+    "zusaetzlich",
+    "etwa",
+    "rund",
+    "hoechstens",
+    "mindestens",
+    "insgesamt",
+    "jeweils",
+    "liegt",
+    "neuer",
+];
 /// Values of a city that may stand anywhere.
 const CONTACTS: [&str; 7] = [
     "stadt",
@@ -97,18 +122,15 @@ fn same_word(a: &str, b: &str) -> bool {
     common >= 5 && a.len().max(b.len()) - common <= 3 && !is_quantity(a) && !is_quantity(b)
 }
 
-/// The stretch of a fact that is most like the sentence.
+/// The sentence of a fact that is most like this one: by the words they share, of all that they have.
 fn nearest<'p>(sentence: &[String], places: &'p [Vec<String>]) -> &'p [String] {
     let own: BTreeSet<&String> = sentence.iter().collect();
-    let length = sentence.len();
-    let mut best: (usize, &[String]) = (0, &[]);
+    let mut best: (f32, &[String]) = (0.0, &[]);
     for place in places {
-        for start in 0..place.len() {
-            let window = &place[start..place.len().min(start + length + 1)];
-            let common = window.iter().filter(|word| own.contains(word)).count();
-            if common > best.0 {
-                best = (common, window);
-            }
+        let other: BTreeSet<&String> = place.iter().collect();
+        let share = own.intersection(&other).count() as f32 / own.union(&other).count() as f32;
+        if share > best.0 {
+            best = (share, place);
         }
     }
     best.1
@@ -128,37 +150,28 @@ fn figures(sentence: &[String], places: &[Vec<String>], wordings: &Wordings) -> 
     let mut reasons = Vec::new();
     for (at, word) in sentence.iter().enumerate() {
         let next = sentence.get(at + 1);
+        let unit = next.filter(|next| is_unit(next)).map(String::as_str);
         let one = next.is_some_and(|next| is_one_of_a_unit(word, next));
-        if !is_quantity(word) && !one
-            || placeholder(word).is_some_and(|name| CONTACTS.contains(&name))
-        {
+        // Whatever stands before a unit may be meant as a number.
+        let counts = unit.is_some() && !EVERYDAY.contains(&word.as_str());
+        let contact = placeholder(word).is_some_and(|name| CONTACTS.contains(&name));
+        if contact || !(is_quantity(word) || one || counts) {
             continue;
         }
-        let unit = next.filter(|next| is_unit(next));
+        let figure = Figure { word, unit };
+        if figure.fits(sentence, at, places) {
+            continue;
+        }
         let shown = match unit {
             Some(unit) => format!("{word} {unit}"),
             None => word.clone(),
         };
-        let stands = |place: &[String], position: usize| {
-            place[position] == *word
-                && unit
-                    .is_none_or(|unit| place.get(position + 1).is_some_and(|other| other == unit))
-        };
-        let known = |places: &[Vec<String>]| {
+        let known = wordings.facts.iter().any(|(_, places)| {
             places
                 .iter()
-                .any(|place| (0..place.len()).any(|position| stands(place, position)))
-        };
-        let here = places.iter().any(|place| {
-            (0..place.len()).any(|position| {
-                stands(place, position) && shares_context(sentence, at, place, position)
-            })
+                .any(|place| figure.positions(place).next().is_some())
         });
-        if here {
-            continue;
-        }
-        let anywhere = wordings.facts.iter().any(|(_, places)| known(places));
-        reasons.push(match anywhere {
+        reasons.push(match known {
             true => format!("figure_context:{shown}"),
             false => format!("figure:{shown}"),
         });
@@ -166,22 +179,58 @@ fn figures(sentence: &[String], places: &[Vec<String>], wordings: &Wordings) -> 
     reasons
 }
 
-/// Whether a telling word stands near both occurrences of a figure, or the sentence has none to compare.
-fn shares_context(sentence: &[String], at: usize, place: &[String], position: usize) -> bool {
-    let near = |words: &[String], at: usize| -> Vec<String> {
-        let before = &words[at.saturating_sub(BEFORE)..at];
-        let behind = &words[(at + 1).min(words.len())..words.len().min(at + 1 + BEHIND)];
-        let telling = before.iter().chain(behind);
-        telling
-            .filter(|word| {
-                !EVERYDAY.contains(&word.as_str()) && !is_quantity(word) && !is_unit(word)
-            })
-            .cloned()
-            .collect()
-    };
-    let (own, other) = (near(sentence, at), near(place, position));
-    own.is_empty()
-        || own
-            .iter()
-            .any(|word| other.iter().any(|near| same_word(word, near)))
+/// A figure of an answer.
+#[derive(Clone, Copy)]
+struct Figure<'s> {
+    word: &'s str,
+    unit: Option<&'s str>,
+}
+
+impl Figure<'_> {
+    /// Where the figure stands in a sentence.
+    fn positions<'p>(&self, place: &'p [String]) -> impl Iterator<Item = usize> + use<'p, '_> {
+        let Figure { word, unit } = *self;
+        (0..place.len()).filter(move |&at| {
+            let next = place.get(at + 1).map(String::as_str);
+            place[at] == word && (unit.is_none() || unit == next)
+        })
+    }
+
+    /// Whether a fact has it near the same words. Where a sentence has no words that tell, the fact must have no other figure of
+    /// this unit.
+    fn fits(&self, sentence: &[String], at: usize, places: &[Vec<String>]) -> bool {
+        let own = near(sentence, at);
+        let mut found = places.iter().flat_map(|place| {
+            self.positions(place)
+                .map(move |position| near(place, position))
+        });
+        if own.is_empty() {
+            return found.next().is_some() && (self.unit.is_none() || self.is_alone(places));
+        }
+        found.any(|other| {
+            own.iter()
+                .any(|word| other.iter().any(|near| same_word(word, near)))
+        })
+    }
+
+    fn is_alone(&self, places: &[Vec<String>]) -> bool {
+        let others = places.iter().flat_map(|place| place.windows(2));
+        !others.into_iter().any(|pair| {
+            Some(pair[1].as_str()) == self.unit && pair[0] != self.word && is_quantity(&pair[0])
+        })
+    }
+}
+
+/// The words around a figure that tell what it is about.
+fn near(words: &[String], at: usize) -> Vec<&String> {
+    let before = &words[at.saturating_sub(BEFORE)..at];
+    let behind = &words[(at + 1).min(words.len())..words.len().min(at + 1 + BEHIND)];
+    let telling = before.iter().chain(behind);
+    telling
+        .filter(|word| {
+            let word = word.as_str();
+            let says_nothing = EVERYDAY.contains(&word) || ANYWHERE.contains(&word);
+            !says_nothing && !is_quantity(word) && !is_unit(word)
+        })
+        .collect()
 }

@@ -17,6 +17,7 @@ mod reference;
 mod reply;
 mod retrieval;
 pub mod session;
+mod spelling;
 mod understanding;
 mod wordings;
 mod words;

@@ -2,6 +2,7 @@
 
 use super::{Assistant, Role, Turn};
 use crate::generate::text::{ANSWER, QUESTION};
+use crate::knowledge::Knowledge;
 use crate::tokenizer::Tokenizer;
 use anyhow::{Result, ensure};
 
@@ -29,6 +30,7 @@ impl Assistant {
             "the question has {own} tokens, and {budget} fit: ask in fewer words"
         );
         for (asked, answered) in pairs(history).into_iter().rev() {
+            let answered = self.unfilled(&answered);
             let longer = format!("{QUESTION} {asked}\n{ANSWER} {answered}\n{prompt}");
             if length(&longer)? > budget {
                 break;
@@ -37,6 +39,42 @@ impl Assistant {
         }
         Ok(prompt)
     }
+}
+
+impl Assistant {
+    /// An earlier answer as the model knows it: with placeholders where the city's own values stand.
+    fn unfilled(&self, text: &str) -> String {
+        let mut text = text.to_string();
+        for (value, placeholder) in &self.contacts {
+            if text.contains(value.as_str()) {
+                text = text.replace(value.as_str(), placeholder);
+            }
+        }
+        text
+    }
+}
+
+/// A city's addresses, numbers and hours with their placeholders, the longest first so that none cuts another in two.
+pub(super) fn contacts(knowledge: &Knowledge) -> Vec<(String, String)> {
+    const NAMES: [&str; 6] = [
+        "adresse",
+        "telefon",
+        "email",
+        "oeffnungszeiten",
+        "termin_url",
+        "serviceportal_url",
+    ];
+    let offices = knowledge.offices.iter().map(|office| Some(office.id()));
+    let mut found = Vec::new();
+    for office in offices.chain([None]) {
+        for name in NAMES {
+            let value = knowledge.municipality.value(name, office);
+            found.extend(value.map(|value| (value.to_string(), format!("{{{name}}}"))));
+        }
+    }
+    found.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.cmp(b)));
+    found.dedup();
+    found
 }
 
 /// Questions with their answers; a question without an answer (a stopped one) is left out.

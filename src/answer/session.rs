@@ -29,7 +29,7 @@ impl Default for ConversationSettings {
                 top_p: 0.9,
                 ..SamplingSettings::default()
             },
-            max_new_tokens: 160,
+            max_new_tokens: 224,
             guard: GuardMode::Replace,
         }
     }
@@ -95,6 +95,23 @@ impl<'a, D: Device> Conversation<'a, D> {
         self.history.clear();
     }
 
+    /// The prompt for a question. What was said before goes in as far as a long answer still fits behind it; the question
+    /// itself may be longer.
+    fn prompt(&self, question: &str) -> Result<String> {
+        let context = self.generator.context();
+        let answer = self.settings.max_new_tokens.min(context * 3 / 4);
+        let room = context.saturating_sub(answer);
+        let with_history = self
+            .assistant
+            .prompt(self.tokenizer, &self.history, question, room);
+        with_history
+            .or_else(|_| {
+                self.assistant
+                    .prompt(self.tokenizer, &[], question, context * 3 / 4)
+            })
+            .with_context(|| format!("the model's window has {context} tokens"))
+    }
+
     /// Answers one question. `on_text` is called for each piece of the model's text with what can be shown now, which may be
     /// nothing, and may stop the answer; a stopped one is not remembered. Errors: an empty question or one too long for the model, what the model and `on_text` return.
     pub fn ask(
@@ -104,14 +121,7 @@ impl<'a, D: Device> Conversation<'a, D> {
     ) -> Result<Answered> {
         let start = Instant::now();
         let understanding = self.assistant.understand(&self.history, question);
-        let context = self.generator.context();
-        // Half of the window at least is the answer's, as far as it wants so much.
-        let room = self.settings.max_new_tokens.min(context / 2).max(1);
-        let budget = context.saturating_sub(room + 1);
-        let prompt = self
-            .assistant
-            .prompt(self.tokenizer, &self.history, question, budget)
-            .with_context(|| format!("the model's window has {context} tokens"))?;
+        let prompt = self.prompt(question)?;
         let settings = GenerateSettings {
             sampling: SamplingSettings {
                 // Each turn draws anew, and the same conversation draws the same.

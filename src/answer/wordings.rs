@@ -45,7 +45,7 @@ pub(super) struct Wordings {
     pub sentences: Vec<Sentence>,
     /// The sentences by their first word.
     by_first: HashMap<String, Vec<usize>>,
-    /// The words of each fact with its documents and sources, in order: where figures are looked up.
+    /// The sentences of each fact with its documents and sources: where figures are looked up.
     pub facts: Vec<(Origin, Vec<Vec<String>>)>,
     /// The words of courtesy: a sentence of nothing else says nothing.
     pub courtesy: BTreeSet<String>,
@@ -191,12 +191,14 @@ fn citations(fact: &Fact, phrases: &Phrases) -> Vec<String> {
         .collect()
 }
 
+/// The sentences of a fact, its documents and its sources.
 fn places(fact: &Fact) -> Vec<Vec<String>> {
     [&fact.text, &fact.short]
         .into_iter()
         .chain(&fact.documents)
         .chain(&fact.sources)
-        .map(|text| keys(text))
+        .flat_map(|text| sentences(text))
+        .map(keys)
         .collect()
 }
 

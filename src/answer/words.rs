@@ -244,31 +244,28 @@ fn matches(pattern: &str, key: &str) -> bool {
     }
 }
 
+/// Number words, alone, inflected, joined with each other or with a unit.
 fn is_number_word(key: &str) -> bool {
-    NUMBERS.iter().any(|number| {
+    const OF_ONE: [&str; 8] = [
+        "einund",
+        "einhundert",
+        "eintausend",
+        "eineinhalb",
+        "einmonat",
+        "einjaehr",
+        "einwoech",
+        "eintaeg",
+    ];
+    let joined = NUMBERS.iter().any(|number| {
         key.strip_prefix(number).is_some_and(|rest| {
-            NUMBER_ENDINGS.iter().any(|ending| match ending.len() {
+            let ends = NUMBER_ENDINGS.iter().any(|ending| match ending.len() {
                 0..=3 => rest == *ending,
                 _ => rest.starts_with(ending),
-            })
+            });
+            ends || is_number_word(rest)
         })
-    }) || key.ends_with("zehn")
-        || (key.ends_with("zig")
-            && key.len() > 5
-            && NUMBERS.iter().any(|number| key.starts_with(number)))
-        || key.starts_with("ein")
-            && [
-                "einund",
-                "einhundert",
-                "eintausend",
-                "eineinhalb",
-                "einmonat",
-                "einjaehr",
-                "einwoech",
-                "eintaeg",
-            ]
-            .iter()
-            .any(|beginning| key.starts_with(beginning))
+    });
+    joined || key.ends_with("zehn") || OF_ONE.iter().any(|beginning| key.starts_with(beginning))
 }
 
 #[cfg(test)]

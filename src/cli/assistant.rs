@@ -1,8 +1,8 @@
 //! What every command that talks to citizens takes: the knowledge base, the guard, and how answers are drawn.
 
 use super::prompt::{above_zero, at_least_zero, probability};
-use crate::answer::session::{Answered, ConversationSettings};
-use crate::answer::{Assistant, GuardMode, Verdict};
+use crate::answer::session::ConversationSettings;
+use crate::answer::{Assistant, GuardMode, Reply, Verdict};
 use crate::generate::SamplingSettings;
 use crate::knowledge::Knowledge;
 use anyhow::Result;
@@ -22,6 +22,11 @@ pub(super) struct KnowledgeArguments {
 }
 
 impl KnowledgeArguments {
+    /// The folder that was named, or where one is looked for.
+    pub(super) fn folder(&self) -> &Path {
+        self.knowledge.as_deref().unwrap_or(Path::new(FOLDER))
+    }
+
     /// Reads the knowledge base and builds the assistant.
     pub(super) fn open(&self) -> Result<Assistant> {
         let knowledge = match &self.knowledge {
@@ -52,7 +57,7 @@ pub(super) struct AnswerArguments {
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// Most tokens of an answer.
-    #[arg(long, value_name = "N", default_value_t = 160, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 224, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     max_new_tokens: usize,
     /// What happens to an answer that the knowledge base does not bear out: off (nobody looks, and placeholders stay as they are),
     /// mark (it is shown and marked), replace (the knowledge base's own answer is shown instead).
@@ -78,8 +83,7 @@ impl AnswerArguments {
 }
 
 /// What stands under an answer: where it comes from, from when it is, and who is responsible. `None` where there is nothing to say.
-pub(super) fn footer(answered: &Answered) -> Option<String> {
-    let reply = &answered.reply;
+pub(super) fn footer(reply: &Reply) -> Option<String> {
     let mut lines = Vec::new();
     match reply.verdict {
         Verdict::Replaced => lines.push(

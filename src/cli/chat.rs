@@ -116,7 +116,7 @@ impl<D: Device> Chat<'_, D> {
                     let answered = self
                         .conversation
                         .ask(line, &mut |_| Ok(ControlFlow::Continue(())))?;
-                    let footer = footer(&answered)
+                    let footer = footer(&answered.reply)
                         .map(|footer| format!("\n{footer}"))
                         .unwrap_or_default();
                     let text = format!("{}{footer}", answered.reply.text);
@@ -203,7 +203,7 @@ impl<D: Device> Chat<'_, D> {
         let end = if answered.stopped || STOP.load(Ordering::Relaxed) {
             " [abgebrochen]\n\n".to_string()
         } else {
-            let footer = footer(&answered)
+            let footer = footer(&answered.reply)
                 .map(|footer| format!("\n{footer}"))
                 .unwrap_or_default();
             format!("{}{footer}\n\n", correction(&answered))

@@ -193,7 +193,7 @@ impl Stop {
             }
         }
         text.push_str(&format!("Auskunft der Wissensbasis: {}\n", self.reference));
-        if let Some(footer) = footer(answered) {
+        if let Some(footer) = footer(reply) {
             text.push_str(&format!("{footer}\n"));
         }
         let first_text = answered

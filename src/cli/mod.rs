@@ -8,7 +8,9 @@ mod demo;
 mod device;
 mod eval;
 mod knowledge;
+mod progress;
 mod prompt;
+mod routing;
 mod serve;
 mod train;
 
@@ -39,6 +41,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure a model.
     Eval(eval::Arguments),
+    /// Which expert serves which office and which kind of token.
+    Routing(routing::Arguments),
     /// Answer over HTTP: OpenAI's API, a page for citizens, a widget for the city's own pages.
     Serve(Box<serve::Arguments>),
 }
@@ -54,6 +58,7 @@ pub fn run() -> ExitCode {
         Command::Chat(arguments) => chat::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Routing(arguments) => routing::run(arguments),
         Command::Serve(arguments) => serve::run(*arguments),
     };
     match result {

@@ -151,10 +151,10 @@ fn toml_files(folder: &Path) -> Result<Vec<PathBuf>> {
 pub fn fold(text: &str) -> String {
     let mut folded = String::with_capacity(text.len() + 8);
     let mut pending_space = false;
-    for c in text.chars().flat_map(char::to_lowercase) {
+    let mut add = |c: char| {
         if !c.is_alphanumeric() {
             pending_space = !folded.is_empty();
-            continue;
+            return;
         }
         if std::mem::take(&mut pending_space) {
             folded.push(' ');
@@ -165,6 +165,14 @@ pub fn fold(text: &str) -> String {
             'ü' => folded.push_str("ue"),
             'ß' => folded.push_str("ss"),
             other => folded.push(other),
+        }
+    };
+    for c in text.chars() {
+        // Most characters need no look into the tables of Unicode.
+        if c.is_ascii() {
+            add(c.to_ascii_lowercase());
+        } else {
+            c.to_lowercase().for_each(&mut add);
         }
     }
     folded

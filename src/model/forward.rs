@@ -79,7 +79,7 @@ impl<D: Device> Model<D> {
     }
 
     /// A forward pass that nothing will be differentiated from; returns the number of tokens.
-    fn forward_batch(
+    pub(super) fn forward_batch(
         &self,
         device: &D,
         batch: &Batch,

@@ -196,7 +196,8 @@ impl<D: Device> Workspace<D> {
         Self::with_layers(device, config, max_tokens, max_segments, max_groups, false)
     }
 
-    fn with_layers(
+    /// Buffers for everything but training; with `keep_layers` each layer has its own.
+    pub(super) fn with_layers(
         device: &D,
         config: &ModelConfig,
         max_tokens: usize,

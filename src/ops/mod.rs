@@ -184,6 +184,22 @@ pub trait Device: Sync {
     fn zeros_index(&self, len: usize) -> Result<Self::Index>;
     /// Rounds `values` into the first elements of `buffer`.
     fn upload_float(&self, values: &[f32], buffer: &mut Self::Float) -> Result<()>;
+    /// Zeros on the host that [`Device::adopt_float`] takes over best.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    fn host_buffer(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+    /// A buffer with these values. A device that computes on the host takes the vector itself: a model of 187 MB is then not copied.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    fn adopt_float(&self, values: Vec<f32>) -> Result<Self::Float> {
+        let mut buffer = self.zeros_float(values.len())?;
+        self.upload_float(&values, &mut buffer)?;
+        Ok(buffer)
+    }
     /// Copies `values` into the first elements of `buffer`.
     fn upload_single(&self, values: &[f32], buffer: &mut Self::Single) -> Result<()>;
     /// Copies `values` into the first elements of `buffer`.

@@ -176,6 +176,8 @@ impl Metrics {
             "From a request's arrival to its answer's end.",
             &mut text,
         );
+        head(&mut text, "muni_waiting", "gauge", "Requests in the queue.");
+        line(&mut text, "muni_waiting", waiting as u64);
         head(
             &mut text,
             "muni_uptime_seconds",

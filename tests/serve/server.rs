@@ -27,6 +27,19 @@ pub fn tiny_model(folder: &Path, context: usize) -> PathBuf {
     path
 }
 
+/// What tests need unless they ask for something else: no limit that a slow machine could hit, and short answers.
+fn defaults(given: &[&str]) -> Vec<&'static str> {
+    [
+        ["--rate-limit", "0"],
+        ["--request-timeout", "3600"],
+        ["--max-tokens", "24"],
+    ]
+    .into_iter()
+    .filter(|[name, _]| !given.contains(name))
+    .flatten()
+    .collect()
+}
+
 /// A running server; it is killed when dropped.
 pub struct Server {
     child: Child,
@@ -48,8 +61,9 @@ impl Server {
         let knowledge = Path::new(env!("CARGO_MANIFEST_DIR")).join("knowledge");
         let mut child = Command::new(env!("CARGO_BIN_EXE_muni-engine"))
             .args(["serve", "--port", "0", "--device", "cpu", "--threads", "1"])
-            .args(["--rate-limit", "0", "--model-path"])
+            .arg("--model-path")
             .arg(&model)
+            .args(defaults(arguments))
             .arg("--knowledge")
             .arg(knowledge)
             .args(arguments)

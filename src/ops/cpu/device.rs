@@ -96,6 +96,14 @@ impl Device for CpuDevice {
         upload(values, buffer)
     }
 
+    fn host_buffer(&self, len: usize) -> Result<Vec<f32>> {
+        zeroed(len)
+    }
+
+    fn adopt_float(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+
     fn upload_single(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
         upload(values, buffer)
     }

@@ -179,38 +179,48 @@ mod avx512 {
         sums
     }
 
-    /// `sums[j * R + i] = x[i] . weight[j]`, each in the order of [`dot_body`](super::dot_body).
+    /// `sums[j * R + i] = x[i] . weight[j]`, each in the order of [`dot_body`](super::dot_body). Indices instead of iterators,
+    /// and the two halves apart: only so do all sums stay in registers.
     #[target_feature(enable = "avx512f,fma")]
+    #[allow(clippy::needless_range_loop)]
     unsafe fn tile<const R: usize, const W: usize>(
         x: &[f32],
         weight: &[f32],
         inputs: usize,
     ) -> [f32; DOTS] {
         assert!(R * W <= DOTS && x.len() == R * inputs && weight.len() == W * inputs);
-        let mut lanes = [[_mm512_setzero_ps(); 2]; DOTS];
-        let whole = inputs / (2 * LANES) * (2 * LANES);
-        let (x_at, w_at) = (x.as_ptr(), weight.as_ptr());
-        for k in (0..whole).step_by(2 * LANES) {
-            for half in 0..2 {
-                let at = k + half * LANES;
-                // SAFETY: `at + LANES <= inputs`, and the slices hold R and W rows of `inputs`.
-                unsafe {
-                    let mut columns = [_mm512_setzero_ps(); R];
-                    for (i, column) in columns.iter_mut().enumerate() {
-                        *column = _mm512_loadu_ps(x_at.add(i * inputs + at));
-                    }
-                    for j in 0..W {
-                        let w = _mm512_loadu_ps(w_at.add(j * inputs + at));
-                        for (i, column) in columns.iter().enumerate() {
-                            let lane = &mut lanes[j * R + i][half];
-                            *lane = _mm512_fmadd_ps(*column, w, *lane);
-                        }
+        let zero = _mm512_setzero_ps();
+        let (mut low, mut high) = ([[zero; R]; W], [[zero; R]; W]);
+        let steps = inputs / (2 * LANES);
+        let (mut x_at, mut w_at) = (x.as_ptr(), weight.as_ptr());
+        for _ in 0..steps {
+            // SAFETY: `steps` times two vectors lie in each row, and the slices hold R and W rows of `inputs`.
+            unsafe {
+                let (mut a, mut b) = ([zero; R], [zero; R]);
+                for i in 0..R {
+                    a[i] = _mm512_loadu_ps(x_at.add(i * inputs));
+                    b[i] = _mm512_loadu_ps(x_at.add(i * inputs + LANES));
+                }
+                for j in 0..W {
+                    let c = _mm512_loadu_ps(w_at.add(j * inputs));
+                    let d = _mm512_loadu_ps(w_at.add(j * inputs + LANES));
+                    for i in 0..R {
+                        low[j][i] = _mm512_fmadd_ps(a[i], c, low[j][i]);
+                        high[j][i] = _mm512_fmadd_ps(b[i], d, high[j][i]);
                     }
                 }
+                x_at = x_at.add(2 * LANES);
+                w_at = w_at.add(2 * LANES);
             }
         }
-        let mut sums = fold(lanes.map(|[a, b]| _mm512_add_ps(a, b)));
-        for k in whole..inputs {
+        let mut lanes = [zero; DOTS];
+        for j in 0..W {
+            for i in 0..R {
+                lanes[j * R + i] = _mm512_add_ps(low[j][i], high[j][i]);
+            }
+        }
+        let mut sums = fold(lanes);
+        for k in steps * 2 * LANES..inputs {
             for j in 0..W {
                 for i in 0..R {
                     let sum = &mut sums[j * R + i];
