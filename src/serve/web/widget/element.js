@@ -254,7 +254,7 @@ class MuniChat extends HTMLElement {
     const speech = this.#speech;
     const box = make("div", { class: "after" });
     if (about.office) {
-      const button = make("button", { class: "plain", type: "button", onclick: () => this.#showDesks(about.office.id, button) },
+      const button = make("button", { type: "button", onclick: () => this.#showDesks(about.office.id, button) },
         icon("person"), make("span", {}, speech.text((l) => l.contact(about.office.name))));
       box.append(button);
     }
