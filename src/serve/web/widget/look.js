@@ -62,7 +62,7 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 .tools [aria-pressed="true"] { background: var(--accent); color: var(--surface); border-color: var(--accent); }
 .tools .push { margin-left: auto; }
 
-.body { flex: 1; display: flex; flex-direction: column; min-height: 0; }
+.body { flex: 1; display: flex; flex-direction: column; min-height: 0; overflow-y: auto; }
 .log { position: relative; flex: 1; min-height: 4em; overflow-y: auto; overscroll-behavior: contain; padding: 1em 1.1em; display: flex;
   flex-direction: column; gap: 1em; }
 .log:focus-visible { outline-offset: -3px; }
@@ -131,7 +131,6 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 /* A magnified page is a low one: then everything but the title scrolls as one. */
 @media (max-height: 34em) {
   :host(:not([data-inline])) .panel { inset: 0 0 0 auto; height: 100dvh; border-radius: 0; }
-  :host(:not([data-inline])) .body { overflow-y: auto; }
   :host(:not([data-inline])) .log { flex: none; overflow: visible; }
   .desks { max-height: none; flex: none; }
 }
