@@ -10,6 +10,8 @@ mod cache;
 mod launchers;
 #[path = "build/nvcc.rs"]
 mod nvcc;
+#[path = "build/settings.rs"]
+mod settings;
 #[path = "build/signatures.rs"]
 mod signatures;
 #[path = "build/simulator.rs"]

@@ -45,6 +45,7 @@ fn head(c: &mut Criterion) {
         vec![0.0; TOKENS * HIDDEN],
         vec![0.0; VOCAB * HIDDEN],
     );
+    let scale = vec![1e-3];
     let mut group = c.benchmark_group("head");
     group
         .sample_size(10)
@@ -56,7 +57,7 @@ fn head(c: &mut Criterion) {
                     &x,
                     &table,
                     &targets,
-                    1e-3,
+                    &scale,
                     &mut loss,
                     &mut grad_x,
                     &mut grad_table,
@@ -225,11 +226,9 @@ fn optimizer(c: &mut Criterion) {
     let len = VOCAB * HIDDEN;
     let mut weight = values(len, 0.02, 10);
     let gradient = values(len, 1e-3, 11);
-    let mut state = device.adam_state(&weight, len).expect("memory");
-    let mut norm = vec![0.0];
+    let mut state = device.adam_state(&weight).expect("memory");
+    let (mut norm, rate) = (vec![0.0, 9.0], vec![1e-4]);
     let step = AdamStep {
-        step: 10,
-        learning_rate: 1e-4,
         beta1: 0.9,
         beta2: 0.95,
         epsilon: 1e-8,
@@ -250,7 +249,7 @@ fn optimizer(c: &mut Criterion) {
     group.bench_function("adamw", |b| {
         b.iter(|| {
             device
-                .adamw(&mut weight, &gradient, &mut state, &norm, &step, len)
+                .adamw(&mut weight, &gradient, &mut state, &norm, &rate, &step, len)
                 .expect("valid shapes")
         });
     });

@@ -138,11 +138,11 @@ fn main() -> Result<()> {
     drop(weights);
     let mut gradients = Parameters::zeros(&device, &config)?;
     let mut workspace = Workspace::new(&device, &config, rows * length, rows * length, 1)?;
-    let mut norm = device.zeros_single(1)?;
+    let (mut norm, rate) = (device.zeros_single(2)?, vec![5e-5]);
     let specs = config.parameters();
     let mut states = Vec::new();
-    for (value, spec) in parameters.values.iter().zip(&specs) {
-        states.push(device.adam_state(value, spec.len())?);
+    for value in &parameters.values {
+        states.push(device.adam_state(value)?);
     }
     let mut model = Model::new(config, parameters)?;
     let (mut speeds, mut last_loss) = (Vec::new(), 0.0);
@@ -180,15 +180,13 @@ fn main() -> Result<()> {
             .zip(&specs)
         {
             let update = AdamStep {
-                step: step as u32 + 1,
-                learning_rate: 5e-5,
                 beta1: 0.9,
                 beta2: 0.95,
                 epsilon: 1e-8,
                 weight_decay: if spec.decay { 0.1 } else { 0.0 },
                 max_norm: 1.0,
             };
-            device.adamw(weight, gradient, state, &norm, &update, spec.len())?;
+            device.adamw(weight, gradient, state, &norm, &rate, &update, spec.len())?;
         }
         model.parameters = parameters;
         if step >= warmup {

@@ -68,10 +68,11 @@ pub fn write(
     text += "/// All kernels.\npub static KERNELS: &[Kernel] = &[\n";
     for (index, (module, kernel)) in all.iter().enumerate() {
         text += &format!(
-            "    Kernel {{ index: {index}, module: {module}, name: c{}, threads: {}, dynamic_shared: {} }},\n",
+            "    Kernel {{ index: {index}, module: {module}, name: c{}, threads: {}, dynamic_shared: {}, parameters: &[{}] }},\n",
             literal(&kernel.name),
             kernel.threads,
-            kernel.dynamic
+            kernel.dynamic,
+            parameters(kernel)
         );
     }
     text += "];\n\n";
@@ -113,6 +114,23 @@ pub fn write(
         }
     }
     fs::write(path, text).map_err(|e| format!("{}: {e}", display(path)))
+}
+
+/// The parameters as the table has them.
+fn parameters(kernel: &Kernel) -> String {
+    let texts = kernel.parameters.iter().map(|parameter| {
+        let bytes = if is_half(parameter.kind) { 2 } else { 4 };
+        let kind = match parameter.pointer {
+            Pointer::No => "Value".to_owned(),
+            Pointer::Const => format!("Read({bytes})"),
+            Pointer::Mutable => format!("Write({bytes})"),
+        };
+        format!(
+            "Parameter {{ name: {}, kind: ParameterKind::{kind} }}",
+            literal(&parameter.name)
+        )
+    });
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 fn is_half(kind: Kind) -> bool {

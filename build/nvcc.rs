@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cache::{Cache, Key, in_parallel};
+use crate::display;
+use crate::settings::{self, Mode};
 use crate::signatures::Source;
-use crate::{display, literal};
 
 /// What nvcc made, or why there is nothing.
 pub enum Fatbins {
@@ -20,8 +21,6 @@ pub enum Fatbins {
     None(String),
 }
 
-const DEFAULT_ARCHS: &str = "80,86,89,90,120";
-
 /// Compiles all sources where `MUNI_CUDA` allows it and nvcc is there.
 pub fn build(kernels: &Path, sources: &[Source], cache: &Cache) -> Result<Fatbins, String> {
     for name in [
@@ -33,24 +32,15 @@ pub fn build(kernels: &Path, sources: &[Source], cache: &Cache) -> Result<Fatbin
     ] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    let mode = env::var("MUNI_CUDA").unwrap_or_else(|_| "auto".to_owned());
-    match mode.as_str() {
-        "off" => return Ok(Fatbins::None("it was built with MUNI_CUDA=off".to_owned())),
-        "auto" | "require" => {}
-        _ => {
-            return Err(format!(
-                "MUNI_CUDA is {}, expected off, auto or require",
-                literal(&mode)
-            ));
-        }
+    let variable = |name: &str| env::var(name).ok();
+    let mode = settings::mode(variable("MUNI_CUDA").as_deref())?;
+    if mode == Mode::Off {
+        return Ok(Fatbins::None("it was built with MUNI_CUDA=off".to_owned()));
     }
-    let archs = archs()?;
+    let archs = settings::archs(variable("MUNI_CUDA_ARCHS").as_deref())?;
     let (nvcc, version) = match find()? {
         Ok(found) => found,
-        Err(reason) if mode == "require" => {
-            return Err(format!("MUNI_CUDA=require, but {reason}"));
-        }
-        Err(reason) => return Ok(Fatbins::None(reason)),
+        Err(reason) => return settings::without_nvcc(mode, reason).map(Fatbins::None),
     };
     let include = kernels.join("include");
     let mut flags: Vec<String> = ["-fatbin", "-std=c++20", "-O3", "-Xptxas", "-v", "-I"]
@@ -111,27 +101,6 @@ fn compile(nvcc: &Path, flags: &[String], source: &Path, to: &Path) -> Result<Ve
     }
     // ptxas' notes come on either stream.
     Ok([output.stdout, output.stderr].concat())
-}
-
-/// The architectures of `MUNI_CUDA_ARCHS`, lowest first.
-fn archs() -> Result<Vec<String>, String> {
-    let text = env::var("MUNI_CUDA_ARCHS").unwrap_or_else(|_| DEFAULT_ARCHS.to_owned());
-    let mut archs = Vec::new();
-    for arch in text.split(',').map(str::trim) {
-        match arch.parse::<u32>() {
-            Ok(number) if number >= 80 => archs.push(number),
-            _ => {
-                return Err(format!(
-                    "MUNI_CUDA_ARCHS is {}: {} is no architecture from 80 on; expected a list like {DEFAULT_ARCHS}",
-                    literal(&text),
-                    literal(arch)
-                ));
-            }
-        }
-    }
-    archs.sort_unstable();
-    archs.dedup();
-    Ok(archs.iter().map(u32::to_string).collect())
 }
 
 /// nvcc and its version, or why there is none. A path that was given and does not work is an error.

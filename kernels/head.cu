@@ -208,7 +208,7 @@ __device__ __forceinline__ RowStatistics row_statistics(const float* stats, int 
 template <class T>
 __device__ __forceinline__ void grad_backward(T* exponentials, float* row_losses, const float* stats,
                                               const float* target_logit, const unsigned* targets,
-                                              const unsigned* counted, const float* loss_scale, float scale, int first,
+                                              const unsigned* counted, const float* loss_scale, const float* scale, int first,
                                               int chunk, int vocab, int part_width) {
   const int row = blockIdx.x;
   if (row >= in_chunk(counted, first, chunk)) return;
@@ -217,7 +217,7 @@ __device__ __forceinline__ void grad_backward(T* exponentials, float* row_losses
   const RowStatistics whole = row_statistics(stats, parts);
   if (threadIdx.x == 0) row_losses[first + row] = whole.loss(target_logit[first + row]);
   const unsigned target = targets[first + row];
-  const float unit = target < unsigned(vocab) ? scale * loss_scale[0] : NAN, share = unit / whole.sum;
+  const float unit = target < unsigned(vocab) ? scale[0] * loss_scale[0] : NAN, share = unit / whole.sum;
   const int length = row_length(vocab);
   T* logits = exponentials + size_t(row) * length;
   for (int col = threadIdx.x * 8; col < length; col += kBlock * 8) {
@@ -288,10 +288,10 @@ extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) head_logit
   logits_forward<__nv_bfloat16, gemm::Small>(exponentials, stats, target_logit, x, table, rows, targets, counted, first, chunk, vocab, hidden);
 }
 
-extern "C" __global__ void __launch_bounds__(256) head_grad_bwd_f16(__half* exponentials, float* row_losses, const float* stats, const float* target_logit, const unsigned* targets, const unsigned* counted, const float* loss_scale, float scale, int first, int chunk, int vocab, int part_width) {
+extern "C" __global__ void __launch_bounds__(256) head_grad_bwd_f16(__half* exponentials, float* row_losses, const float* stats, const float* target_logit, const unsigned* targets, const unsigned* counted, const float* loss_scale, const float* scale, int first, int chunk, int vocab, int part_width) {
   grad_backward<__half>(exponentials, row_losses, stats, target_logit, targets, counted, loss_scale, scale, first, chunk, vocab, part_width);
 }
-extern "C" __global__ void __launch_bounds__(256) head_grad_bwd_bf16(__nv_bfloat16* exponentials, float* row_losses, const float* stats, const float* target_logit, const unsigned* targets, const unsigned* counted, const float* loss_scale, float scale, int first, int chunk, int vocab, int part_width) {
+extern "C" __global__ void __launch_bounds__(256) head_grad_bwd_bf16(__nv_bfloat16* exponentials, float* row_losses, const float* stats, const float* target_logit, const unsigned* targets, const unsigned* counted, const float* loss_scale, const float* scale, int first, int chunk, int vocab, int part_width) {
   grad_backward<__nv_bfloat16>(exponentials, row_losses, stats, target_logit, targets, counted, loss_scale, scale, first, chunk, vocab, part_width);
 }
 

@@ -1,8 +1,9 @@
-// optimizer.cu - global gradient norm, the loss scale's update, AdamW, and the f32 copy of a weight.
+// optimizer.cu - global gradient norm, the loss scale's update, AdamW.
 //
 // norm:   norm[0] = sqrt(sum of squares over all gradients) / loss scale; not finite as soon as one gradient is not    (=)
-//         Its last kernel then moves the loss scale, which AdamW does not read: it divides by the one noted with the norm.
-// adamw:  g = gradient / loss scale * min(1, max_norm / (norm + 1e-6))
+//         Its last kernel then moves the loss scale, which AdamW does not read: it divides by the one noted with the norm; and
+//         it counts the update where the norm is finite, norm[1] += 1, so that a skipped step is none to the bias correction.
+// adamw:  n = norm[1], rate = rate[0], g = gradient / loss scale * min(1, max_norm / (norm + 1e-6))
 //         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //         master = master (1 - rate decay) - rate m / (1 - beta1^n) / (sqrt(v / (1 - beta2^n)) + epsilon)
 //         weight = master, rounded. Where norm[0] is not finite, nothing is written.
@@ -68,6 +69,7 @@ extern "C" __global__ void __launch_bounds__(256) grad_norm(float* norm, float* 
   if (threadIdx.x == 0) {
     const float inverse = 1.0f / scale_state[kLossScale], value = float(sqrt(sums[0]) * double(inverse));
     norm[0] = value;
+    if (isfinite(value)) norm[1] += 1.0f;
     scale_state[kInverseScale] = inverse;
     update_loss_scale(scale_state, isfinite(value));
   }
@@ -88,11 +90,15 @@ __device__ __forceinline__ float update(const Update& u, float gradient, float& 
 
 template <class T>
 __device__ __forceinline__ void adamw(T* weight, float* master, float* first, float* second, const T* gradient, const float* norm,
-                                      const float* scale_state, float beta1, float beta2, float keep, float rate,
-                                      float inverse_correction2, float epsilon, float max_norm, int len) {
+                                      const float* scale_state, const float* rates, float beta1, float beta2, float log_beta1,
+                                      float log_beta2, float decay, float epsilon, float max_norm, int len) {
   const float n = norm[0];
   if (!isfinite(n)) return;
-  const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)), beta1, beta2, keep, rate, inverse_correction2, epsilon};
+  // 1 - beta^updates, without the cancellation of that difference.
+  const float rate = rates[0], updates = norm[1];
+  const float correction1 = -expm1f(updates * log_beta1), correction2 = -expm1f(updates * log_beta2);
+  const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)), beta1, beta2, 1.0f - rate * decay,
+                 rate / correction1, 1.0f / correction2, epsilon};
   const long long begin = ((long long)(blockIdx.x) * kThreads + threadIdx.x) * kOwn;
   if (begin + kOwn > len) {
     for (long long i = begin; i < len; ++i) weight[i] = from_float<T>(update(u, to_float(gradient[i]), master[i], first[i], second[i]));
@@ -120,12 +126,6 @@ __device__ __forceinline__ void adamw(T* weight, float* master, float* first, fl
   store16(weight + begin, w);
 }
 
-template <class T>
-__device__ __forceinline__ void widen(float* to, const T* from, int len) {
-  const long long i = (long long)(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < len) to[i] = to_float(from[i]);
-}
-
 // Grid ceil(len / 16384): one part each.
 extern "C" __global__ void __launch_bounds__(256) grad_squares_f16(float* part, const __half* gradient, int len) {
   sum_squares(part, gradient, len);
@@ -134,26 +134,18 @@ extern "C" __global__ void __launch_bounds__(256) grad_squares_bf16(float* part,
   sum_squares(part, gradient, len);
 }
 
-// Grid ceil(len / 2048). keep = 1 - rate decay; rate already divided by the first moment's correction.
+// Grid ceil(len / 2048). norm [2], rate [1]; log_beta1 = ln beta1.
 extern "C" __global__ void __launch_bounds__(256)
     adamw_f16(__half* weight, float* master, float* first, float* second, const __half* gradient, const float* norm,
-              const float* scale_state, float beta1, float beta2, float keep, float rate, float inverse_correction2,
-              float epsilon, float max_norm, int len) {
-  adamw(weight, master, first, second, gradient, norm, scale_state, beta1, beta2, keep, rate, inverse_correction2, epsilon,
+              const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1, float log_beta2,
+              float decay, float epsilon, float max_norm, int len) {
+  adamw(weight, master, first, second, gradient, norm, scale_state, rate, beta1, beta2, log_beta1, log_beta2, decay, epsilon,
         max_norm, len);
 }
 extern "C" __global__ void __launch_bounds__(256)
     adamw_bf16(__nv_bfloat16* weight, float* master, float* first, float* second, const __nv_bfloat16* gradient,
-               const float* norm, const float* scale_state, float beta1, float beta2, float keep, float rate,
-               float inverse_correction2, float epsilon, float max_norm, int len) {
-  adamw(weight, master, first, second, gradient, norm, scale_state, beta1, beta2, keep, rate, inverse_correction2, epsilon,
+               const float* norm, const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1,
+               float log_beta2, float decay, float epsilon, float max_norm, int len) {
+  adamw(weight, master, first, second, gradient, norm, scale_state, rate, beta1, beta2, log_beta1, log_beta2, decay, epsilon,
         max_norm, len);
-}
-
-// master = weight. Grid ceil(len / 256).
-extern "C" __global__ void __launch_bounds__(256) adam_master_f16(float* master, const __half* weight, int len) {
-  widen(master, weight, len);
-}
-extern "C" __global__ void __launch_bounds__(256) adam_master_bf16(float* master, const __nv_bfloat16* weight, int len) {
-  widen(master, weight, len);
 }

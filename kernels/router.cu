@@ -9,7 +9,8 @@
 //   dp[e] = scale E counts[g,e] / (layers tokens_g)^2 + (dw[e] - sum_k dw_k p_k / s) / s   (the second term for chosen e)
 //   dlogit[e] = p[e] (dp[e] - sum_e dp[e] p[e]);  grad_x += dlogit weight;  grad_weight += dlogit^T x
 //
-// x, grad_x [T, C] and weight, grad_weight [E, C] in T; all else in f32 or u32; groups [group_count + 1] are token offsets. At most
+// x, grad_x [T, C] and weight, grad_weight [E, C] in T; all else in f32 or u32; groups [group_count + 1] are token offsets; tokens
+// behind the last are padding: routed, but of no group. At most
 // kMaxExperts experts; any C, 16-byte accesses where it is a multiple of 8. Everything is counted and sorted on the device: the host
 // never learns who got how many. Three launches forward (logits and choice; offsets and sums; slots), two backward (gradients with
 // one part of grad_weight per kBackTokens tokens; the parts' sum in order). No atomics but integer counts in shared memory.
@@ -221,7 +222,9 @@ __device__ __forceinline__ void grad_logits(float* grads, const float* grad_weig
   }
   const int group = segment_of(groups, group_count, t);
   const float routed = float(layers) * float(groups[group + 1] - groups[group]);
-  const float factor = scale_state[kLossScale] * balance_scale * float(experts) / (routed * routed);
+  // Tokens behind the last group are padding, which no loss is taken over.
+  const bool padding = unsigned(t) >= groups[group_count];
+  const float factor = padding ? 0.0f : scale_state[kLossScale] * balance_scale * float(experts) / (routed * routed);
   const float* p = probs + size_t(t) * experts;
   for (int e = 0; e < padded; ++e) mine[e * kBackTokens] = e < experts ? factor * counts[size_t(group) * experts + e] : 0.0f;
   float sum = 0.0f, mean = 0.0f;

@@ -10,6 +10,7 @@ pub mod generate;
 pub mod knowledge;
 pub mod model;
 pub mod ops;
+pub mod roofline;
 pub mod serve;
 pub mod shards;
 pub mod tokenizer;

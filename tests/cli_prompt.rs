@@ -225,6 +225,8 @@ impl Tiny {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_muni-engine"));
         command.current_dir(self.path()).args(arguments);
+        // Named, so that a card in the machine changes nothing.
+        command.args(["--device", "cpu"]);
         command
     }
 

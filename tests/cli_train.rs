@@ -3,6 +3,7 @@
 
 mod devices;
 
+use muni_engine::model::ModelConfig;
 use muni_engine::shards::{Example, ShardInfo, ShardWriter, Split};
 use muni_engine::tokenizer::{END_OF_TEXT, Tokenizer};
 use serde_json::{Value, json};
@@ -78,6 +79,8 @@ impl Fixture {
                 "--gradient-accumulation-steps",
                 "2",
             ])
+            // Named, so that a card in the machine changes nothing.
+            .args(["--device", "cpu"])
             .args(["--learning-rate", "0.003", "--epochs", "100", "--seed", "7"])
             .args([
                 "--max-steps",
@@ -93,6 +96,7 @@ impl Fixture {
     fn resume(&self, out: &Path) -> Command {
         let mut command = binary();
         command.args(["train", "--resume"]).arg(out);
+        command.args(["--device", "cpu"]);
         command
     }
 
@@ -107,6 +111,16 @@ impl Fixture {
         assert!(stderr(&output).contains("--resume"), "{}", stderr(&output));
         out
     }
+}
+
+/// The shard folder, and a model of the same vocabulary that is small enough for the simulator.
+pub fn tiny_run() -> (PathBuf, ModelConfig) {
+    let fixture = Fixture::get();
+    let path = fixture.path("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut config = ModelConfig::from_json(&text, &path).unwrap();
+    (config.hidden_size, config.num_hidden_layers) = (16, 1);
+    (fixture.path("shards"), config)
 }
 
 fn binary() -> Command {

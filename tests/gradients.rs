@@ -431,7 +431,7 @@ fn head_loss() {
             &x,
             &table,
             &targets,
-            scale,
+            &vec![scale],
             &mut loss,
             &mut grad_x,
             &mut grad_table,
@@ -463,10 +463,15 @@ fn head_loss() {
 #[test]
 fn global_norm() {
     let (a, b) = (vec![3.0, 0.0, 100.0], vec![-4.0, 12.0]);
-    let mut norm = vec![0.0];
+    let mut norm = vec![0.0, 4.0];
     // The third element of the first stands behind its used part.
     DEVICE.global_norm(&[(&a, 2), (&b, 2)], &mut norm).unwrap();
-    assert_eq!(norm, [13.0]);
+    assert_eq!(norm, [13.0, 5.0]);
+    // What is not finite is no update.
+    DEVICE
+        .global_norm(&[(&vec![f32::NAN], 1)], &mut norm)
+        .unwrap();
+    assert!(norm[0].is_nan() && norm[1] == 5.0);
 }
 
 /// Three updates against the formula of `torch.optim.AdamW` after `clip_grad_norm_`, written out in f64.
@@ -474,7 +479,7 @@ fn global_norm() {
 fn adamw() {
     let len = 50;
     let mut weight = random(1, len, 1.0);
-    let mut state = DEVICE.adam_state(&weight, len).unwrap();
+    let mut state = DEVICE.adam_state(&weight).unwrap();
     let mut expected: Vec<f64> = weight.iter().copied().map(f64::from).collect();
     let (mut first, mut second) = (vec![0.0_f64; len], vec![0.0_f64; len]);
     let (beta1, beta2, epsilon) = (f64::from(0.9_f32), f64::from(0.95_f32), f64::from(1e-8_f32));
@@ -486,14 +491,12 @@ fn adamw() {
         .enumerate()
     {
         let gradient = random(10 + i as u64, len, scale);
-        let mut norm = vec![0.0];
+        let mut norm = vec![0.0, i as f32];
         DEVICE.global_norm(&[(&gradient, len)], &mut norm).unwrap();
         let exact_norm = project(&gradient, &gradient).sqrt();
         assert!((f64::from(norm[0]) / exact_norm - 1.0).abs() < 1e-6);
         assert_eq!(exact_norm > max_norm, scale > 0.5);
         let step = AdamStep {
-            step: i as u32 + 1,
-            learning_rate: rate,
             beta1: 0.9,
             beta2: 0.95,
             epsilon: 1e-8,
@@ -501,7 +504,15 @@ fn adamw() {
             max_norm: max_norm as f32,
         };
         DEVICE
-            .adamw(&mut weight, &gradient, &mut state, &norm, &step, len)
+            .adamw(
+                &mut weight,
+                &gradient,
+                &mut state,
+                &norm,
+                &vec![rate],
+                &step,
+                len,
+            )
             .unwrap();
 
         let (t, rate) = (i as i32 + 1, f64::from(rate));

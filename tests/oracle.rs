@@ -136,14 +136,13 @@ fn optimizer_steps_equal_pytorch<D: Device>(device: &D) {
             .iter()
             .map(|spec| spec.len())
             .collect();
-        let mut states: Vec<_> = model
-            .parameters
-            .values
+        let weights = model.parameters.download(device).unwrap();
+        let mut states: Vec<_> = weights
             .iter()
-            .zip(&sizes)
-            .map(|(w, &n)| device.adam_state(w, n).unwrap())
+            .map(|values| device.adam_state(values).unwrap())
             .collect();
-        let mut norm = device.zeros_single(1).unwrap();
+        let mut norm = device.zeros_single(2).unwrap();
+        let mut rate = device.zeros_single(1).unwrap();
         for (index, learning_rate) in fixture
             .floats("steps.learning_rate")
             .into_iter()
@@ -169,10 +168,9 @@ fn optimizer_steps_equal_pytorch<D: Device>(device: &D) {
                 &fixture.floats("steps.grad_norm")[index..][..1],
                 1e-4,
             );
+            device.upload_single(&[learning_rate], &mut rate).unwrap();
             for (parameter, state) in states.iter_mut().enumerate() {
                 let update = AdamStep {
-                    step: index as u32 + 1,
-                    learning_rate,
                     beta1: 0.9,
                     beta2: 0.95,
                     epsilon: 1e-8,
@@ -188,7 +186,15 @@ fn optimizer_steps_equal_pytorch<D: Device>(device: &D) {
                     &gradients.values[parameter],
                 );
                 device
-                    .adamw(weight, gradient, state, &norm, &update, sizes[parameter])
+                    .adamw(
+                        weight,
+                        gradient,
+                        state,
+                        &norm,
+                        &rate,
+                        &update,
+                        sizes[parameter],
+                    )
                     .unwrap();
             }
         }

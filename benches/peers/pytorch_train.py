@@ -1,8 +1,9 @@
-"""Times training steps of the 47M model in PyTorch with Transformers' `MixtralForCausalLM`, on the CPU.
+"""Times training steps of the 47M model in PyTorch with Transformers' `MixtralForCausalLM`, on the CPU or on a card.
 
 Needs: pip install torch==2.11.* transformers==5.* numpy   (and a C++ compiler for --compile)
 Run:   python benches/peers/pytorch_train.py --threads 2 --dtype fp32
        python benches/peers/pytorch_train.py --threads 2 --sweep      # every sensible variant, then the fastest
+       python benches/peers/pytorch_train.py --device cuda:0 --dtype fp16 --accumulation 4 --compile
 
 Prints one line of JSON. A step is what the engine's step is: `accumulation` batches of `batch-size` rows of `max-length`
 random tokens, each with its token loss on every position and the router loss; gradients clipped to a global norm of 1;
@@ -38,7 +39,9 @@ KEEP_MEMORY = {
 def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="bf16 is autocast over fp32 weights")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda:0")
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32",
+                        help="bf16 and fp16 are autocast over fp32 weights; fp16 (on a card) with a gradient scaler")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--accumulation", type=int, default=1)
@@ -126,9 +129,12 @@ def make_step(arguments):
 
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-    model = make_model(arguments)
+    device = torch.device(arguments.device)
+    model = make_model(arguments).to(device)
     optimizer = make_optimizer(model, arguments.optimizer)
     generator = torch.Generator().manual_seed(arguments.seed)
+    autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
+    scaler = torch.amp.GradScaler(device.type, enabled=arguments.dtype == "fp16")
 
     def loss_of(inputs, positions, mask, targets, counted):
         out = model.model(input_ids=inputs, position_ids=positions, attention_mask=mask, output_router_logits=True,
@@ -156,15 +162,21 @@ def make_step(arguments):
         optimizer.zero_grad(set_to_none=True)
         all_counted = sum(len(batch[3]) for batch in batches)
         total, tokens = 0.0, 0
-        for inputs, positions, mask, targets, counted, count in batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=arguments.dtype == "bf16"):
+        for batch in batches:
+            inputs, positions, mask, targets, counted = (
+                part.to(device, non_blocking=True) if part is not None else None for part in batch[:5])
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 token_loss, balance = run(inputs, positions, mask, targets, counted)
-            (token_loss / all_counted + balance / arguments.accumulation).backward()
-            total += token_loss.item() / all_counted
-            tokens += count
+            loss = token_loss / all_counted + balance / arguments.accumulation
+            scaler.scale(loss).backward()
+            total = total + token_loss.detach()
+            tokens += batch[5]
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return total, tokens
+        scaler.step(optimizer)
+        scaler.update()
+        # The one wait for the device in a step.
+        return float(total) / all_counted, tokens
 
     return step, lambda: [next_batch() for _ in range(arguments.accumulation)]
 
@@ -189,6 +201,8 @@ def measure(arguments):
         losses.append(loss)
     return {
         "peer": "pytorch",
+        "device": str(arguments.device) if arguments.device == "cpu" else torch.cuda.get_device_name(arguments.device),
+        "peak_device_bytes": None if arguments.device == "cpu" else torch.cuda.max_memory_allocated(arguments.device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cpu": cpu_name(),

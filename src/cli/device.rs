@@ -1,14 +1,16 @@
 //! Where to compute: the one place that knows which devices there are. A command hands in a [`Task`] and gets it run on the
 //! device that was asked for.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use half::{bf16, f16};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::ops::Device;
 use crate::ops::cpu::CpuDevice;
 use crate::ops::cuda::cudarc_driver::{self, CudarcDriver};
 use crate::ops::cuda::driver::Driver;
+use crate::ops::cuda::profile::{Profile, ProfilingDriver};
 use crate::ops::cuda::sim_driver::SimDriver;
 use crate::ops::cuda::{CudaDevice, LossScaling};
 
@@ -71,6 +73,18 @@ impl DeviceArguments {
     /// # Errors
     /// When the device cannot be had, with what is missing, and whatever the task says.
     pub(super) fn run(&self, task: impl Task) -> Result<()> {
+        self.run_profiled(None, task)
+    }
+
+    /// As [`Self::run`], with the times of all kernels going to the profile.
+    ///
+    /// # Errors
+    /// Also where a profile is wanted of the CPU.
+    pub(super) fn run_profiled(
+        &self,
+        profile: Option<&Arc<Profile>>,
+        task: impl Task,
+    ) -> Result<()> {
         // The calling thread is one of them, so that handing an operation to the pool never means waking somebody and going
         // to sleep.
         rayon::ThreadPoolBuilder::new()
@@ -79,18 +93,32 @@ impl DeviceArguments {
             .build_global()
             .context("cannot start the threads; try --threads 1")?;
         match self.device {
-            DeviceChoice::Cpu => task.run(&CpuDevice::new()),
-            DeviceChoice::Cuda(number) => self.run_on(CudarcDriver::new(number)?, task),
-            DeviceChoice::Simulator => self.run_on(SimDriver::new(false)?, task),
+            DeviceChoice::Cpu => run_on_cpu(profile, task),
+            DeviceChoice::Cuda(number) => self.run_on(CudarcDriver::new(number)?, profile, task),
+            DeviceChoice::Simulator => self.run_on(SimDriver::new(false)?, profile, task),
             // No card, no driver or no kernels is no failure here; a card that fails later is one.
             DeviceChoice::Auto => match cudarc_driver::first_card() {
-                Some(driver) => self.run_on(driver, task),
-                None => task.run(&CpuDevice::new()),
+                Some(driver) => self.run_on(driver, profile, task),
+                None => run_on_cpu(profile, task),
             },
         }
     }
 
-    fn run_on(&self, driver: impl Driver + 'static, task: impl Task) -> Result<()> {
+    fn run_on(
+        &self,
+        driver: impl Driver + 'static,
+        profile: Option<&Arc<Profile>>,
+        task: impl Task,
+    ) -> Result<()> {
+        match profile {
+            Some(profile) => {
+                self.run_precisely(ProfilingDriver::new(driver, profile.clone()), task)
+            }
+            None => self.run_precisely(driver, task),
+        }
+    }
+
+    fn run_precisely(&self, driver: impl Driver + 'static, task: impl Task) -> Result<()> {
         match self.precision {
             Precision::Fp16 => task.run(&CudaDevice::<f16>::new(driver, LossScaling::of::<f16>())?),
             Precision::Bf16 => {
@@ -98,6 +126,14 @@ impl DeviceArguments {
             }
         }
     }
+}
+
+fn run_on_cpu(profile: Option<&Arc<Profile>>, task: impl Task) -> Result<()> {
+    ensure!(
+        profile.is_none(),
+        "a profile is made of kernels, and the device is the CPU: use --device cuda:0, or sim"
+    );
+    task.run(&CpuDevice::new())
 }
 
 #[cfg(test)]

@@ -6,8 +6,11 @@ mod chat;
 mod dataset;
 mod demo;
 mod device;
+mod doctor;
 mod eval;
 mod knowledge;
+mod measure;
+mod plan;
 mod progress;
 mod prompt;
 mod routing;
@@ -45,6 +48,11 @@ enum Command {
     Routing(routing::Arguments),
     /// Answer over HTTP: OpenAI's API, a page for citizens, a widget for the city's own pages.
     Serve(Box<serve::Arguments>),
+    /// Show what this machine and this build can do, and what training takes of a card.
+    Doctor(doctor::Arguments),
+    /// Time training steps on random tokens.
+    #[command(hide = true)]
+    Measure(measure::Arguments),
 }
 
 /// Parses the process's arguments and runs the command; an error is printed with its causes.
@@ -60,6 +68,8 @@ pub fn run() -> ExitCode {
         Command::Eval(arguments) => eval::run(arguments),
         Command::Routing(arguments) => routing::run(arguments),
         Command::Serve(arguments) => serve::run(*arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Measure(arguments) => measure::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,16 +4,21 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::device::{DeviceArguments, Task};
+use super::plan::{card_of, profile_text};
 use crate::formats;
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{GenerateSettings, Generator, question_prompt};
 use crate::model::{Model, ModelConfig, Parameters, random_weights};
 use crate::ops::Device;
+use crate::ops::cuda::profile::Profile;
+use crate::roofline::operations::StepShape;
 use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint::{self, Checkpoint};
+use crate::train::memory;
 use crate::train::optimizer::Moments;
 use crate::train::run_folder::{self, RunFolder};
 use crate::train::source::{ShardFolder, Source};
@@ -86,33 +91,47 @@ pub struct Arguments {
     model_config: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArguments,
-    /// Logical batches computed at once; the result is the same, memory is not [default: 1].
+    /// Logical batches computed at once; the result is the same, memory is not [default: on a card as many as fit, up to a
+    /// whole step, else 1].
     #[arg(long, value_name = "N")]
     micro_batch: Option<usize>,
+    /// Most memory of the card that the run may take, e.g. 8GiB, 6.5GiB or 7500MB.
+    #[arg(long, value_name = "SIZE", value_parser = size_of_memory)]
+    vram_limit: Option<u64>,
+    /// Time each kernel of all steps but the first and print the times beside the card's limits. Costs speed.
+    #[arg(long)]
+    profile: bool,
     /// Steps between checkpoints [default: at each validation and every ten minutes].
     #[arg(long, value_name = "N")]
     save_every: Option<u64>,
     /// Checkpoints kept [default: 2].
     #[arg(long, value_name = "N")]
     keep: Option<usize>,
+    /// Steps between two looks at what the device computed: lines of metrics.jsonl come in such portions [default: 1 on the
+    /// CPU, 10 on a card].
+    #[arg(long, value_name = "N")]
+    metrics_every: Option<usize>,
 }
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
-    arguments.device.run(Train(&arguments))
+    let profile = arguments.profile.then(Arc::<Profile>::default);
+    arguments
+        .device
+        .run_profiled(profile.as_ref(), Train(&arguments, profile.as_deref()))
 }
 
-struct Train<'a>(&'a Arguments);
+struct Train<'a>(&'a Arguments, Option<&'a Profile>);
 
 impl Task for Train<'_> {
     fn run<D: Device>(self, device: &D) -> Result<()> {
-        train(device, self.0)
+        train(device, self.0, self.1)
     }
 }
 
-fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
+fn train<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profile>) -> Result<()> {
     let tokenizer = Tokenizer::gpt2()?;
-    let (checked, origin) = match &arguments.resume {
+    let (mut checked, origin) = match &arguments.resume {
         None => fresh(arguments, &tokenizer)?,
         Some(folder) => resumed(arguments, folder.as_deref(), &tokenizer)?,
     };
@@ -123,6 +142,7 @@ fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
     if let Some(warning) = source.cut_warning() {
         eprintln!("warning: {warning}");
     }
+    plan_memory(device, &mut checked, &origin, arguments, &tokenizer)?;
     let (weights, moments) = origin.load(&checked)?;
     let parameters = Parameters::upload(device, &checked.config, &weights)?;
     let model = Model::new(checked.config.clone(), parameters)?;
@@ -145,10 +165,9 @@ fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
     };
     let resume = checkpoint.as_deref().map(|checkpoint| Resume {
         state: &checkpoint.state,
-        weights: &weights,
         moments: &moments,
     });
-    let mut trainer = Trainer::new(setup, model, resume)?;
+    let mut trainer = Trainer::new(setup, model, &weights, resume)?;
     drop((weights, moments));
     eprintln!(
         "training {} parameters on {} for {} steps; everything goes to {}",
@@ -158,6 +177,11 @@ fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
         root.display()
     );
     let outcome = trainer.run()?;
+    if let Some(profile) = profile {
+        let shape = profiled_shape(profile, trainer.profiled_tokens(), &checked.shards);
+        let card = card_of(&device.name());
+        eprint!("{}", profile_text(profile, &checked.config, &shape, card));
+    }
     // The answer below is the saved model's, so the memory of the training one is free for it.
     drop(trainer);
     match outcome {
@@ -167,6 +191,79 @@ fn train<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
             eprintln!("stopped and saved; `muni-engine train --resume {root}` continues");
             Ok(())
         }
+    }
+}
+
+/// The mean step of a profile. What carries no loss is not told apart: the head's floors are those of all tokens.
+fn profiled_shape(profile: &Profile, tokens: u64, shards: &ShardFolder) -> StepShape {
+    StepShape {
+        micro_tokens: (tokens / profile.steps().max(1)) as usize,
+        micro_batches: 1,
+        example_tokens: shards.mean_example(),
+        counted: 1.0,
+    }
+}
+
+/// Makes the run's arena, where the device has one, and settles the size of its micro-batches.
+fn plan_memory<D: Device>(
+    device: &D,
+    checked: &mut Checked,
+    origin: &Origin,
+    arguments: &Arguments,
+    tokenizer: &Tokenizer,
+) -> Result<()> {
+    // A resumed run keeps its own, so that it goes on to the same bits.
+    let fixed = match origin {
+        Origin::Run(..) => Some(checked.options.micro_batch),
+        Origin::Scratch(_) => arguments.micro_batch,
+    };
+    let plan = memory::prepare(
+        device,
+        &checked.config,
+        &checked.settings,
+        fixed,
+        arguments.vram_limit,
+        &|device, model| {
+            // What fails here fails at a validation too, where it costs the run nothing.
+            drop(sampler(device, tokenizer)(model));
+            Ok(())
+        },
+    )?;
+    match plan {
+        Some(plan) => {
+            eprintln!("memory: {plan}");
+            checked.options.micro_batch = plan.micro_batch;
+        }
+        None if arguments.vram_limit.is_some() => eprintln!(
+            "warning: --vram-limit says nothing about {}, whose memory is not planned",
+            device.name()
+        ),
+        None => {}
+    }
+    Ok(())
+}
+
+/// `8GiB`, `6.5 GiB`, `7500MB`, or a number of bytes.
+fn size_of_memory(text: &str) -> Result<u64, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1048576.0,
+        "g" | "gib" => 1073741824.0,
+        _ => 0.0,
+    };
+    match number.parse::<f64>() {
+        Ok(number) if factor > 0.0 && number > 0.0 && number * factor < 1e18 => {
+            Ok((number * factor) as u64)
+        }
+        _ => Err("expected a size such as 8GiB, 6.5GiB or 7500MB".to_string()),
     }
 }
 
@@ -413,6 +510,7 @@ impl Arguments {
             micro_batch: self.micro_batch.unwrap_or(base.micro_batch),
             save_every: self.save_every.or(base.save_every),
             keep: self.keep.unwrap_or(base.keep),
+            metrics_every: self.metrics_every.or(base.metrics_every),
         }
     }
 
@@ -509,6 +607,22 @@ fn say_finished<D: Device>(device: &D, tokenizer: &Tokenizer, root: &Path) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_of_memory_are_read_exactly() {
+        for (text, bytes) in [
+            ("8GiB", 8 << 30),
+            ("6.5 gib", 13 << 29),
+            ("7500MB", 7_500_000_000),
+            ("2g", 2 << 30),
+            ("1024", 1024),
+        ] {
+            assert_eq!(size_of_memory(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "GiB", "8 apples", "-1GiB", "0", "1.2.3GiB", "inf"] {
+            assert!(size_of_memory(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn dates_are_civil() {

@@ -3,7 +3,7 @@
 
 use super::forward::{Attend, Pass};
 use super::parameters::LayerParameters;
-use super::workspace::{Inputs, LayerActivations, Training};
+use super::workspace::{Inputs, LayerActivations, Staged, Training, clear_balance};
 use super::{Batch, Model, Parameters, Workspace};
 use crate::ops::Device;
 use anyhow::{Result, bail, ensure};
@@ -32,23 +32,62 @@ impl<D: Device> Model<D> {
         gradients: &mut Parameters<D>,
         scales: StepScales,
     ) -> Result<()> {
+        let staged = self.stage(device, batch, workspace, scales)?;
+        self.forward_backward_staged(device, &staged, workspace, gradients)
+    }
+
+    /// The first half of [`Model::forward_backward`]: everything that changes from one batch to the next goes to the device.
+    ///
+    /// # Errors
+    /// If the batch is malformed or larger than the workspace, the workspace is for inference, or the device fails.
+    pub fn stage(
+        &self,
+        device: &D,
+        batch: &Batch,
+        workspace: &mut Workspace<D>,
+        scales: StepScales,
+    ) -> Result<Staged> {
+        self.check_workspace(workspace)?;
+        workspace.stage(device, batch, scales.token, scales.balance)
+    }
+
+    /// The second half: the arithmetic on what was staged last. It only issues operations, the same ones for equal `staged`.
+    ///
+    /// # Errors
+    /// As [`Model::forward_backward`].
+    pub fn forward_backward_staged(
+        &self,
+        device: &D,
+        staged: &Staged,
+        workspace: &mut Workspace<D>,
+        gradients: &mut Parameters<D>,
+    ) -> Result<()> {
         self.check_workspace(workspace)?;
         ensure!(
             gradients.specs == self.parameters.specs,
             "the gradients belong to a model of other sizes"
         );
-        workspace.upload(device, batch)?;
-        let max_groups = workspace.max_groups;
         let Some(training) = &mut workspace.training else {
             bail!("the workspace was made for inference, expected one for training");
         };
-        let balance = training.next_balance(device, &self.config, batch, max_groups)?;
+        let &Staged {
+            tokens,
+            segments,
+            groups,
+            balance,
+            ..
+        } = staged;
+        let balance_scale = f32::from_bits(staged.balance_scale);
+        clear_balance(
+            device,
+            &mut training.balances[balance],
+            workspace.max_groups * self.config.num_local_experts,
+        )?;
         let pass = Pass {
             config: &self.config,
-            tokens: batch.tokens.len(),
-            groups: batch.groups.len() - 1,
+            tokens,
+            groups,
         };
-        let segments = batch.segments.len() - 1;
         self.forward(
             device,
             workspace,
@@ -69,9 +108,8 @@ impl<D: Device> Model<D> {
         else {
             bail!("the workspace was made for inference, expected one for training");
         };
-        self.head_backward(device, pass, inputs, normed, training, gradients, scales)?;
-        let (tokens, vocab, hidden) =
-            (pass.tokens, self.config.vocab_size, self.config.hidden_size);
+        self.head_backward(device, pass, inputs, normed, training, gradients)?;
+        let (vocab, hidden) = (self.config.vocab_size, self.config.hidden_size);
         device.clear_float(&mut training.grad_residual, tokens * hidden)?;
         device.rmsnorm_backward(
             &training.grad_normed,
@@ -96,7 +134,7 @@ impl<D: Device> Model<D> {
                 activations,
                 training,
                 balance,
-                scales.balance,
+                balance_scale,
             )?;
             attention_block(
                 device,
@@ -132,13 +170,12 @@ impl<D: Device> Model<D> {
         normed: &D::Float,
         training: &mut Training<D>,
         gradients: &mut Parameters<D>,
-        scales: StepScales,
     ) -> Result<()> {
         device.head_loss(
             normed,
             self.parameters.embedding(),
             &inputs.targets,
-            scales.token,
+            &inputs.token_scale,
             &mut training.loss,
             &mut training.grad_normed,
             gradients.embedding_mut(),

@@ -1,7 +1,7 @@
 //! Keys and values of a text so far, so that each new token costs one row and not the whole text again.
 
 use super::ModelConfig;
-use crate::ops::{AttentionShape, CachedText, Device};
+use crate::ops::{AttentionShape, CachedText, Device, MemoryClass, allocating};
 use anyhow::{Result, bail, ensure};
 
 /// Keys and values of all layers for one text.
@@ -26,9 +26,11 @@ impl<D: Device> KvCache<D> {
             "a cache for {capacity} tokens was asked for, expected 1 to max_position_embeddings, which is {most}"
         );
         let size = capacity * config.attention_shape().kv_size();
-        let layers = (0..config.num_hidden_layers)
-            .map(|_| Ok((device.zeros_float(size)?, device.zeros_float(size)?)))
-            .collect::<Result<_>>()?;
+        let layers = allocating(device, MemoryClass::Cache, || {
+            (0..config.num_hidden_layers)
+                .map(|_| Ok((device.zeros_float(size)?, device.zeros_float(size)?)))
+                .collect::<Result<_>>()
+        })?;
         Ok(Self {
             config: config.clone(),
             layers,

@@ -4,7 +4,7 @@
 //! Each tensor of a checkpoint is one contiguous range of a fused parameter, so that neither direction reorders anything.
 
 use super::ModelConfig;
-use crate::ops::Device;
+use crate::ops::{Device, MemoryClass, allocating};
 use anyhow::{Context, Result, bail, ensure};
 
 /// Fused parameters per layer.
@@ -232,7 +232,8 @@ impl<D: Device> Parameters<D> {
     /// # Errors
     /// If number or lengths of the vectors do not fit the configuration, or the device is out of memory.
     pub fn upload(device: &D, config: &ModelConfig, fused: &[Vec<f32>]) -> Result<Self> {
-        let mut parameters = Self::zeros(device, config)?;
+        let mut parameters =
+            allocating(device, MemoryClass::Weights, || Self::zeros(device, config))?;
         ensure!(
             fused.len() == parameters.specs.len(),
             "found {} fused parameters, expected {}",

@@ -1,8 +1,8 @@
 //! Everything a pass over one micro-batch writes, allocated once and reused.
 
 use super::{Batch, ModelConfig};
-use crate::ops::{Balance, Device, Routing};
-use anyhow::{Result, ensure};
+use crate::ops::{Balance, Device, IGNORE_TARGET, MemoryClass, Routing, allocating};
+use anyhow::{Result, bail, ensure};
 
 /// Activations of one micro-batch, and the sums that it leaves for [`Workspace::totals`].
 pub struct Workspace<D: Device> {
@@ -36,6 +36,30 @@ pub(super) struct Inputs<D: Device> {
     pub positions: D::Index,
     pub segments: D::Index,
     pub groups: D::Index,
+    /// What the gradients of token losses are multiplied by `[1]`.
+    pub token_scale: D::Single,
+}
+
+/// A micro-batch that lies on the device: the sizes of its pass. Passes of equal ones issue the same operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Staged {
+    /// Tokens, padding included.
+    pub(super) tokens: usize,
+    /// Segments, the padding's and empty ones included.
+    pub(super) segments: usize,
+    /// Logical batches.
+    pub(super) groups: usize,
+    /// Which router sums it adds to.
+    pub(super) balance: usize,
+    /// Bits of the load-balancing loss's factor.
+    pub(super) balance_scale: u32,
+}
+
+/// What was copied from the device's sums, for [`Workspace::totals_of`].
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// Tokens of each logical batch of each micro-batch.
+    group_tokens: Vec<Vec<usize>>,
 }
 
 /// What the backward pass of one layer reads.
@@ -124,8 +148,8 @@ impl<D: Device> Training<D> {
         })
     }
 
-    /// Index of the cleared router sums for the next micro-batch.
-    pub fn next_balance(
+    /// Index of the router sums for the next micro-batch, which its pass clears.
+    fn next_balance(
         &mut self,
         device: &D,
         config: &ModelConfig,
@@ -134,14 +158,10 @@ impl<D: Device> Training<D> {
     ) -> Result<usize> {
         let index = self.group_tokens.len();
         if index == self.balances.len() {
-            self.balances
-                .push(Balance::new(device, &config.moe_shape(), max_groups)?);
-        } else {
-            clear_balance(
-                device,
-                &mut self.balances[index],
-                max_groups * config.num_local_experts,
-            )?;
+            let balance = allocating(device, MemoryClass::Activations, || {
+                Balance::new(device, &config.moe_shape(), max_groups)
+            });
+            self.balances.push(balance?);
         }
         self.group_tokens.push(
             batch
@@ -176,10 +196,12 @@ impl<D: Device> Workspace<D> {
         max_segments: usize,
         max_groups: usize,
     ) -> Result<Self> {
-        let mut workspace =
-            Self::with_layers(device, config, max_tokens, max_segments, max_groups, true)?;
-        workspace.training = Some(Training::new(device, config, max_tokens)?);
-        Ok(workspace)
+        allocating(device, MemoryClass::Activations, || {
+            let mut workspace =
+                Self::with_layers(device, config, max_tokens, max_segments, max_groups, true)?;
+            workspace.training = Some(Training::new(device, config, max_tokens)?);
+            Ok(workspace)
+        })
     }
 
     /// A workspace for the forward pass only: about a sixth of the memory at six layers, since layers share buffers.
@@ -193,7 +215,9 @@ impl<D: Device> Workspace<D> {
         max_segments: usize,
         max_groups: usize,
     ) -> Result<Self> {
-        Self::with_layers(device, config, max_tokens, max_segments, max_groups, false)
+        allocating(device, MemoryClass::Cache, || {
+            Self::with_layers(device, config, max_tokens, max_segments, max_groups, false)
+        })
     }
 
     /// Buffers for everything but training; with `keep_layers` each layer has its own.
@@ -227,6 +251,7 @@ impl<D: Device> Workspace<D> {
                 positions: device.zeros_index(max_tokens)?,
                 segments: device.zeros_index(max_segments + 1)?,
                 groups: device.zeros_index(max_groups + 1)?,
+                token_scale: device.zeros_single(1)?,
             },
             residuals: (0..residuals)
                 .map(|_| device.zeros_float(max_tokens * config.hidden_size))
@@ -278,32 +303,187 @@ impl<D: Device> Workspace<D> {
         let Some(training) = &mut self.training else {
             return Ok(totals);
         };
-        totals.token_loss_sum = device
-            .download_single(&training.loss, 1)?
-            .iter()
-            .copied()
-            .map(f64::from)
-            .sum();
+        totals.token_loss_sum = f64::from(device.download_single(&training.loss, 1)?[0]);
         for (balance, group_tokens) in training.balances.iter().zip(&training.group_tokens) {
             let counts = device.download_single(&balance.counts, group_tokens.len() * experts)?;
             let prob_sums =
                 device.download_single(&balance.prob_sums, group_tokens.len() * experts)?;
-            let groups = counts.chunks(experts).zip(prob_sums.chunks(experts));
-            for (&tokens, (counts, prob_sums)) in group_tokens.iter().zip(groups) {
-                totals.router_loss_sum +=
-                    load_balancing_loss(counts, prob_sums, tokens * self.config.num_hidden_layers);
-                for (total, &count) in totals.expert_counts.iter_mut().zip(counts) {
-                    *total += f64::from(count);
-                }
-            }
+            totals.add(
+                group_tokens,
+                &counts,
+                &prob_sums,
+                self.config.num_hidden_layers,
+            );
         }
         training.group_tokens.clear();
         device.clear_single(&mut training.loss, 1)?;
         Ok(totals)
     }
 
+    /// Elements that [`Workspace::record_totals`] writes for a step of so many micro-batches.
+    pub fn totals_len(&self, micro_batches: usize) -> usize {
+        1 + micro_batches * 2 * self.balance_len()
+    }
+
+    fn balance_len(&self) -> usize {
+        self.max_groups * self.config.num_local_experts
+    }
+
+    /// Makes the router sums of so many micro-batches, so that no step has to.
+    ///
+    /// # Errors
+    /// If the device is out of memory.
+    pub fn reserve(&mut self, device: &D, micro_batches: usize) -> Result<()> {
+        if let Some(training) = &mut self.training {
+            while training.balances.len() < micro_batches {
+                let shape = self.config.moe_shape();
+                let balance = allocating(device, MemoryClass::Activations, || {
+                    Balance::new(device, &shape, self.max_groups)
+                });
+                training.balances.push(balance?);
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Workspace::totals`], but the sums are copied on the device, to `history` from `at` on, and nobody waits. The sum of
+    /// losses goes on unless [`Workspace::clear_loss`] is called.
+    ///
+    /// # Errors
+    /// If the history is too short, or the device fails.
+    pub fn record_totals(
+        &mut self,
+        device: &D,
+        history: &mut D::Single,
+        at: usize,
+    ) -> Result<Recorded> {
+        let len = self.balance_len();
+        let Some(training) = &mut self.training else {
+            return Ok(Recorded::default());
+        };
+        device.copy_single(&training.loss, 1, history, at)?;
+        let group_tokens = std::mem::take(&mut training.group_tokens);
+        for (index, balance) in training.balances[..group_tokens.len()].iter().enumerate() {
+            let at = at + 1 + index * 2 * len;
+            device.copy_single(&balance.counts, len, history, at)?;
+            device.copy_single(&balance.prob_sums, len, history, at + len)?;
+        }
+        Ok(Recorded { group_tokens })
+    }
+
+    /// The sums of a step, from what [`Workspace::record_totals`] wrote.
+    ///
+    /// # Errors
+    /// Where there are fewer values than it wrote.
+    pub fn totals_of(&self, recorded: &Recorded, values: &[f32]) -> Result<StepTotals> {
+        let (experts, len) = (self.config.num_local_experts, self.balance_len());
+        let needed = self.totals_len(recorded.group_tokens.len());
+        ensure!(
+            values.len() >= needed,
+            "sums of {} micro-batches are {needed} numbers, found {}",
+            recorded.group_tokens.len(),
+            values.len()
+        );
+        let mut totals = StepTotals {
+            token_loss_sum: f64::from(values[0]),
+            expert_counts: vec![0.0; experts],
+            ..StepTotals::default()
+        };
+        for (group_tokens, sums) in recorded
+            .group_tokens
+            .iter()
+            .zip(values[1..].chunks(2 * len))
+        {
+            let (counts, prob_sums) = sums.split_at(len);
+            totals.add(
+                group_tokens,
+                counts,
+                prob_sums,
+                self.config.num_hidden_layers,
+            );
+        }
+        Ok(totals)
+    }
+
+    /// Begins a new sum of token losses.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn clear_loss(&mut self, device: &D) -> Result<()> {
+        match &mut self.training {
+            Some(training) => device.clear_single(&mut training.loss, 1),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Workspace::upload`], for a pass that trains: padded to a shape that comes up again, with the factors of its losses.
+    pub(super) fn stage(
+        &mut self,
+        device: &D,
+        batch: &Batch,
+        token_scale: f32,
+        balance_scale: f32,
+    ) -> Result<Staged> {
+        self.check(batch)?;
+        let count = batch.tokens.len();
+        let examples = batch.segments.len() - 1;
+        let granule = match examples < self.max_segments {
+            true => device.token_granule(self.max_tokens),
+            false => 1,
+        };
+        let tokens = count.next_multiple_of(granule).min(self.max_tokens);
+        let mut segments = batch.segments.clone();
+        if granule > 1 {
+            // The padding is an example of its own, and examples without tokens make the number a rounder one.
+            segments.push(tokens as u32);
+            let parts = (examples + 1).next_power_of_two();
+            segments.resize(
+                parts.min(self.max_segments).min(tokens).max(examples) + 1,
+                tokens as u32,
+            );
+        }
+        let padded = |values: &[u32], filler: u32| {
+            let mut values = values.to_vec();
+            values.resize(tokens, filler);
+            values
+        };
+        let mut positions = batch.positions.clone();
+        positions.extend(0..(tokens - count) as u32);
+        let Some(training) = &mut self.training else {
+            bail!("the workspace was made for inference, expected one for training");
+        };
+        let balance = training.next_balance(device, &self.config, batch, self.max_groups)?;
+        let inputs = &mut self.inputs;
+        device.upload_inputs(
+            &mut [
+                (&padded(&batch.tokens, 0), &mut inputs.tokens),
+                (&padded(&batch.targets, IGNORE_TARGET), &mut inputs.targets),
+                (&positions, &mut inputs.positions),
+                (&segments, &mut inputs.segments),
+                (&batch.groups, &mut inputs.groups),
+            ],
+            &mut [(&[token_scale], &mut inputs.token_scale)],
+        )?;
+        Ok(Staged {
+            tokens,
+            segments: segments.len() - 1,
+            groups: batch.groups.len() - 1,
+            balance,
+            balance_scale: balance_scale.to_bits(),
+        })
+    }
+
     /// Checks a batch against this workspace and the model's sizes, and puts it on the device.
     pub(super) fn upload(&mut self, device: &D, batch: &Batch) -> Result<()> {
+        self.check(batch)?;
+        device.upload_index(&batch.tokens, &mut self.inputs.tokens)?;
+        device.upload_index(&batch.targets, &mut self.inputs.targets)?;
+        device.upload_index(&batch.positions, &mut self.inputs.positions)?;
+        device.upload_index(&batch.segments, &mut self.inputs.segments)?;
+        device.upload_index(&batch.groups, &mut self.inputs.groups)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<()> {
         super::check::check_batch(&self.config, batch)?;
         for (what, found, most) in [
             ("tokens", batch.tokens.len(), self.max_tokens),
@@ -315,11 +495,21 @@ impl<D: Device> Workspace<D> {
                 "the batch has {found} {what}, the workspace was made for at most {most}"
             );
         }
-        device.upload_index(&batch.tokens, &mut self.inputs.tokens)?;
-        device.upload_index(&batch.targets, &mut self.inputs.targets)?;
-        device.upload_index(&batch.positions, &mut self.inputs.positions)?;
-        device.upload_index(&batch.segments, &mut self.inputs.segments)?;
-        device.upload_index(&batch.groups, &mut self.inputs.groups)
+        Ok(())
+    }
+}
+
+impl StepTotals {
+    /// Adds the router's sums of one micro-batch.
+    fn add(&mut self, group_tokens: &[usize], counts: &[f32], prob_sums: &[f32], layers: usize) {
+        let experts = self.expert_counts.len();
+        let groups = counts.chunks(experts).zip(prob_sums.chunks(experts));
+        for (&tokens, (counts, prob_sums)) in group_tokens.iter().zip(groups) {
+            self.router_loss_sum += load_balancing_loss(counts, prob_sums, tokens * layers);
+            for (total, &count) in self.expert_counts.iter_mut().zip(counts) {
+                *total += f64::from(count);
+            }
+        }
     }
 }
 

@@ -282,9 +282,7 @@ pub fn expect_routing<'a>(
 /// # Errors
 /// Names the number that is not.
 pub fn expect_adam_step(op: &str, step: &AdamStep) -> Result<()> {
-    ensure!(step.step >= 1, "{op}: step is 0, updates count from 1");
     for (name, value) in [
-        ("learning_rate", step.learning_rate),
         ("weight_decay", step.weight_decay),
         ("epsilon", step.epsilon),
     ] {

@@ -13,7 +13,10 @@
 pub mod checks;
 pub mod cpu;
 pub mod cuda;
+mod memory;
 pub mod reference;
+
+pub use memory::{MemoryClass, MemoryUse, allocating};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -123,13 +126,10 @@ pub struct AdamState<D: Device + ?Sized> {
     pub second: D::Single,
 }
 
-/// Numbers of one AdamW update (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it).
+/// Numbers of AdamW (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it) that stay the same over a run. The learning
+/// rate and the number of updates change with each and lie on the device, so that a recorded update can be repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
-    /// Update number, from 1.
-    pub step: u32,
-    /// Learning rate of this update.
-    pub learning_rate: f32,
     /// Decay of the first moment.
     pub beta1: f32,
     /// Decay of the second moment.
@@ -170,6 +170,8 @@ pub trait Device: Sync {
     type Single: Send + Sync;
     /// Always `u32`: tokens, positions, offsets.
     type Index: Send + Sync;
+    /// Operations that [`Device::record`] kept.
+    type Graph: Send;
 
     /// Name for people, e.g. `cpu (AVX2, 2 threads)`.
     fn name(&self) -> String;
@@ -214,6 +216,93 @@ pub trait Device: Sync {
     fn clear_float(&self, buffer: &mut Self::Float, len: usize) -> Result<()>;
     /// Sets the first `len` elements to zero.
     fn clear_single(&self, buffer: &mut Self::Single, len: usize) -> Result<()>;
+
+    /// `to[at..at + len] = from[..len]`.
+    fn copy_single(
+        &self,
+        from: &Self::Single,
+        len: usize,
+        to: &mut Self::Single,
+        at: usize,
+    ) -> Result<()>;
+    /// Copies what the operations to come work on: each piece into the first elements of its buffer. A device that runs
+    /// ahead has taken the values when this returns, and copies them while earlier operations still run.
+    fn upload_inputs(
+        &self,
+        indices: &mut [(&[u32], &mut Self::Index)],
+        singles: &mut [(&[f32], &mut Self::Single)],
+    ) -> Result<()> {
+        for (values, buffer) in indices {
+            self.upload_index(values, buffer)?;
+        }
+        for (values, buffer) in singles {
+            self.upload_single(values, buffer)?;
+        }
+        Ok(())
+    }
+
+    // Running ahead ----------------------------------------------------------------------------------------------
+
+    /// Whether the host should look at results every few steps only, because looking waits for everything issued so far.
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+    /// Training batches are padded to a multiple of this, in a workspace of so many tokens, so that few different shapes
+    /// come up and recorded operations serve again. Where it is not 1, the last segments may be empty, and groups may end
+    /// before the last token: the tokens behind them belong to no logical batch.
+    fn token_granule(&self, _capacity: usize) -> usize {
+        1
+    }
+    /// Runs `work` once. `work` only issues operations on buffers that stay where they are; a device that can keeps them,
+    /// to be issued again at once by [`Device::replay`]. `None`: it cannot.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Self::Graph>> {
+        work()?;
+        Ok(None)
+    }
+    /// Issues the operations again. `false`: nothing was done, because memory that they use has moved since.
+    fn replay(&self, _graph: &Self::Graph) -> Result<bool> {
+        Ok(false)
+    }
+
+    // Memory plan ------------------------------------------------------------------------------------------------
+
+    /// Says what buffers made from now on are for; returns what it was. See [`allocating`].
+    fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
+        class
+    }
+    /// Most that was in use since the device was made or an arena reserved, by class; zeros where nobody counts.
+    fn memory_use(&self) -> MemoryUse {
+        MemoryUse::default()
+    }
+    /// Bytes that are free on the device now; `None` where they are not to be planned.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+    /// A device of the same kind and size that computes nothing: what is done with it shows in [`Device::memory_use`] what
+    /// this device would need for it. `None` where memory is not planned.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn rehearsal(&self) -> Result<Option<Self>>
+    where
+        Self: Sized,
+    {
+        Ok(None)
+    }
+    /// Makes one arena for everything that a plan holds; buffers made from now on are parts of it. What it has no room for is
+    /// allocated beside it while both stay below `limit` bytes.
+    ///
+    /// # Errors
+    /// When the device has not so much memory.
+    fn reserve(&self, _plan: &MemoryUse, _limit: Option<u64>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Where the device is profiled: whether what comes now is part of the profile. Each change to `true` begins a step.
+    fn profile(&self, _on: bool) {}
 
     // Loss scale -------------------------------------------------------------------------------------------------
 
@@ -478,14 +567,14 @@ pub trait Device: Sync {
 
     /// Head and cross-entropy with gradients, in chunks: `logits = x table^T`, `loss += sum_t -log softmax(logits[t])[targets[t]]`
     /// over targets that are not [`IGNORE_TARGET`] (`loss` is `[1]`, natural logarithm, not scaled);
-    /// `grad_x = scale * d loss`, `grad_table += scale * d loss`. x `[T, C]`, table `[V, C]`.
+    /// `grad_x = scale[0] * d loss`, `grad_table += scale[0] * d loss`. x `[T, C]`, table `[V, C]`.
     #[allow(clippy::too_many_arguments)]
     fn head_loss(
         &self,
         x: &Self::Float,
         table: &Self::Float,
         targets: &Self::Index,
-        scale: f32,
+        scale: &Self::Single,
         loss: &mut Self::Single,
         grad_x: &mut Self::Float,
         grad_table: &mut Self::Float,
@@ -520,22 +609,26 @@ pub trait Device: Sync {
 
     // Optimizer --------------------------------------------------------------------------------------------------
 
-    /// Fresh optimizer state of a weight with `len` elements: moments zero, master (if any) equal to the weight.
-    fn adam_state(&self, weight: &Self::Float, len: usize) -> Result<AdamState<Self>>;
-    /// `norm[0] = sqrt(sum of squares over all gradients)`, `(gradient, len)` each; NaN or infinity shows in it.
+    /// Fresh optimizer state of a weight of these values: moments zero, master (if any) exactly the values, before the device
+    /// rounds them.
+    fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self>>;
+    /// `norm[0] = sqrt(sum of squares over all gradients)`, `(gradient, len)` each; NaN or infinity shows in it. Where it is
+    /// finite, `norm[1] += 1`: the number of updates so far, the one to come included (exact up to 2^24).
     fn global_norm(
         &self,
         gradients: &[(&Self::Float, usize)],
         norm: &mut Self::Single,
     ) -> Result<()>;
-    /// One AdamW update of a weight; the gradient is clipped by `norm[0]` as `step.max_norm` says. Where `norm[0]` is not
-    /// finite nothing is changed: the trainer sees it in the norm.
+    /// One AdamW update of a weight, number `norm[1]` (from 1), with the learning rate `rate[0]`; the gradient is clipped by
+    /// `norm[0]` as `step.max_norm` says. Where `norm[0]` is not finite nothing is changed: the trainer sees it in the norm.
+    #[allow(clippy::too_many_arguments)]
     fn adamw(
         &self,
         weight: &mut Self::Float,
         gradient: &Self::Float,
         state: &mut AdamState<Self>,
         norm: &Self::Single,
+        rate: &Self::Single,
         step: &AdamStep,
         len: usize,
     ) -> Result<()>;

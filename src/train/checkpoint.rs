@@ -66,6 +66,9 @@ pub struct State {
     /// Where the loss scale stood, on a device that moves one. Another device goes on without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
+    /// Updates of the weights: steps without those that were skipped. Absent in checkpoints of engines that counted all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updates: Option<u64>,
     /// SHA-256 of every other file of the folder.
     pub files: BTreeMap<String, String>,
 }
@@ -334,6 +337,7 @@ mod tests {
             shards_sha256: "abc".into(),
             settings: TrainSettings::preset(Stage::Super),
             loss_scale: None,
+            updates: None,
             files: BTreeMap::new(),
         }
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::model::{ModelConfig, Parameters};
-use crate::ops::{AdamState, AdamStep, Device};
+use crate::ops::{AdamState, AdamStep, Device, MemoryClass, allocating};
 use crate::train::settings::TrainSettings;
 
 /// Both moments of one fused parameter, on the host.
@@ -17,54 +17,78 @@ pub struct Moments {
 /// Optimizer state of a model.
 pub struct AdamW<D: Device> {
     states: Vec<AdamState<D>>,
+    /// The newest norm, and the number of updates.
     norm: D::Single,
+    /// Learning rate of the next update.
+    rate: D::Single,
 }
 
 impl<D: Device> AdamW<D> {
-    /// Fresh state.
+    /// Fresh state of a model with these weights, one vector per fused parameter.
     ///
     /// # Errors
-    /// When the device has no memory for it.
-    pub fn new(device: &D, parameters: &Parameters<D>) -> Result<Self> {
-        let states = parameters
-            .specs
+    /// When they are not such a model's, or the device has no memory for it.
+    pub fn new(device: &D, config: &ModelConfig, weights: &[Vec<f32>]) -> Result<Self> {
+        let specs = config.parameters();
+        ensure!(
+            specs.len() == weights.len(),
+            "optimizer state for {} weights, the model has {} parameters",
+            weights.len(),
+            specs.len()
+        );
+        let states = specs
             .iter()
-            .zip(&parameters.values)
-            .map(|(spec, value)| {
+            .zip(weights)
+            .map(|(spec, values)| {
+                ensure!(
+                    values.len() == spec.len(),
+                    "{} has {} weights, the model needs {}",
+                    spec.name,
+                    values.len(),
+                    spec.len()
+                );
                 device
-                    .adam_state(value, spec.len())
+                    .adam_state(values)
                     .with_context(|| format!("optimizer state of {}", spec.name))
             })
             .collect::<Result<_>>()?;
         Ok(Self {
             states,
-            norm: device.zeros_single(1)?,
+            norm: allocating(device, MemoryClass::Moments, || device.zeros_single(2))?,
+            rate: allocating(device, MemoryClass::Moments, || device.zeros_single(1))?,
         })
     }
 
-    /// One update of all parameters from `gradients`; returns the gradient's norm before clipping. A norm that is not finite
-    /// means that nothing was changed.
+    /// The learning rate of the updates to come.
+    ///
+    /// # Errors
+    /// Where it is none, or the device fails.
+    pub fn set_rate(&mut self, device: &D, rate: f32) -> Result<()> {
+        ensure!(
+            rate.is_finite() && rate >= 0.0,
+            "the learning rate is {rate}, it must be finite and not negative"
+        );
+        device.upload_inputs(&mut [], &mut [(&[rate], &mut self.rate)])
+    }
+
+    /// One update of all parameters from `gradients`. A norm that is not finite means that nothing was changed. Only issues
+    /// operations, the same ones each time.
     ///
     /// # Errors
     /// Whatever the device says.
-    pub fn step(
+    pub fn update(
         &mut self,
         device: &D,
         parameters: &mut Parameters<D>,
         gradients: &Parameters<D>,
         settings: &TrainSettings,
-        step: u64,
-        learning_rate: f32,
-    ) -> Result<f32> {
+    ) -> Result<()> {
         let lens: Vec<usize> = parameters.specs.iter().map(|spec| spec.len()).collect();
         let all: Vec<_> = gradients.values.iter().zip(lens.iter().copied()).collect();
         device.global_norm(&all, &mut self.norm)?;
         for (index, state) in self.states.iter_mut().enumerate() {
             let decay = parameters.specs[index].decay;
             let update = AdamStep {
-                // Beyond four billion steps both bias corrections have long been 1.
-                step: u32::try_from(step).unwrap_or(u32::MAX),
-                learning_rate,
                 beta1: settings.beta1,
                 beta2: settings.beta2,
                 epsilon: settings.epsilon,
@@ -73,10 +97,26 @@ impl<D: Device> AdamW<D> {
             };
             let weight = &mut parameters.values[index];
             let gradient = &gradients.values[index];
-            device.adamw(weight, gradient, state, &self.norm, &update, lens[index])?;
+            let (norm, rate) = (&self.norm, &self.rate);
+            device.adamw(weight, gradient, state, norm, rate, &update, lens[index])?;
         }
-        // After all updates are issued, so that a device that runs ahead waits once per step.
-        Ok(device.download_single(&self.norm, 1)?[0])
+        Ok(())
+    }
+
+    /// Copies the newest gradient's norm before clipping to `history[at]`, without waiting.
+    ///
+    /// # Errors
+    /// Where the history ends before.
+    pub fn record_norm(&self, device: &D, history: &mut D::Single, at: usize) -> Result<()> {
+        device.copy_single(&self.norm, 1, history, at)
+    }
+
+    /// Updates so far: steps whose gradient was finite.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn updates(&self, device: &D) -> Result<u64> {
+        Ok(device.download_single(&self.norm, 2)?[1] as u64)
     }
 
     /// The weights as the optimizer knows them: the master copies where the device has them.
@@ -119,7 +159,7 @@ impl<D: Device> AdamW<D> {
             .collect()
     }
 
-    /// Continues from saved weights (for the master copies) and moments.
+    /// Continues from saved weights (for the master copies), moments and number of updates.
     ///
     /// # Errors
     /// When their number or a length is not the model's.
@@ -129,7 +169,11 @@ impl<D: Device> AdamW<D> {
         config: &ModelConfig,
         weights: &[Vec<f32>],
         moments: &[Moments],
+        updates: u64,
     ) -> Result<()> {
+        // Beyond 2^24 both bias corrections have long been 1.
+        let updates = updates.min(1 << 24) as f32;
+        device.upload_single(&[0.0, updates], &mut self.norm)?;
         let specs = config.parameters();
         ensure!(
             specs.len() == moments.len() && specs.len() == weights.len(),

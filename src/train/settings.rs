@@ -3,6 +3,8 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::train::step::HISTORY;
+
 /// Size of a training set, which is what a preset is chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -220,7 +222,13 @@ pub struct RunOptions {
     pub save_every: Option<u64>,
     /// Checkpoints kept.
     pub keep: usize,
+    /// Steps between two looks at the device's results; `None`: each step, or every [`METRICS_EVERY`] on a device that runs ahead.
+    #[serde(default)]
+    pub metrics_every: Option<usize>,
 }
+
+/// Steps between two looks at the results of a device that runs ahead. Looking waits for the device, some 0.1 ms.
+pub const METRICS_EVERY: usize = 10;
 
 impl Default for RunOptions {
     fn default() -> Self {
@@ -228,6 +236,7 @@ impl Default for RunOptions {
             micro_batch: 1,
             save_every: None,
             keep: 2,
+            metrics_every: None,
         }
     }
 }
@@ -240,6 +249,12 @@ impl RunOptions {
             "--micro-batch is 0; it must be at least 1"
         );
         ensure!(self.keep >= 1, "--keep is 0; it must be at least 1");
+        ensure!(
+            self.metrics_every
+                .is_none_or(|every| (1..=HISTORY).contains(&every)),
+            "--metrics-every is {}; it must be 1 to {HISTORY}",
+            self.metrics_every.unwrap_or_default()
+        );
         ensure!(
             self.save_every != Some(0),
             "--save-every is 0; it must be at least 1"
@@ -307,5 +322,17 @@ mod tests {
         settings.learning_rate = f32::NAN;
         let message = settings.validate().unwrap_err().to_string();
         assert!(message.contains("--learning-rate is NaN"), "{message}");
+        for every in [0, HISTORY + 1] {
+            let options = RunOptions {
+                metrics_every: Some(every),
+                ..RunOptions::default()
+            };
+            let message = options.validate().unwrap_err().to_string();
+            assert!(
+                message.contains(&format!("--metrics-every is {every}")),
+                "{message}"
+            );
+        }
+        RunOptions::default().validate().unwrap();
     }
 }

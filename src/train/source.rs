@@ -39,6 +39,12 @@ impl ShardFolder {
         Stage::from_name(&self.set.manifest().stage)
     }
 
+    /// Tokens that an example of the training split takes of a row, on average.
+    pub fn mean_example(&self) -> f64 {
+        let train = &self.set.manifest().train;
+        (train.tokens as f64 / train.examples.max(1) as f64 - 1.0).max(1.0)
+    }
+
     /// SHA-256 of its manifest, which holds those of all its files.
     pub fn manifest_sha256(&self) -> &str {
         &self.manifest_sha256

@@ -1,11 +1,16 @@
-//! One optimizer step: gradients over the accumulation, whatever the physical micro-batch, and one update.
+//! One optimizer step: gradients over the accumulation, whatever the physical micro-batch, and one update. Steps are issued
+//! without waiting for their results, which are kept on the device until somebody looks.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::model::{Batch, Model, Parameters, StepScales, Workspace};
-use crate::ops::Device;
+use crate::model::{Batch, Model, Parameters, Recorded, StepScales, Workspace};
+use crate::ops::{Device, MemoryClass, allocating};
+use crate::train::graphs::{Graphs, Part};
 use crate::train::optimizer::AdamW;
 use crate::train::settings::TrainSettings;
+
+/// Steps that may be issued before their results are collected.
+pub const HISTORY: usize = 64;
 
 /// What a step computes with.
 pub struct Engine<D: Device> {
@@ -17,6 +22,21 @@ pub struct Engine<D: Device> {
     pub optimizer: AdamW<D>,
     /// Activations of one micro-batch.
     pub workspace: Workspace<D>,
+    settings: TrainSettings,
+    micro_batch: usize,
+    graphs: Graphs<D>,
+    /// Results of the steps in `pending`, `record_len` numbers each.
+    history: D::Single,
+    record_len: usize,
+    pending: Vec<Pending>,
+}
+
+/// What the host knows of a step whose results it has not seen.
+struct Pending {
+    tokens: u64,
+    counted: usize,
+    logical_batches: usize,
+    recorded: Recorded,
 }
 
 /// What a step showed.
@@ -35,84 +55,184 @@ pub struct StepResult {
 }
 
 impl<D: Device> Engine<D> {
-    /// Gradients, zeroed moments and activations for a model, sized for micro-batches of `micro_batch` logical batches.
+    /// Gradients, zeroed moments and activations for a model with these `weights` (one vector per fused parameter), sized for
+    /// micro-batches of `micro_batch` logical batches.
     ///
     /// # Errors
     /// When the device has no memory for them.
     pub fn new(
         device: &D,
         model: Model<D>,
+        weights: &[Vec<f32>],
         settings: &TrainSettings,
         micro_batch: usize,
     ) -> Result<Self> {
         let micro_batch = micro_batch.min(settings.gradient_accumulation_steps);
         let tokens = micro_batch * settings.batch_size * settings.max_length;
         // An example has at least one position, so there are never more examples than tokens.
-        let workspace = Workspace::new(device, &model.config, tokens, tokens, micro_batch)
+        let mut workspace = Workspace::new(device, &model.config, tokens, tokens, micro_batch)
             .with_context(|| format!("activations of {tokens} tokens"))?;
+        let micro_batches = settings.gradient_accumulation_steps.div_ceil(micro_batch);
+        workspace.reserve(device, micro_batches)?;
+        // The norm stands before the sums.
+        let record_len = 1 + workspace.totals_len(micro_batches);
         Ok(Self {
-            gradients: Parameters::zeros(device, &model.config)?,
-            optimizer: AdamW::new(device, &model.parameters)?,
+            gradients: allocating(device, MemoryClass::Gradients, || {
+                Parameters::zeros(device, &model.config)
+            })?,
+            optimizer: AdamW::new(device, &model.config, weights)?,
             model,
             workspace,
+            settings: settings.clone(),
+            micro_batch,
+            graphs: Graphs::default(),
+            history: allocating(device, MemoryClass::Activations, || {
+                device.zeros_single(record_len * HISTORY)
+            })?,
+            record_len,
+            pending: Vec::new(),
         })
     }
 
-    /// One step over logical batches, `micro_batch` of them at a time. Its result does not depend on `micro_batch`, except
-    /// for rounding.
+    /// Issues one step over logical batches, `micro_batch` of them at a time, and returns without waiting. Its result does not
+    /// depend on `micro_batch`, except for rounding.
     ///
     /// # Errors
-    /// When there is nothing to learn from in the batches, or the device fails.
-    pub fn step(
+    /// When there is nothing to learn from in the batches, the results of earlier steps fill the history, or the device fails.
+    pub fn issue(
         &mut self,
         device: &D,
         batches: &[Batch],
-        micro_batch: usize,
-        settings: &TrainSettings,
         step: u64,
         learning_rate: f32,
-    ) -> Result<StepResult> {
+    ) -> Result<()> {
         let counted: usize = batches.iter().map(Batch::counted_targets).sum();
         ensure!(
             counted > 0,
             "step {step} has no token that carries loss; with --loss-on answers every example needs an answer within --max-length {}",
-            settings.max_length
+            self.settings.max_length
+        );
+        ensure!(
+            self.pending.len() < HISTORY,
+            "step {step}: the results of {} steps wait to be collected, and there is no room for more",
+            self.pending.len()
         );
         let scales = StepScales {
             token: 1.0 / counted as f32,
             balance: self.model.config.router_aux_loss_coef / batches.len() as f32,
         };
-        self.gradients.clear(device)?;
-        for part in batches.chunks(micro_batch) {
-            self.model.forward_backward(
+        self.optimizer.set_rate(device, learning_rate)?;
+        let parts = batches.chunks(self.micro_batch);
+        let count = parts.len();
+        for (index, part) in parts.enumerate() {
+            let batch = Batch::concat(part)?;
+            let staged = self
+                .model
+                .stage(device, &batch, &mut self.workspace, scales)?;
+            self.run(
                 device,
-                &Batch::concat(part)?,
-                &mut self.workspace,
-                &mut self.gradients,
-                scales,
+                Part {
+                    staged,
+                    first: index == 0,
+                    last: index + 1 == count,
+                },
             )?;
         }
-        let grad_norm = self.optimizer.step(
-            device,
-            &mut self.model.parameters,
-            &self.gradients,
-            settings,
-            step,
-            learning_rate,
-        )?;
-        let totals = self.workspace.totals(device)?;
-        let routed: f64 = totals.expert_counts.iter().sum();
-        Ok(StepResult {
+        let at = self.pending.len() * self.record_len;
+        self.optimizer.record_norm(device, &mut self.history, at)?;
+        let recorded = self
+            .workspace
+            .record_totals(device, &mut self.history, at + 1)?;
+        self.pending.push(Pending {
             tokens: batches.iter().map(|batch| batch.tokens.len() as u64).sum(),
-            loss: totals.token_loss_sum / counted as f64,
-            router_loss: totals.router_loss_sum / batches.len() as f64,
-            grad_norm,
-            expert_share: totals
-                .expert_counts
-                .iter()
-                .map(|count| count / routed)
-                .collect(),
+            counted,
+            logical_batches: batches.len(),
+            recorded,
+        });
+        Ok(())
+    }
+
+    /// A micro-batch's share of the step. All of it is the same for equal parts, so a device may record it.
+    fn run(&mut self, device: &D, part: Part) -> Result<()> {
+        let Self {
+            model,
+            gradients,
+            optimizer,
+            workspace,
+            settings,
+            graphs,
+            ..
+        } = self;
+        graphs.run(device, part, &mut || {
+            if part.first {
+                gradients.clear(device)?;
+                workspace.clear_loss(device)?;
+            }
+            model.forward_backward_staged(device, &part.staged, workspace, gradients)?;
+            if part.last {
+                optimizer.update(device, &mut model.parameters, gradients, settings)?;
+            }
+            Ok(())
         })
+    }
+
+    /// Steps issued whose results were not collected yet.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The results of all steps issued since the last call, in their order. This is the only place where training waits for the
+    /// device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn collect(&mut self, device: &D) -> Result<Vec<StepResult>> {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        let values = device.download_single(&self.history, pending.len() * self.record_len)?;
+        let records = values.chunks(self.record_len);
+        pending
+            .into_iter()
+            .zip(records)
+            .map(|(step, values)| {
+                let totals = self.workspace.totals_of(&step.recorded, &values[1..])?;
+                let routed: f64 = totals.expert_counts.iter().sum();
+                Ok(StepResult {
+                    tokens: step.tokens,
+                    loss: totals.token_loss_sum / step.counted as f64,
+                    router_loss: totals.router_loss_sum / step.logical_batches as f64,
+                    grad_norm: values[0],
+                    expert_share: totals
+                        .expert_counts
+                        .iter()
+                        .map(|count| count / routed)
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
+    /// One step, and its result.
+    ///
+    /// # Errors
+    /// As [`Engine::issue`] and [`Engine::collect`]; or when results of earlier steps were not collected.
+    pub fn step(
+        &mut self,
+        device: &D,
+        batches: &[Batch],
+        step: u64,
+        learning_rate: f32,
+    ) -> Result<StepResult> {
+        self.issue(device, batches, step, learning_rate)?;
+        match <[StepResult; 1]>::try_from(self.collect(device)?) {
+            Ok([result]) => Ok(result),
+            Err(results) => bail!(
+                "step {step}: {} earlier results were not collected",
+                results.len().saturating_sub(1)
+            ),
+        }
     }
 
     /// Mean loss per counted token over `batches`, in nats; `None` when none is counted.

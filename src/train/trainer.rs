@@ -17,7 +17,7 @@ use crate::train::optimizer::Moments;
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 use crate::train::schedule::{Plan, Schedule};
-use crate::train::settings::{RunOptions, TrainSettings};
+use crate::train::settings::{METRICS_EVERY, RunOptions, TrainSettings};
 use crate::train::source::Source;
 use crate::train::step::{Engine, StepResult};
 
@@ -60,8 +60,6 @@ pub struct Setup<'a, D: Device> {
 pub struct Resume<'r> {
     /// Where it stood.
     pub state: &'r State,
-    /// Its weights, one vector per fused parameter.
-    pub weights: &'r [Vec<f32>],
     /// Its optimizer's moments.
     pub moments: &'r [Moments],
 }
@@ -78,9 +76,17 @@ pub struct Trainer<'a, D: Device> {
     samples: JsonLines,
     progress: Progress,
     position: Position,
+    metrics_every: usize,
+    /// Steps whose results nobody has seen yet, and when the first of them began.
+    issued: Vec<Issued>,
+    issued_since: Instant,
     /// Why the newest save of the best model failed.
     best_failure: Option<String>,
     metrics_failed: bool,
+    /// Whether this process has done a step.
+    warm: bool,
+    /// Tokens of all steps of this process but the first.
+    warm_tokens: u64,
 }
 
 /// Where the run stands.
@@ -96,6 +102,14 @@ struct Position {
     saved_at: Instant,
 }
 
+/// What is known of a step before its results are.
+struct Issued {
+    step: u64,
+    /// From 1.
+    epoch: usize,
+    learning_rate: f32,
+}
+
 /// One line of `samples.jsonl`.
 #[derive(Serialize)]
 struct SampleLine<'a> {
@@ -105,12 +119,17 @@ struct SampleLine<'a> {
 }
 
 impl<'a, D: Device> Trainer<'a, D> {
-    /// A run from its first step with these weights, or from a checkpoint: then the weights are the checkpoint's and come
-    /// with their moments.
+    /// A run from its first step with these weights (one vector per fused parameter, from which master copies begin), or from a
+    /// checkpoint: then the weights are the checkpoint's and come with their moments.
     ///
     /// # Errors
     /// When there is nothing to train on, a file cannot be opened, or the device has no memory.
-    pub fn new(setup: Setup<'a, D>, model: Model<D>, resume: Option<Resume>) -> Result<Self> {
+    pub fn new(
+        setup: Setup<'a, D>,
+        model: Model<D>,
+        weights: &[Vec<f32>],
+        resume: Option<Resume>,
+    ) -> Result<Self> {
         setup.settings.validate()?;
         setup.options.validate()?;
         let settings = &setup.settings;
@@ -122,13 +141,27 @@ impl<'a, D: Device> Trainer<'a, D> {
         let total = plan.total_steps();
         ensure!(total > 0, "the shards hold no training batch");
         let validation = setup.source.validation(settings.eval_batches)?;
-        let mut engine = Engine::new(setup.device, model, settings, setup.options.micro_batch)?;
+        let metrics_every = setup.options.metrics_every.unwrap_or({
+            if setup.device.runs_ahead() {
+                METRICS_EVERY
+            } else {
+                1
+            }
+        });
+        let mut engine = Engine::new(
+            setup.device,
+            model,
+            weights,
+            settings,
+            setup.options.micro_batch,
+        )?;
         let mut position = Position::start();
         if let Some(resume) = resume {
             let config = &engine.model.config;
+            let updates = resume.state.updates.unwrap_or(resume.state.step);
             engine
                 .optimizer
-                .restore(setup.device, config, resume.weights, resume.moments)?;
+                .restore(setup.device, config, weights, resume.moments, updates)?;
             position.restore(resume.state);
             if let Some(scale) = &resume.state.loss_scale {
                 setup.device.set_loss_scale(scale)?;
@@ -145,15 +178,25 @@ impl<'a, D: Device> Trainer<'a, D> {
             plan,
             validation,
             position,
+            metrics_every,
+            issued: Vec::new(),
+            issued_since: Instant::now(),
             setup,
             best_failure: None,
             metrics_failed: false,
+            warm: false,
+            warm_tokens: 0,
         })
     }
 
     /// Steps of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.plan.total_steps()
+    }
+
+    /// Tokens of the steps that a profile has measured.
+    pub fn profiled_tokens(&self) -> u64 {
+        self.warm_tokens
     }
 
     /// Trains until the end, or until the process is asked to stop.
@@ -170,14 +213,26 @@ impl<'a, D: Device> Trainer<'a, D> {
     fn run_steps(&mut self) -> Result<Outcome> {
         let total = self.plan.total_steps();
         while self.position.step < total {
-            let mut metrics = self.train_step()?;
-            let step = metrics.step;
+            let step = self.issue_step()?;
             let due = step.is_multiple_of(self.eval_every) || step == total;
-            if due {
-                metrics.val_loss = self.validate()?;
+            let look = due
+                || self.issued.len() >= self.metrics_every
+                || interrupt::requested()
+                || self.save_is_due(due);
+            if !look {
+                continue;
             }
-            self.write_metrics(&metrics);
-            self.progress.step(&metrics);
+            let mut finished = self.collect()?;
+            if due {
+                let loss = self.validate()?;
+                if let Some(last) = finished.last_mut() {
+                    last.val_loss = loss;
+                }
+            }
+            for metrics in &finished {
+                self.write_metrics(metrics);
+                self.progress.step(metrics);
+            }
             if due {
                 self.look_at_samples();
             }
@@ -206,8 +261,11 @@ impl<'a, D: Device> Trainer<'a, D> {
         Ok(Outcome::Finished)
     }
 
-    fn train_step(&mut self) -> Result<StepMetrics> {
-        let began = Instant::now();
+    /// Issues the next step and returns its number; its results come with [`Trainer::collect`].
+    fn issue_step(&mut self) -> Result<u64> {
+        if self.issued.is_empty() {
+            self.issued_since = Instant::now();
+        }
         let step = self.position.step + 1;
         let at = self
             .plan
@@ -217,61 +275,84 @@ impl<'a, D: Device> Trainer<'a, D> {
             .map(|index| self.setup.source.batch(at.epoch, index))
             .collect::<Result<Vec<_>>>()?;
         let learning_rate = self.schedule.learning_rate(step);
-        let result = self.engine.step(
-            self.setup.device,
-            &batches,
-            self.setup.options.micro_batch,
-            &self.setup.settings,
-            step,
-            learning_rate,
-        )?;
-        if !result.grad_norm.is_finite() && result.loss.is_finite() {
-            self.say_skipped(step, learning_rate, &result)?;
-        } else {
-            self.refuse_non_finite(step, learning_rate, &result)?;
+        // The first step of a sitting loads the kernels, so it is not part of a profile.
+        self.setup.device.profile(self.warm);
+        let issued = self
+            .engine
+            .issue(self.setup.device, &batches, step, learning_rate);
+        self.setup.device.profile(false);
+        issued?;
+        if self.warm {
+            self.warm_tokens += batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
         }
+        self.warm = true;
         self.position.step = step;
-        self.position.tokens += result.tokens;
-        Ok(StepMetrics {
+        self.issued.push(Issued {
             step,
             epoch: at.epoch + 1,
-            tokens: self.position.tokens,
-            loss: result.loss,
-            router_loss: result.router_loss,
             learning_rate,
-            grad_norm: result.grad_norm,
-            tokens_per_second: result.tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
-            elapsed_s: self.position.elapsed_s(),
-            expert_share: result.expert_share,
-            val_loss: None,
-        })
+        });
+        Ok(step)
+    }
+
+    /// Waits for the steps issued so far, checks their results and makes their lines.
+    fn collect(&mut self) -> Result<Vec<StepMetrics>> {
+        let results = self.engine.collect(self.setup.device)?;
+        let seconds = self.issued_since.elapsed().as_secs_f64().max(1e-9);
+        let tokens: u64 = results.iter().map(|result| result.tokens).sum();
+        let issued = std::mem::take(&mut self.issued);
+        let mut finished = Vec::with_capacity(results.len());
+        for (issued, result) in issued.into_iter().zip(results) {
+            if !result.grad_norm.is_finite() && result.loss.is_finite() {
+                self.say_skipped(&issued, &result)?;
+            } else {
+                self.refuse_non_finite(&issued, &result)?;
+            }
+            self.position.tokens += result.tokens;
+            finished.push(StepMetrics {
+                step: issued.step,
+                epoch: issued.epoch,
+                tokens: self.position.tokens,
+                loss: result.loss,
+                router_loss: result.router_loss,
+                learning_rate: issued.learning_rate,
+                grad_norm: result.grad_norm,
+                tokens_per_second: tokens as f64 / seconds,
+                elapsed_s: self.position.elapsed_s(),
+                expert_share: result.expert_share,
+                val_loss: None,
+            });
+        }
+        Ok(finished)
     }
 
     /// A gradient that overflows the device's storage is no failure while the loss scale can go down: the weights are as they
     /// were, the scale is half, and the next step goes on.
-    fn say_skipped(&self, step: u64, learning_rate: f32, result: &StepResult) -> Result<()> {
+    fn say_skipped(&self, issued: &Issued, result: &StepResult) -> Result<()> {
         match self.setup.device.loss_scale()? {
             // At its lowest the scale has done what it can: the gradients themselves are not finite.
             Some(now) if now.scale > 1.0 => {
                 self.progress.message(&format!(
-                    "step {step}: gradients beyond the device's numbers; the weights are unchanged, the loss scale is now {}",
-                    now.scale
+                    "step {}: gradients beyond the device's numbers; the weights are unchanged, the loss scale is now {}",
+                    issued.step, now.scale
                 ));
                 Ok(())
             }
-            _ => self.refuse_non_finite(step, learning_rate, result),
+            _ => self.refuse_non_finite(issued, result),
         }
     }
 
     /// The optimizer has left the weights as they were; going on would repeat the same, so the run stops here.
-    fn refuse_non_finite(&self, step: u64, learning_rate: f32, result: &StepResult) -> Result<()> {
+    fn refuse_non_finite(&self, issued: &Issued, result: &StepResult) -> Result<()> {
         if result.grad_norm.is_finite() && result.loss.is_finite() {
             return Ok(());
         }
         bail!(
-            "step {step} is not finite: loss {}, gradient norm {} (learning rate {learning_rate:e}). Nothing of it was saved; {}",
+            "step {} is not finite: loss {}, gradient norm {} (learning rate {:e}). Nothing of it was saved; {}",
+            issued.step,
             result.loss,
             result.grad_norm,
+            issued.learning_rate,
             self.way_on()
         )
     }
@@ -455,6 +536,7 @@ impl<'a, D: Device> Trainer<'a, D> {
             shards_sha256: self.setup.shards_sha256.clone(),
             settings: self.setup.settings.clone(),
             loss_scale: self.setup.device.loss_scale()?,
+            updates: Some(self.engine.optimizer.updates(self.setup.device)?),
             files: Default::default(),
         })
     }

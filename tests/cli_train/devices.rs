@@ -67,6 +67,7 @@ fn the_simulator_follows_the_cpu_over_fifty_steps() {
         state["loss_scale"],
         json!({"scale": 65536.0, "good_steps": 50})
     );
+    assert_eq!(state["updates"], json!(50));
     let said = lines_of_json(&whole("sim").join("run.json"))["device"].to_string();
     assert!(
         said.contains("simulator") && said.contains("fp16"),
@@ -80,7 +81,7 @@ fn a_run_on_the_simulator_resumes_to_the_same_bytes() {
     copy_up_to(40, &whole("sim"), &out);
     let mut command = Fixture::get().resume(&out);
     command.args(["--device", "sim", "--threads", "1"]);
-    run(command);
+    run(without_repeats(command));
     for file in ["model.safetensors", "optimizer.safetensors"] {
         let file = format!("checkpoints/step-000050/{file}");
         let same =
@@ -97,7 +98,7 @@ fn checkpoints_move_between_devices() {
         copy_up_to(45, &whole(from), &out);
         let mut command = Fixture::get().resume(&out);
         command.args(["--device", to]);
-        run(command);
+        run(without_repeats(command));
         let difference = largest_difference(&losses(&out), &losses(&whole("cpu")));
         assert!(difference <= CURVE, "{from} to {to}: {difference:.1e}");
     }
@@ -153,4 +154,61 @@ fn a_model_trained_on_the_simulator_answers_on_both_devices() {
         .arg(&model);
     run(command);
     assert_eq!(answer("sim"), answer("cpu"));
+}
+
+#[test]
+fn the_memory_limit_is_kept_and_settles_the_micro_batch() {
+    let micro_batch = |out: &Path| {
+        let description = lines_of_json(&out.join("run.json"));
+        description["options"]["micro_batch"].as_u64()
+    };
+    // Without a limit a step is one micro-batch of both logical batches.
+    assert_eq!(micro_batch(&whole("sim")), Some(2));
+    let limited = |name: &str, limit: &str, more: &[&str]| {
+        let out = Fixture::get().path(name);
+        let mut command = train(&out, "sim", "1");
+        command.args(["--vram-limit", limit]).args(more);
+        (out, command.output().unwrap())
+    };
+    let (_, output) = limited("limited-none", "1MiB", &[]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("needs at least"), "{said}");
+    // What the smallest run is said to need is enough for it, and not for a larger one.
+    let needs = said.split("needs at least ").nth(1).unwrap();
+    let needs: f64 = needs.split(' ').next().unwrap().parse().unwrap();
+    let limit = format!("{:.1}MiB", needs + 0.1);
+    let (out, output) = limited("limited", &limit, &[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(micro_batch(&out), Some(1));
+    let (_, output) = limited("limited-two", &limit, &["--micro-batch", "2"]);
+    let said = stderr(&output);
+    assert!(
+        said.contains("the largest micro-batch that fits is --micro-batch 1"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_profile_names_the_kernels_of_a_step_and_wants_some() {
+    let mut command = train(&Fixture::get().path("profiled"), "sim", "3");
+    command.arg("--profile");
+    let said = stderr(&run(command));
+    let table = said.split("\nprofile of 2 steps").nth(1).expect(&said);
+    // Launches of a step, from a line of the table.
+    let launches = |name: &str| -> f64 {
+        let line = table.lines().find(|line| line.trim().starts_with(name));
+        let numbers = line.expect(table).trim().strip_prefix(name).unwrap();
+        numbers.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    assert_eq!(launches("head, gradient of the table"), 1.0);
+    // Queries, keys and values, and attention's output, in two layers.
+    assert_eq!(launches("projections, gradient of the weights"), 4.0);
+    assert!(launches("all") > 50.0);
+    assert!(!table.contains("attention_cached"), "{table}");
+    let mut command = train(&Fixture::get().path("profiled-cpu"), "cpu", "3");
+    command.arg("--profile");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("--device cuda:0"));
 }

@@ -10,10 +10,10 @@ use muni_engine::ops::cuda::sim_driver::SimDriver;
 use std::sync::Arc;
 
 fn driver() -> Arc<dyn Driver> {
-    Arc::new(match std::env::var_os("MUNI_SIM_LIBRARY") {
-        Some(path) => SimDriver::load(path.as_ref(), true).unwrap(),
-        None => SimDriver::new(true).unwrap(),
-    })
+    match std::env::var_os("MUNI_SIM_LIBRARY") {
+        Some(path) => Arc::new(SimDriver::load(path.as_ref(), true).unwrap()),
+        None => super::device::driver(true),
+    }
 }
 
 fn buffer<T: Plain>(driver: &Arc<dyn Driver>, values: &[T]) -> DeviceBuffer<T> {

@@ -2,7 +2,7 @@
 //! line; kernels without a mistake pass.
 
 use super::library;
-use muni_engine::ops::cuda::driver::{Driver, Kernel, launch};
+use muni_engine::ops::cuda::driver::{Driver, Kernel, Parameter, ParameterKind, launch};
 use muni_engine::ops::cuda::memory::{DeviceBuffer, Ptr, PtrMut};
 use muni_engine::ops::cuda::sim_driver::SimDriver;
 use std::ffi::{CStr, CString, c_void};
@@ -93,6 +93,18 @@ pub fn unit() -> (String, String) {
     library::unit_of("faults", &names)
 }
 
+/// Of every kernel of `faults.cu`.
+const PARAMETERS: &[Parameter] = &[
+    parameter("out", ParameterKind::Write(4)),
+    parameter("in", ParameterKind::Read(4)),
+    parameter("n", ParameterKind::Value),
+    parameter("scratch", ParameterKind::Write(4)),
+];
+
+const fn parameter(name: &'static str, kind: ParameterKind) -> Parameter {
+    Parameter { name, kind }
+}
+
 fn kernel(name: &str) -> &'static Kernel {
     let name: &'static CStr = Box::leak(CString::new(name).unwrap().into_boxed_c_str());
     Box::leak(Box::new(Kernel {
@@ -101,6 +113,7 @@ fn kernel(name: &str) -> &'static Kernel {
         name,
         threads: 64,
         dynamic_shared: 1024,
+        parameters: PARAMETERS,
     }))
 }
 

@@ -2,9 +2,14 @@
 //! read. The operations themselves are in the case table (`ops_cases`).
 
 mod conformance;
+mod counting;
+pub(crate) mod device;
 mod faults;
 mod library;
+mod memory;
 mod ptxas;
+mod recording;
 mod sanitizer;
+mod settings;
 mod signatures;
 mod training;

@@ -4,7 +4,6 @@
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
 use muni_engine::ops::cpu::CpuDevice;
 use muni_engine::ops::cuda::memory::Element;
-use muni_engine::ops::cuda::sim_driver::SimDriver;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling};
 use muni_engine::ops::{Device, IGNORE_TARGET};
 use muni_engine::train::step::Engine;
@@ -12,7 +11,7 @@ use muni_engine::train::{Stage, TrainSettings};
 
 const STEPS: u64 = 50;
 
-fn config() -> ModelConfig {
+pub(super) fn config() -> ModelConfig {
     ModelConfig {
         vocab_size: 331,
         hidden_size: 48,
@@ -29,7 +28,7 @@ fn config() -> ModelConfig {
     }
 }
 
-fn settings() -> TrainSettings {
+pub(super) fn settings() -> TrainSettings {
     TrainSettings {
         batch_size: 2,
         gradient_accumulation_steps: 2,
@@ -40,7 +39,7 @@ fn settings() -> TrainSettings {
 
 /// Two logical batches of packed examples of uneven length, one of a single token: each continues by a rule that can be
 /// learned.
-fn batches(step: u64) -> Vec<Batch> {
+pub(super) fn batches(step: u64) -> Vec<Batch> {
     let vocab = config().vocab_size as u32;
     (0..2)
         .map(|part| {
@@ -65,7 +64,7 @@ fn engine<D: Device>(device: &D) -> Engine<D> {
     let weights = random_weights(&config, 3);
     let parameters = Parameters::upload(device, &config, &weights).unwrap();
     let model = Model::new(config, parameters).unwrap();
-    Engine::new(device, model, &settings(), 1).unwrap()
+    Engine::new(device, model, &weights, &settings(), 1).unwrap()
 }
 
 /// Losses of the first steps.
@@ -73,9 +72,7 @@ fn losses<D: Device>(device: &D, steps: u64) -> Vec<f64> {
     let mut engine = engine(device);
     (1..=steps)
         .map(|step| {
-            let result = engine
-                .step(device, &batches(step), 1, &settings(), step, 3e-3)
-                .unwrap();
+            let result = engine.step(device, &batches(step), step, 3e-3).unwrap();
             assert!(result.grad_norm.is_finite(), "step {step}");
             result.loss
         })
@@ -83,7 +80,7 @@ fn losses<D: Device>(device: &D, steps: u64) -> Vec<f64> {
 }
 
 fn simulator<E: Element>(verify: bool, scaling: LossScaling) -> CudaDevice<E> {
-    CudaDevice::new(SimDriver::new(verify).unwrap(), scaling).unwrap()
+    CudaDevice::on(super::device::driver(verify), scaling).unwrap()
 }
 
 /// Largest difference of two curves, relative to the second.
@@ -152,13 +149,14 @@ fn an_overflow_skips_the_step_and_halves_the_scale() {
     };
     let scale = || device.loss_scale().unwrap().unwrap();
     let mut before = weights(&engine);
-    let (mut skipped, mut doubled) = (0, 0);
+    let (mut skipped, mut doubled, mut updates) = (0, 0, 0);
     for step in 1..=24 {
         let earlier = scale();
-        let result = engine
-            .step(&device, &batches(step), 1, &settings(), step, 3e-3)
-            .unwrap();
+        let result = engine.step(&device, &batches(step), step, 3e-3).unwrap();
         let (now, after) = (scale(), weights(&engine));
+        updates += u64::from(result.grad_norm.is_finite());
+        // Only real updates count for Adam's bias correction.
+        assert_eq!(engine.optimizer.updates(&device).unwrap(), updates);
         assert!(result.loss.is_finite(), "step {step}");
         if result.grad_norm.is_finite() {
             assert_ne!(after, before, "step {step} changed nothing");
@@ -176,6 +174,142 @@ fn an_overflow_skips_the_step_and_halves_the_scale() {
     );
 }
 
+/// The first real update after skipped steps has Adam's first bias correction: with zeroed moments it moves every weight by the
+/// learning rate times `g / (|g| + epsilon)`. Counted as a later update, it would move them by another amount.
+#[test]
+fn skipped_steps_are_no_updates_to_adam() {
+    let scaling = LossScaling::Dynamic {
+        initial: 16_777_216.0,
+        growth_interval: 1000,
+    };
+    let device = simulator::<half::f16>(false, scaling);
+    let mut engine = engine(&device);
+    let rate = 3e-3;
+    let start = random_weights(&config(), 3);
+    let mut skipped = 0;
+    loop {
+        let result = engine.step(&device, &batches(1), 1, rate).unwrap();
+        if result.grad_norm.is_finite() {
+            break;
+        }
+        skipped += 1;
+        assert!(skipped < 24, "the scale never became small enough");
+    }
+    assert!(skipped >= 2, "nothing was skipped");
+    let weights = engine
+        .optimizer
+        .weights(&device, &engine.model.parameters)
+        .unwrap();
+    let moments = engine
+        .optimizer
+        .moments(&device, &engine.model.parameters)
+        .unwrap();
+    let (settings, specs) = (settings(), config().parameters());
+    for (((spec, now), before), moments) in specs.iter().zip(&weights).zip(&start).zip(&moments) {
+        let decay = if spec.decay {
+            settings.weight_decay
+        } else {
+            0.0
+        };
+        for at in 0..now.len() {
+            let gradient = moments.first[at] / (1.0 - settings.beta1);
+            let step = rate * gradient / (gradient.abs() + settings.epsilon);
+            let expected = before[at] * (1.0 - rate * decay) - step;
+            assert!(
+                (now[at] - expected).abs() <= 2e-6,
+                "{} [{at}]: {} to {}, expected {expected}",
+                spec.name,
+                before[at],
+                now[at]
+            );
+        }
+    }
+}
+
+/// What a checkpoint holds is enough: weights, moments, number of updates, loss scale; also behind steps that were skipped.
+#[test]
+fn a_run_resumed_after_skipped_steps_has_the_same_bits() {
+    let scaling = LossScaling::Dynamic {
+        initial: 16_777_216.0,
+        growth_interval: 3,
+    };
+    let (device, second) = (
+        simulator::<half::f16>(false, scaling),
+        simulator::<half::f16>(false, scaling),
+    );
+    let mut engine = engine(&device);
+    let mut finite = 0;
+    let mut step = 0;
+    while finite < 2 {
+        step += 1;
+        let result = engine.step(&device, &batches(step), step, 3e-3).unwrap();
+        finite += u32::from(result.grad_norm.is_finite());
+        assert!(step < 24, "the scale never became small enough");
+    }
+    assert!(step > 2, "nothing was skipped");
+    let parameters = &engine.model.parameters;
+    let weights = engine.optimizer.weights(&device, parameters).unwrap();
+    let moments = engine.optimizer.moments(&device, parameters).unwrap();
+    let updates = engine.optimizer.updates(&device).unwrap();
+    assert_eq!(updates, 2);
+
+    let parameters = Parameters::upload(&second, &config(), &weights).unwrap();
+    let model = Model::new(config(), parameters).unwrap();
+    let mut resumed = Engine::new(&second, model, &weights, &settings(), 1).unwrap();
+    resumed
+        .optimizer
+        .restore(&second, &config(), &weights, &moments, updates)
+        .unwrap();
+    second
+        .set_loss_scale(&device.loss_scale().unwrap().unwrap())
+        .unwrap();
+    for step in step + 1..step + 4 {
+        let expected = engine.step(&device, &batches(step), step, 3e-3).unwrap();
+        let found = resumed.step(&second, &batches(step), step, 3e-3).unwrap();
+        assert_eq!(found.loss.to_bits(), expected.loss.to_bits(), "step {step}");
+        assert_eq!(found.grad_norm.to_bits(), expected.grad_norm.to_bits());
+    }
+    assert_eq!(
+        resumed.optimizer.updates(&second).unwrap(),
+        engine.optimizer.updates(&device).unwrap()
+    );
+    assert_eq!(second.loss_scale().unwrap(), device.loss_scale().unwrap());
+    let after = |engine: &Engine<CudaDevice<half::f16>>, device: &CudaDevice<half::f16>| {
+        engine
+            .optimizer
+            .weights(device, &engine.model.parameters)
+            .unwrap()
+    };
+    assert!(after(&resumed, &second) == after(&engine, &device));
+}
+
+/// Rounded to fp16 they would differ from the start in the fourth digit.
+#[test]
+fn master_copies_begin_with_the_exact_weights() {
+    let device = simulator::<half::f16>(false, LossScaling::of::<half::f16>());
+    let mut engine = engine(&device);
+    let weights = |engine: &Engine<_>| {
+        engine
+            .optimizer
+            .weights(&device, &engine.model.parameters)
+            .unwrap()
+    };
+    let start = random_weights(&config(), 3);
+    assert_eq!(weights(&engine), start);
+    // And so do those of a run that goes on, with its number of updates.
+    let other = random_weights(&config(), 4);
+    let moments = engine
+        .optimizer
+        .moments(&device, &engine.model.parameters)
+        .unwrap();
+    engine
+        .optimizer
+        .restore(&device, &config(), &other, &moments, 7)
+        .unwrap();
+    assert_eq!(weights(&engine), other);
+    assert_eq!(engine.optimizer.updates(&device).unwrap(), 7);
+}
+
 #[test]
 fn a_saved_scale_is_gone_on_with() {
     let scaling = LossScaling::of::<half::f16>();
@@ -186,9 +320,7 @@ fn a_saved_scale_is_gone_on_with() {
     device.set_loss_scale(&saved).unwrap();
     assert_eq!(device.loss_scale().unwrap(), Some(saved));
     let mut engine = engine(&device);
-    engine
-        .step(&device, &batches(1), 1, &settings(), 1, 3e-3)
-        .unwrap();
+    engine.step(&device, &batches(1), 1, 3e-3).unwrap();
     let now = device.loss_scale().unwrap().unwrap();
     assert_eq!((now.scale, now.good_steps), (2048.0, 0));
     saved.scale = f32::NAN;

@@ -97,6 +97,51 @@ pub fn attention_backward<D: Device>(
     )]
 }
 
+/// The gradients in f64, with `delta` from the rounded output as the devices have it.
+fn backward_from_output(shape: &AttentionShape, lengths: &[usize], scale: f32) -> Outputs {
+    let (count, size) = (lengths.iter().sum::<usize>(), shape.head_dim);
+    let kept = forward(&ReferenceDevice, shape, lengths, scale);
+    let (qkv, out) = (rounded(&kept.qkv), rounded(&kept.out));
+    let grad_out = rounded(&Values::new(count + 1).normal(count * shape.out_size(), 1.0));
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let products = a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y));
+        products.sum()
+    };
+    let unit = 1.0 / (size as f64).sqrt();
+    let mut sums = vec![0.0_f64; qkv.len()];
+    let ends = offsets(lengths);
+    for segment in ends.windows(2) {
+        for t in segment[0] as usize..segment[1] as usize {
+            for head in 0..shape.heads {
+                let kv = head / (shape.heads / shape.kv_heads);
+                let query = t * shape.qkv_size() + head * size;
+                let row = t * shape.out_size() + head * size;
+                let grad = &grad_out[row..][..size];
+                let delta = dot(grad, &out[row..][..size]);
+                let key_of = |s: usize| s * shape.qkv_size() + (shape.heads + kv) * size;
+                let value_of = |s: usize| key_of(s) + shape.kv_size();
+                let scores: Vec<f64> = (segment[0] as usize..=t)
+                    .map(|s| unit * dot(&qkv[query..][..size], &qkv[key_of(s)..][..size]))
+                    .collect();
+                let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let all: f64 = scores.iter().map(|score| (score - most).exp()).sum();
+                for (s, score) in (segment[0] as usize..=t).zip(&scores) {
+                    let p = (score - most).exp() / all;
+                    let (key, value) = (key_of(s), value_of(s));
+                    let product = unit * p * (dot(grad, &qkv[value..][..size]) - delta);
+                    for d in 0..size {
+                        sums[query + d] += product * f64::from(qkv[key + d]);
+                        sums[key + d] += product * f64::from(qkv[query + d]);
+                        sums[value + d] += p * f64::from(grad[d]);
+                    }
+                }
+            }
+        }
+    }
+    let sums = sums.into_iter().map(|sum| sum as f32).collect();
+    vec![("grad_qkv", sums)]
+}
+
 fn check_attention<D: Device>(device: &D) {
     let cases: [(AttentionShape, &[usize], f32); 13] = [
         (shape(1, 1, 2), &[1], 1.0),
@@ -130,6 +175,12 @@ fn check_attention<D: Device>(device: &D) {
             true => "attention_backward, peaked",
             false => "attention_backward",
         };
+        if scale > 1.0 && precision() != Precision::Single {
+            let operation = "attention_backward, peaked, same output";
+            let found = attention_backward(device, &shape, lengths, scale);
+            let expected = backward_from_output(&shape, lengths, scale);
+            compare(operation, &format!("{case:?}"), &found, &expected);
+        }
         same_as_reference!(
             operation,
             case,

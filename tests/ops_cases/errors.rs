@@ -282,8 +282,6 @@ fn check_moe_lengths<D: Device>(device: &D) {
 }
 
 const STEP: AdamStep = AdamStep {
-    step: 1,
-    learning_rate: 1e-3,
     beta1: 0.9,
     beta2: 0.95,
     epsilon: 1e-8,
@@ -298,9 +296,10 @@ fn check_head_and_optimizer_lengths<D: Device>(device: &D) {
     check_lengths("head_loss", &[], |b| {
         let (x_in, table_in) = (b.float(device, x), b.float(device, table));
         let (targets, mut loss) = (b.index(device, &targets), b.single(device, 1));
+        let scale = b.single(device, 1);
         let (mut gx, mut gt) = (b.float(device, x), b.float(device, table));
         device.head_loss(
-            &x_in, &table_in, &targets, 1.0, &mut loss, &mut gx, &mut gt, count, vocab, hidden,
+            &x_in, &table_in, &targets, &scale, &mut loss, &mut gx, &mut gt, count, vocab, hidden,
         )
     });
     check_lengths("head_losses", &[], |b| {
@@ -315,21 +314,20 @@ fn check_head_and_optimizer_lengths<D: Device>(device: &D) {
     });
     check_lengths("global_norm", &[], |b| {
         let (one, two) = (b.float(device, 7), b.float(device, 3));
-        let mut norm = b.single(device, 1);
+        let mut norm = b.single(device, 2);
         device.global_norm(&[(&one, 7), (&two, 3)], &mut norm)
     });
     check_lengths("adamw", &[], |b| {
         let (mut weight, gradient) = (b.float(device, 7), b.float(device, 7));
-        let mut state = device.adam_state(&float(device, &[0.5; 7]), 7).unwrap();
+        let mut state = device.adam_state(&[0.5; 7]).unwrap();
         (state.first, state.second) = (b.single(device, 7), b.single(device, 7));
-        let norm = b.single(device, 1);
-        device.adamw(&mut weight, &gradient, &mut state, &norm, &STEP, 7)
+        let (norm, rate) = (b.single(device, 2), b.single(device, 1));
+        device.adamw(&mut weight, &gradient, &mut state, &norm, &rate, &STEP, 7)
     });
-    expect_refused(
-        "adam_state",
-        "short",
-        device.adam_state(&float(device, &[0.5; 6]), 7).map(|_| ()),
-    );
+    check_lengths("copy_single", &[], |b| {
+        let (from, mut to) = (b.single(device, 3), b.single(device, 7));
+        device.copy_single(&from, 3, &mut to, 4)
+    });
 }
 
 #[test]
@@ -383,7 +381,7 @@ fn check_ranges<D: Device>(device: &D) {
             &whole(18),
             &whole(54),
             &targets,
-            1.0,
+            &single(device, &[1.0]),
             &mut loss,
             &mut whole(18),
             &mut whole(54),
@@ -494,6 +492,10 @@ fn check_offsets<D: Device>(device: &D) {
             5,
         );
         expect_refused("attention_backward", &case, result);
+        // Where batches are padded, the tokens behind the last group are the padding.
+        if device.token_granule(64) > 1 && wrong == [0, 2, 3, 4] {
+            continue;
+        }
         let mut routing = host.upload(device);
         let mut balance = Balance::new(device, &MOE, 3).unwrap();
         let result = device.router_forward(
@@ -594,14 +596,9 @@ fn check_routings<D: Device>(device: &D) {
 
 fn check_adam_steps<D: Device>(device: &D) {
     for step in [
-        AdamStep { step: 0, ..STEP },
         AdamStep { beta1: 1.0, ..STEP },
         AdamStep {
             beta2: -0.1,
-            ..STEP
-        },
-        AdamStep {
-            learning_rate: f32::NAN,
             ..STEP
         },
         AdamStep {
@@ -622,9 +619,10 @@ fn check_adam_steps<D: Device>(device: &D) {
         },
     ] {
         let mut weight = float(device, &[0.5; 7]);
-        let mut state = device.adam_state(&weight, 7).unwrap();
-        let (gradient, norm) = (float(device, &[1.0; 7]), single(device, &[1.0]));
-        let result = device.adamw(&mut weight, &gradient, &mut state, &norm, &step, 7);
+        let mut state = device.adam_state(&[0.5; 7]).unwrap();
+        let (gradient, norm) = (float(device, &[1.0; 7]), single(device, &[1.0, 1.0]));
+        let rate = single(device, &[1e-3]);
+        let result = device.adamw(&mut weight, &gradient, &mut state, &norm, &rate, &step, 7);
         expect_refused("adamw", &format!("{step:?}"), result);
         assert_eq!(device.download_float(&weight, 7).unwrap(), [0.5; 7]);
     }

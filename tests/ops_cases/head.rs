@@ -53,7 +53,7 @@ pub fn head_loss<D: Device>(device: &D, case: Case) -> Outputs {
             &input(device, &x),
             &input(device, &table),
             &input_index(device, &targets),
-            0.37,
+            &input_single(device, &[0.37]),
             &mut loss,
             &mut grad_x,
             &mut grad_table,
@@ -123,7 +123,7 @@ fn cases() -> Vec<Case> {
         Case::new(17, 257, 36, 1),
         Case::new(1, 257, 36, 1),
     ]);
-    // On the simulator: both tiles, one token and one word beyond a tile, two of the CUDA device's chunks of 1,024.
+    // On the simulator: both tiles, one token and one word beyond a tile, two of the CUDA device's chunks of 2,048.
     let simulated = vec![
         Case::new(1, 131, 40, 0),
         Case::new(3, 257, 36, 3),
@@ -132,7 +132,7 @@ fn cases() -> Vec<Case> {
         Case::new(129, 129, 72, 0),
         Case::new(7, 5003, 48, 2),
         Case::new(2, 1, 36, 0),
-        Case::new(1100, 40, 16, 3),
+        Case::new(2100, 40, 16, 3),
         Case::new(17, 257, 36, 1),
         Case::new(1, 257, 36, 1),
     ];
@@ -223,7 +223,7 @@ fn check_broken_input<D: Device>(device: &D) {
                         &input(device, &x),
                         &input(device, &table),
                         &input_index(device, &targets),
-                        1.0,
+                        &input_single(device, &[1.0]),
                         &mut loss,
                         &mut written(device, x.len()),
                         &mut added(device, &vec![0.0; table.len()]),

@@ -22,9 +22,11 @@ pub fn global_norm<D: Device>(device: &D, lengths: &[usize], scale: f32) -> Outp
         .collect();
     let gradients: Vec<(&D::Float, usize)> =
         gradients.iter().zip(lengths.iter().copied()).collect();
-    let mut norm = written_single(device, 1);
+    let mut norm = added_single(device, &[0.0, 41.0]);
     device.global_norm(&gradients, &mut norm).unwrap();
-    vec![("norm", read_single(device, &norm, 1))]
+    let both = read_single(device, &norm, 2);
+    assert_eq!(both[1], 42.0);
+    vec![("norm", both[..1].to_vec())]
 }
 
 fn check_global_norm<D: Device>(device: &D) {
@@ -38,10 +40,11 @@ fn check_global_norm<D: Device>(device: &D) {
     }
     for broken in [f32::NAN, f32::INFINITY] {
         let (sound, broken) = (input(device, &[1.0; 40]), input(device, &[1.0, broken]));
-        let mut norm = written_single(device, 1);
+        let mut norm = added_single(device, &[0.0, 41.0]);
         let gradients = [(&sound, 40), (&broken, 2)];
         device.global_norm(&gradients, &mut norm).unwrap();
-        assert!(!read_single(device, &norm, 1)[0].is_finite());
+        let found = read_single(device, &norm, 2);
+        assert!(!found[0].is_finite() && found[1] == 41.0, "{found:?}");
     }
 }
 
@@ -52,9 +55,11 @@ fn cpu_equals_reference_global_norm() {
 
 on_simulator!(sim_equals_reference_global_norm, check_global_norm);
 
+/// Number of the update and learning rate.
+type When = (f32, f32);
+
+const FIRST: When = (1.0, 3e-4);
 const STEP: AdamStep = AdamStep {
-    step: 1,
-    learning_rate: 3e-4,
     beta1: 0.9,
     beta2: 0.95,
     epsilon: 1e-8,
@@ -62,15 +67,22 @@ const STEP: AdamStep = AdamStep {
     max_norm: 1.0,
 };
 
-fn adamw<D: Device>(device: &D, len: usize, norm: f32, step: &AdamStep) -> Outputs {
+fn adamw<D: Device>(
+    device: &D,
+    len: usize,
+    norm: f32,
+    (number, rate): When,
+    step: &AdamStep,
+) -> Outputs {
     let mut values = Values::new(len);
-    let mut weight = added(device, &values.normal(len, 1.0));
+    let start = rounded(&values.normal(len, 1.0));
+    let mut weight = added(device, &start);
     let gradient = values.normal(len, 1.0);
     // Moments as earlier updates left them; a second moment near 0 would make one element's update the whole error.
     let first = values.normal(len, 0.1);
     let second = values.normal(len, 0.1);
     let second: Vec<f32> = second.iter().map(|v| v * v + 1e-3).collect();
-    let mut state: AdamState<D> = device.adam_state(&weight, len).unwrap();
+    let mut state: AdamState<D> = device.adam_state(&start).unwrap();
     state.first = added_single(device, &first);
     state.second = added_single(device, &second);
     device
@@ -78,7 +90,8 @@ fn adamw<D: Device>(device: &D, len: usize, norm: f32, step: &AdamStep) -> Outpu
             &mut weight,
             &input(device, &gradient),
             &mut state,
-            &input_single(device, &[norm]),
+            &input_single(device, &[norm, number]),
+            &input_single(device, &[rate]),
             step,
             len,
         )
@@ -98,13 +111,13 @@ fn adamw<D: Device>(device: &D, len: usize, norm: f32, step: &AdamStep) -> Outpu
 
 fn check_adamw<D: Device>(device: &D) {
     for len in LENGTHS {
-        for (norm, step) in [
-            (7.0, STEP),
-            (0.5, STEP),
+        for (norm, when, step) in [
+            (7.0, FIRST, STEP),
+            (0.5, FIRST, STEP),
             (
                 7.0,
+                (1000.0, 3e-4),
                 AdamStep {
-                    step: 1000,
                     weight_decay: 0.0,
                     max_norm: f32::INFINITY,
                     ..STEP
@@ -113,19 +126,18 @@ fn check_adamw<D: Device>(device: &D) {
             // A large rate, so that the update's own error is seen.
             (
                 7.0,
+                (3.0, 0.5),
                 AdamStep {
-                    step: 3,
-                    learning_rate: 0.5,
                     beta2: 0.999,
                     ..STEP
                 },
             ),
         ] {
-            let mut found = adamw(device, len, norm, &step);
-            let mut expected = adamw(&ReferenceDevice, len, norm, &step);
+            let mut found = adamw(device, len, norm, when, &step);
+            let mut expected = adamw(&ReferenceDevice, len, norm, when, &step);
             // The weight may be stored in 16 bits; its master copy and the moments never are.
             let (state, expected_state) = (found.split_off(1), expected.split_off(1));
-            let case = format!("{:?}", (len, norm, step));
+            let case = format!("{:?}", (len, norm, when, step));
             compare("adamw", &case, &found, &expected);
             compare("adamw, state", &case, &state, &expected_state);
         }
@@ -148,11 +160,12 @@ fn check_broken_norm<D: Device>(device: &D) {
         gradient[66_000] = broken;
         let before = rounded(&Values::new(2).normal(len, 1.0));
         let (mut weight, gradient) = (added(device, &before), input(device, &gradient));
-        let mut state = device.adam_state(&weight, len).unwrap();
-        let mut norm = written_single(device, 1);
+        let mut state = device.adam_state(&before).unwrap();
+        let mut norm = added_single(device, &[0.0, 0.0]);
         device.global_norm(&[(&gradient, len)], &mut norm).unwrap();
+        let rate = input_single(device, &[FIRST.1]);
         device
-            .adamw(&mut weight, &gradient, &mut state, &norm, &STEP, len)
+            .adamw(&mut weight, &gradient, &mut state, &norm, &rate, &STEP, len)
             .unwrap();
         assert_eq!(read(device, &weight, len), before);
         for moment in [&state.first, &state.second] {
@@ -187,10 +200,10 @@ fn sim_loss_scale_follows_the_norms() {
             input(&device, &scaled),
             input(&device, &[f32::INFINITY; 65]),
         );
-        let mut norm = written_single(&device, 1);
+        let mut norm = added_single(&device, &[0.0, 0.0]);
         let mut norm_of = |gradient| {
             device.global_norm(&[(gradient, len)], &mut norm).unwrap();
-            read_single(&device, &norm, 1)[0]
+            read_single(&device, &norm, 2)[0]
         };
 
         let first = norm_of(&sound);
@@ -207,20 +220,30 @@ fn sim_loss_scale_follows_the_norms() {
         // The scale is 2048 by now, but these gradients were made with 1024.
         let before = rounded(&Values::new(5).normal(len, 1.0));
         let mut weight = added(&device, &before);
-        let mut state = device.adam_state(&weight, len).unwrap();
-        let single_norm = single(&device, &[first]);
+        let mut state = device.adam_state(&before).unwrap();
+        let first_norm = input_single(&device, &[first, FIRST.0]);
+        let rate = input_single(&device, &[FIRST.1]);
         device
-            .adamw(&mut weight, &sound, &mut state, &single_norm, &STEP, len)
+            .adamw(
+                &mut weight,
+                &sound,
+                &mut state,
+                &first_norm,
+                &rate,
+                &STEP,
+                len,
+            )
             .unwrap();
         let mut twin = added(&ReferenceDevice, &before);
-        let mut twin_state = ReferenceDevice.adam_state(&twin, len).unwrap();
+        let mut twin_state = ReferenceDevice.adam_state(&before).unwrap();
         let gradient = input(&ReferenceDevice, &values);
         ReferenceDevice
             .adamw(
                 &mut twin,
                 &gradient,
                 &mut twin_state,
-                &vec![first],
+                &vec![first, FIRST.0],
+                &vec![FIRST.1],
                 &STEP,
                 len,
             )

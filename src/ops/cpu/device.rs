@@ -66,6 +66,7 @@ impl Device for CpuDevice {
     type Float = Vec<f32>;
     type Single = Vec<f32>;
     type Index = Vec<u32>;
+    type Graph = ();
 
     fn name(&self) -> String {
         let level = match Level::detect() {
@@ -130,6 +131,13 @@ impl Device for CpuDevice {
 
     fn clear_single(&self, buffer: &mut Vec<f32>, len: usize) -> Result<()> {
         clear(buffer, len)
+    }
+
+    fn copy_single(&self, from: &Vec<f32>, len: usize, to: &mut Vec<f32>, at: usize) -> Result<()> {
+        let op = "copy_single";
+        let from = prefix(op, "from", from, &[len])?;
+        prefix_mut(op, "to", to, &[at.saturating_add(len)])?[at..].copy_from_slice(from);
+        Ok(())
     }
 
     fn embedding_forward(
@@ -627,7 +635,7 @@ impl Device for CpuDevice {
         x: &Vec<f32>,
         table: &Vec<f32>,
         targets: &Vec<u32>,
-        scale: f32,
+        scale: &Vec<f32>,
         loss: &mut Vec<f32>,
         grad_x: &mut Vec<f32>,
         grad_table: &mut Vec<f32>,
@@ -641,6 +649,7 @@ impl Device for CpuDevice {
         let table = prefix(op, "table", table, &[vocab, hidden])?;
         let targets = prefix(op, "targets", targets, &[count])?;
         expect_targets_in_range(op, "targets", targets, vocab)?;
+        let scale = prefix(op, "scale", scale, &[1])?[0];
         let loss = prefix_mut(op, "loss", loss, &[1])?;
         let grad_x = prefix_mut(op, "grad_x", grad_x, &[count, hidden])?;
         let grad_table = prefix_mut(op, "grad_table", grad_table, &[vocab, hidden])?;
@@ -713,12 +722,11 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn adam_state(&self, weight: &Vec<f32>, len: usize) -> Result<AdamState<Self>> {
-        expect_len("adam_state", "weight", weight.len(), len)?;
+    fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self>> {
         Ok(AdamState {
             master: None,
-            first: zeroed(len)?,
-            second: zeroed(len)?,
+            first: zeroed(values.len())?,
+            second: zeroed(values.len())?,
         })
     }
 
@@ -728,7 +736,11 @@ impl Device for CpuDevice {
         for (gradient, len) in gradients {
             total += optimizer::sum_of_squares(prefix(op, "gradient", gradient, &[*len])?);
         }
-        prefix_mut(op, "norm", norm, &[1])?[0] = total.sqrt() as f32;
+        let norm = prefix_mut(op, "norm", norm, &[2])?;
+        norm[0] = total.sqrt() as f32;
+        if norm[0].is_finite() {
+            norm[1] += 1.0;
+        }
         Ok(())
     }
 
@@ -738,6 +750,7 @@ impl Device for CpuDevice {
         gradient: &Vec<f32>,
         state: &mut AdamState<Self>,
         norm: &Vec<f32>,
+        rate: &Vec<f32>,
         step: &AdamStep,
         len: usize,
     ) -> Result<()> {
@@ -751,10 +764,15 @@ impl Device for CpuDevice {
         let gradient = prefix(op, "gradient", gradient, &[len])?;
         let first = prefix_mut(op, "first moment", &mut state.first, &[len])?;
         let second = prefix_mut(op, "second moment", &mut state.second, &[len])?;
-        let norm = prefix(op, "norm", norm, &[1])?[0];
-        if norm.is_finite() {
-            let clip = (step.max_norm / (norm + 1e-6)).min(1.0);
-            optimizer::adamw(weight, gradient, first, second, clip, step);
+        let norm = prefix(op, "norm", norm, &[2])?;
+        let rate = prefix(op, "rate", rate, &[1])?[0];
+        if norm[0].is_finite() {
+            let update = optimizer::Update {
+                clip: (step.max_norm / (norm[0] + 1e-6)).min(1.0),
+                rate,
+                number: norm[1],
+            };
+            optimizer::adamw(weight, gradient, first, second, update, step);
         }
         Ok(())
     }

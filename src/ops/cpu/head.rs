@@ -488,14 +488,23 @@ mod tests {
         };
         let (mut loss, mut gx, mut gt) = outputs();
         CpuDevice::new().head_loss(
-            &x, &table, &targets, 0.5, &mut loss, &mut gx, &mut gt, count, vocab, hidden,
+            &x,
+            &table,
+            &targets,
+            &vec![0.5],
+            &mut loss,
+            &mut gx,
+            &mut gt,
+            count,
+            vocab,
+            hidden,
         )?;
         let (mut want_loss, mut want_gx, mut want_gt) = outputs();
         ReferenceDevice.head_loss(
             &x,
             &table,
             &targets,
-            0.5,
+            &vec![0.5],
             &mut want_loss,
             &mut want_gx,
             &mut want_gt,

@@ -35,13 +35,24 @@ vectorised! {
     }
 }
 
-/// One AdamW update; `clip` multiplies the gradient.
+/// What changes from one AdamW update to the next.
+#[derive(Clone, Copy)]
+pub struct Update {
+    /// What the gradient is multiplied by.
+    pub clip: f32,
+    /// Learning rate.
+    pub rate: f32,
+    /// Number of the update, from 1.
+    pub number: f32,
+}
+
+/// One AdamW update.
 pub fn adamw(
     weight: &mut [f32],
     gradient: &[f32],
     first: &mut [f32],
     second: &mut [f32],
-    clip: f32,
+    update: Update,
     step: &AdamStep,
 ) {
     (
@@ -51,23 +62,23 @@ pub fn adamw(
         second.par_chunks_mut(CHUNK),
     )
         .into_par_iter()
-        .for_each(|(w, g, m, v)| adamw_chunk(w, g, m, v, clip, step));
+        .for_each(|(w, g, m, v)| adamw_chunk(w, g, m, v, update, step));
 }
 
 vectorised! {
     /// The update of `torch.optim.AdamW`: decay first, then the bias-corrected step.
-    pub fn adamw_chunk(weight: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], clip: f32, step: &AdamStep) {
+    pub fn adamw_chunk(weight: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], update: Update, step: &AdamStep) {
         // In f64, as PyTorch computes these scalars.
-        let bias1 = 1.0 - f64::from(step.beta1).powi(step.step as i32);
-        let bias2 = 1.0 - f64::from(step.beta2).powi(step.step as i32);
-        let rate = (f64::from(step.learning_rate) / bias1) as f32;
+        let bias1 = 1.0 - f64::from(step.beta1).powi(update.number as i32);
+        let bias2 = 1.0 - f64::from(step.beta2).powi(update.number as i32);
+        let rate = (f64::from(update.rate) / bias1) as f32;
         let root = (1.0 / bias2.sqrt()) as f32;
-        let keep = (1.0 - f64::from(step.learning_rate) * f64::from(step.weight_decay)) as f32;
+        let keep = (1.0 - f64::from(update.rate) * f64::from(step.weight_decay)) as f32;
         let (fresh1, fresh2) = (1.0 - step.beta1, 1.0 - step.beta2);
         let n = weight.len();
         let (gradient, first, second) = (&gradient[..n], &mut first[..n], &mut second[..n]);
         for i in 0..n {
-            let g = gradient[i] * clip;
+            let g = gradient[i] * update.clip;
             let m = fma::<FMA>(first[i], step.beta1, fresh1 * g);
             let v = fma::<FMA>(second[i], step.beta2, fresh2 * g * g);
             first[i] = m;

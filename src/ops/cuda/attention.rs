@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use super::driver::Driver;
 use super::kernels;
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut};
-use super::segments::read_offsets;
+use super::segments::read_segments;
 use super::{CudaDevice, blocks, int};
 use crate::ops::AttentionShape;
 use crate::ops::checks::expect_attention_shape;
@@ -146,10 +146,14 @@ pub(super) fn forward<E: Element>(
     let op = "attention_forward";
     expect_attention_shape(op, shape)?;
     let qkv = qkv.read(op, "qkv", &[count, shape.qkv_size()])?;
-    let segments = read_offsets(op, "segments", segments, segment_count, count)?;
+    let segments = read_segments(op, segments, segment_count, count)?;
     let out = out.write(op, "out", &[count, shape.out_size()])?;
     let log_sum = log_sum.write(op, "log_sum", &[count, shape.heads])?;
     let sizes = Sizes::new(op, shape, segment_count, count)?;
+    let read = 2 * count * shape.qkv_size() + 4 * (segment_count + 1);
+    let written = 2 * count * shape.out_size() + 4 * count * shape.heads;
+    device.driver().operation(op, read + written);
+    device.driver().moves(read, written);
     // SAFETY: the buffers are as long as the kernels' contract says, which stay in bounds with any segments.
     unsafe {
         match forward_kernel::<E>(shape.head_dim) {
@@ -205,12 +209,17 @@ pub(super) fn backward<E: Element>(
     let qkv = qkv.read(op, "qkv", &[count, shape.qkv_size()])?;
     let out = out.read(op, "out", &[count, shape.out_size()])?;
     let log_sum = log_sum.read(op, "log_sum", &[count, shape.heads])?;
-    let segments = read_offsets(op, "segments", segments, segment_count, count)?;
+    let segments = read_segments(op, segments, segment_count, count)?;
     let grad_qkv = grad_qkv.write(op, "grad_qkv", &[count, shape.qkv_size()])?;
     let sizes = Sizes::new(op, shape, segment_count, count)?;
     let driver = device.driver();
     let mut scratch = device.scratch();
     let delta = scratch.take::<f32>(op, count * shape.heads)?;
+    let (qkv_bytes, out_bytes) = (2 * count * shape.qkv_size(), 2 * count * shape.out_size());
+    let (row_bytes, kv_bytes) = (4 * count * shape.heads, 2 * count * shape.kv_size());
+    driver.operation(op, 2 * qkv_bytes + 2 * out_bytes + row_bytes);
+    driver.moves(qkv_bytes + 2 * out_bytes + row_bytes, out_bytes + row_bytes);
+    let keys_move = || driver.moves(qkv_bytes + out_bytes + 2 * row_bytes, 2 * kv_bytes);
     // SAFETY: the buffers are as long as the kernels' contract says, `delta` [count, heads]; they stay in bounds with any
     // segments.
     unsafe {
@@ -236,6 +245,7 @@ pub(super) fn backward<E: Element>(
                 sizes.kv_heads,
                 sizes.scale,
             )?;
+            keys_move();
             keys(
                 driver,
                 [sizes.kv_heads as u32, tiles, 1],
@@ -271,6 +281,7 @@ pub(super) fn backward<E: Element>(
                 sizes.head_dim,
                 sizes.scale,
             )?;
+            keys_move();
             kernels::attention_dkv_any::<E>(
                 driver,
                 [blocks(op, count * shape.kv_heads, WARPS)?, 1, 1],

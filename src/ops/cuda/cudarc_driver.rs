@@ -3,11 +3,15 @@
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
+use serde::Serialize;
 use std::ffi::{CString, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::driver::{Driver, Kernel};
+use super::cudarc_staging::Staging;
+use super::driver::{Driver, Kernel, Mark};
 use super::kernels;
+use super::recording::Recording;
 
 /// One card, one stream: launches run in the order in which they are made.
 pub struct CudarcDriver {
@@ -17,6 +21,29 @@ pub struct CudarcDriver {
     name: String,
     multiprocessors: usize,
     modules: Mutex<Modules>,
+    staging: Mutex<Staging>,
+    recording: AtomicBool,
+    /// Events that nobody waits for, as handles.
+    events: Mutex<Vec<usize>>,
+}
+
+/// Recorded launches. Its holder also holds the driver, and so the context.
+struct Graph {
+    context: sys::CUcontext,
+    graph: sys::CUgraphExec,
+}
+
+// SAFETY: the handles may be used on any thread once the context is made current there.
+unsafe impl Send for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: the context is alive; where the graph still runs, the driver gives it back afterwards.
+        unsafe {
+            let _ = result::ctx::set_current(self.context);
+            let _ = result::graph::exec_destroy(self.graph);
+        }
+    }
 }
 
 /// What has been loaded so far.
@@ -38,9 +65,7 @@ const DEFAULT_SHARED: u32 = 48 << 10;
 /// Why this binary cannot use a card, and what to do about it; `None` where nothing is known to be missing.
 pub fn missing() -> Option<String> {
     if let Some(reason) = kernels::NO_KERNELS {
-        return Some(format!(
-            "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device cpu needs none of it"
-        ));
+        return Some(no_kernels(reason));
     }
     // SAFETY: it only tries to open the driver's library, which has no requirements.
     if !unsafe { sys::is_culib_present() } {
@@ -51,6 +76,59 @@ pub fn missing() -> Option<String> {
     None
 }
 
+/// What to do about a build without kernels.
+pub fn no_kernels(reason: &str) -> String {
+    format!(
+        "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device cpu needs none of it"
+    )
+}
+
+/// A card of this machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct CardInfo {
+    /// As in `cuda:0`.
+    pub number: usize,
+    /// Name, architecture and multiprocessors.
+    pub name: String,
+    /// Bytes free now.
+    pub free_bytes: u64,
+    /// Bytes it has.
+    pub total_bytes: u64,
+}
+
+/// The cards that this binary can use.
+pub fn cards() -> Vec<CardInfo> {
+    let mut found = Vec::new();
+    if missing().is_some() {
+        return found;
+    }
+    while let Ok(driver) = CudarcDriver::new(found.len()) {
+        // The card's context was just made current.
+        let (free, total) = result::mem_get_info().unwrap_or((0, 0));
+        found.push(CardInfo {
+            number: found.len(),
+            name: driver.name.clone(),
+            free_bytes: free as u64,
+            total_bytes: total as u64,
+        });
+    }
+    found
+}
+
+/// The newest CUDA that this machine's driver knows, e.g. `CUDA 13.0`; `None` without a driver.
+pub fn driver_version() -> Option<String> {
+    // SAFETY: it only tries to open the driver's library, which has no requirements.
+    if !unsafe { sys::is_culib_present() } {
+        return None;
+    }
+    let mut version = 0;
+    // SAFETY: the driver is loaded, and the number is written before it returns.
+    unsafe { sys::cuDriverGetVersion(&mut version) }
+        .result()
+        .ok()?;
+    Some(format!("CUDA {}.{}", version / 1000, version % 1000 / 10))
+}
+
 /// The first card, where this binary can use one.
 pub fn first_card() -> Option<CudarcDriver> {
     match missing() {
@@ -59,7 +137,7 @@ pub fn first_card() -> Option<CudarcDriver> {
     }
 }
 
-fn told(what: &str) -> impl FnOnce(DriverError) -> anyhow::Error + '_ {
+pub(super) fn told(what: &str) -> impl FnOnce(DriverError) -> anyhow::Error + '_ {
     move |error| {
         let name = error.error_name().map(|name| name.to_string_lossy());
         let text = error.error_string().map(|text| text.to_string_lossy());
@@ -117,7 +195,19 @@ impl CudarcDriver {
                 modules: vec![None; kernels::MODULES.len()],
                 functions: vec![None; kernels::KERNELS.len()],
             }),
+            staging: Mutex::new(Staging::new()?),
+            recording: AtomicBool::new(false),
+            events: Mutex::default(),
         })
+    }
+
+    /// Refuses what a recording cannot repeat.
+    fn not_recorded(&self, what: &str) -> Result<()> {
+        ensure!(
+            !self.recording.load(Ordering::Acquire),
+            "{what} while operations are recorded: it could not be repeated"
+        );
+        Ok(())
     }
 
     /// Makes the card the calling thread's.
@@ -176,6 +266,13 @@ impl Drop for CudarcDriver {
     fn drop(&mut self) {
         // Errors have nowhere to go here; the process's end gives everything back anyway.
         let _ = self.enter("closing");
+        // SAFETY: nothing is launched any more: buffers hold this driver, so none is left.
+        unsafe {
+            self.staging
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner)
+                .close();
+        }
         let loaded = self
             .modules
             .get_mut()
@@ -183,6 +280,14 @@ impl Drop for CudarcDriver {
         for module in loaded.modules.drain(..).flatten() {
             // SAFETY: nothing is launched any more.
             let _ = unsafe { result::module::unload(module) };
+        }
+        let events = self
+            .events
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for event in events.drain(..) {
+            // SAFETY: it came from `mark`, and nobody waits for it.
+            let _ = unsafe { result::event::destroy(event as sys::CUevent) };
         }
         // SAFETY: stream and context were made in `new`; buffers hold this driver, so none is left.
         unsafe {
@@ -204,6 +309,7 @@ impl Driver for CudarcDriver {
     fn allocate(&self, bytes: usize, zeroed: bool) -> Result<u64> {
         let op = "allocating";
         self.enter(op)?;
+        self.not_recorded(op)?;
         // SAFETY: the size is not zero.
         let address = unsafe { result::malloc_sync(bytes.max(1)) }
             .map_err(told(op))
@@ -233,6 +339,7 @@ impl Driver for CudarcDriver {
     unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<()> {
         let op = "uploading";
         self.enter(op)?;
+        self.not_recorded(op)?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -243,6 +350,7 @@ impl Driver for CudarcDriver {
     unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         let op = "downloading";
         self.enter(op)?;
+        self.not_recorded(op)?;
         if !bytes.is_empty() {
             // SAFETY: the caller's promise; the copy is waited for below.
             unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }.map_err(told(op))?;
@@ -294,7 +402,113 @@ impl Driver for CudarcDriver {
     fn synchronize(&self) -> Result<()> {
         let op = "waiting";
         self.enter(op)?;
+        self.not_recorded(op)?;
         // SAFETY: the stream is alive.
         unsafe { result::stream::synchronize(self.stream) }.map_err(told(op))
+    }
+
+    unsafe fn stage(&self, pieces: &[(&[u8], u64)]) -> Result<()> {
+        self.enter("uploading a batch")?;
+        self.not_recorded("uploading a batch")?;
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the context is current, the stream is alive, and the ranges are the caller's promise.
+        unsafe { staging.copy(pieces, self.stream) }
+    }
+
+    fn begin_recording(&self) -> Result<bool> {
+        let op = "recording";
+        self.enter(op)?;
+        self.not_recorded(op)?;
+        // Of this thread only: others may go on with memory of their own.
+        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(told(op))?;
+        self.recording.store(true, Ordering::Release);
+        Ok(true)
+    }
+
+    fn end_recording(&self) -> Result<Recording> {
+        let op = "recording";
+        self.enter(op)?;
+        ensure!(
+            self.recording.swap(false, Ordering::AcqRel),
+            "no recording was begun"
+        );
+        // SAFETY: the stream is alive and captures.
+        let graph = unsafe { result::stream::end_capture(self.stream) }.map_err(told(op))?;
+        ensure!(
+            !graph.is_null(),
+            "{op}: the CUDA driver kept nothing of what was issued"
+        );
+        // SAFETY: the graph is whole; it is given back here whether it can be instantiated or not.
+        let instantiated = unsafe {
+            let made = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(graph);
+            made.map_err(told(op))?
+        };
+        let graph = Graph {
+            context: self.context,
+            graph: instantiated,
+        };
+        // So that the first launch is as fast as the others.
+        // SAFETY: graph and stream are alive.
+        unsafe { result::graph::upload(graph.graph, self.stream) }.map_err(told(op))?;
+        Ok(Recording(Box::new(graph)))
+    }
+
+    unsafe fn replay(&self, recording: &Recording) -> Result<()> {
+        let op = "repeating recorded operations";
+        self.enter(op)?;
+        let Some(graph) = recording.0.downcast_ref::<Graph>() else {
+            bail!("{op}: the recording is another driver's");
+        };
+        ensure!(
+            graph.context == self.context,
+            "{op}: the recording is another card's"
+        );
+        // SAFETY: graph and stream are alive; the memory is the caller's promise.
+        unsafe { result::graph::launch(graph.graph, self.stream) }.map_err(told(op))
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        let op = "marking a point in time";
+        self.enter(op)?;
+        let idle = self
+            .events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let event = match idle {
+            Some(event) => event as sys::CUevent,
+            None => {
+                result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(told(op))?
+            }
+        };
+        // SAFETY: event and stream are alive.
+        unsafe { result::event::record(event, self.stream) }.map_err(told(op))?;
+        Ok(Mark::Event(event as usize))
+    }
+
+    fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64> {
+        let op = "taking the time between two points";
+        let (Mark::Event(from), Mark::Event(to)) = (from, to) else {
+            bail!("{op}: marks of another driver");
+        };
+        self.enter(op)?;
+        // SAFETY: both events came from `mark`, so they are of this stream and alive.
+        let milliseconds = unsafe {
+            result::event::synchronize(to as sys::CUevent).map_err(told(op))?;
+            result::event::elapsed(from as sys::CUevent, to as sys::CUevent).map_err(told(op))?
+        };
+        let mut idle = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.extend([from, to]);
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        let op = "asking for free memory";
+        self.enter(op)?;
+        let (free, _) = result::mem_get_info().map_err(told(op))?;
+        Ok(Some(free as u64))
     }
 }

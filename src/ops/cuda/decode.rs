@@ -74,7 +74,7 @@ pub(super) fn attention_texts<E: Element>(
 /// Rows `first_row..first_row + count` of `qkv` and `out`, which take positions from `past` on.
 #[allow(clippy::too_many_arguments)]
 fn cached<E: Element>(
-    op: &str,
+    op: &'static str,
     device: &CudaDevice<E>,
     qkv: &DeviceBuffer<E>,
     first_row: usize,
@@ -99,6 +99,10 @@ fn cached<E: Element>(
     let values = values.write(op, "values", &[capacity, shape.kv_size()])?;
     let out = out.write(op, "out", &[end, shape.out_size()])?;
     int(op, "the capacity", capacity)?;
+    let bytes = 2 * (count * shape.qkv_size() + 2 * past * shape.kv_size());
+    let written = 2 * count * (shape.out_size() + 2 * shape.kv_size());
+    device.driver().operation(op, bytes + written);
+    device.driver().moves(bytes, written);
     for first in (0..count).step_by(MAX_ROWS) {
         let rows = MAX_ROWS.min(count - first);
         // SAFETY: the buffers are as long as the kernel's contract says, from row `first` on; `past + count` positions fit.

@@ -1,11 +1,44 @@
 //! What launches kernels and holds their memory: a card through the CUDA driver, or the simulator. Everything above works
 //! on either.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use std::ffi::{CStr, c_void};
+use std::time::Instant;
+
+use super::recording::Recording;
+
+/// What a parameter of a kernel is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ParameterKind {
+    /// `const T*`, with the bytes of a `T`.
+    Read(usize),
+    /// `T*`, with the bytes of a `T`.
+    Write(usize),
+    /// `float`, `int` or `unsigned`.
+    Value,
+}
+
+/// A parameter of a kernel.
+#[derive(Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name in the source.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: ParameterKind,
+}
+
+impl Parameter {
+    /// Bytes of an argument.
+    pub fn bytes(&self) -> usize {
+        match self.kind {
+            ParameterKind::Value => 4,
+            ParameterKind::Read(_) | ParameterKind::Write(_) => 8,
+        }
+    }
+}
 
 /// One entry point of `kernels/*.cu`, read off its source by `build.rs`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Kernel {
     /// Its place in the table of all kernels.
     pub index: usize,
@@ -17,6 +50,8 @@ pub struct Kernel {
     pub threads: u32,
     /// Most bytes of dynamic shared memory that a launch may ask for.
     pub dynamic_shared: u32,
+    /// In their order.
+    pub parameters: &'static [Parameter],
 }
 
 impl Kernel {
@@ -35,6 +70,15 @@ pub struct Module {
     pub image: &'static [u8],
     /// What ptxas said about each kernel and architecture: registers, shared memory, spills.
     pub ptxas_report: &'static str,
+}
+
+/// A point in the order of launches, to take times between.
+#[derive(Clone, Copy, Debug)]
+pub enum Mark {
+    /// When the host was there, with everything launched before done.
+    Host(Instant),
+    /// A driver's own, by its handle.
+    Event(usize),
 }
 
 /// A place with memory of its own that runs kernels, one after another in the order in which they are launched. Addresses
@@ -101,9 +145,108 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// When something launched before failed.
     fn synchronize(&self) -> Result<()>;
+    /// Copies pieces from the host for launches to come, each to its address. The bytes have been taken when this returns, and may
+    /// travel while earlier launches still run.
+    ///
+    /// # Errors
+    /// When the device fails, also at an earlier launch.
+    /// # Safety
+    /// Each range lies in one live allocation.
+    unsafe fn stage(&self, pieces: &[(&[u8], u64)]) -> Result<()> {
+        for (bytes, to) in pieces {
+            // SAFETY: the caller's promise.
+            unsafe { self.upload(bytes, *to) }?;
+        }
+        Ok(())
+    }
+    /// From now on launches, copies and zeros are kept and not run; nothing else may be asked for. `false`: this driver keeps
+    /// nothing. Only one thread uses the driver meanwhile.
+    ///
+    /// # Errors
+    /// Within another recording, or when the device fails.
+    fn begin_recording(&self) -> Result<bool> {
+        Ok(false)
+    }
+    /// What was kept since [`Driver::begin_recording`].
+    ///
+    /// # Errors
+    /// Where nothing was begun, or something was asked for meanwhile that cannot be kept.
+    fn end_recording(&self) -> Result<Recording> {
+        bail!("{} keeps no operations", self.name())
+    }
+    /// Issues what was kept.
+    ///
+    /// # Errors
+    /// Where the recording is another driver's, or the device fails.
+    /// # Safety
+    /// All memory that it uses is still there.
+    unsafe fn replay(&self, _recording: &Recording) -> Result<()> {
+        bail!("{} keeps no operations", self.name())
+    }
+    /// Is told what operations and launches move, for those who count ([`super::counting`]).
+    fn note(&self, _note: Note) {}
     /// True where scratch memory should not be kept and cut up, because the driver watches each allocation.
     fn watches_memory(&self) -> bool {
         false
+    }
+    /// Marks this point, for [`Driver::seconds_between`].
+    ///
+    /// # Errors
+    /// When the device fails, also at an earlier launch.
+    fn mark(&self) -> Result<Mark> {
+        self.synchronize()?;
+        Ok(Mark::Host(Instant::now()))
+    }
+    /// Seconds between two marks of this driver, which are used up; waits for the second.
+    ///
+    /// # Errors
+    /// When the device fails, also at an earlier launch.
+    fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64> {
+        match (from, to) {
+            (Mark::Host(from), Mark::Host(to)) => Ok(to.duration_since(from).as_secs_f64()),
+            _ => bail!("marks of another driver"),
+        }
+    }
+    /// Where launches are profiled: whether those that come now are. See [`crate::ops::Device::profile`].
+    fn profile(&self, _on: bool) {}
+    /// Bytes that are free now; `None` where that is no bound.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+}
+
+/// What an operation declares about itself. A byte counts once per launch that reads or writes it: what a launch reads again
+/// within its caches is not counted again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Note {
+    /// An operation begins. At the least it moves so many bytes: its inputs once and its outputs once.
+    Operation {
+        /// Its name.
+        name: &'static str,
+        /// The least possible.
+        least: usize,
+    },
+    /// The next launch of the operation moves so many bytes.
+    Launch {
+        /// From memory.
+        read: usize,
+        /// To memory.
+        written: usize,
+    },
+}
+
+impl dyn Driver + '_ {
+    /// Notes that an operation begins, and the bytes of its inputs and outputs.
+    pub(super) fn operation(&self, name: &'static str, least: usize) {
+        self.note(Note::Operation { name, least });
+    }
+
+    /// Notes what the next launch reads and writes, in bytes.
+    pub(super) fn moves(&self, read: usize, written: usize) {
+        self.note(Note::Launch { read, written });
     }
 }
 

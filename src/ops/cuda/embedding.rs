@@ -42,6 +42,9 @@ pub(super) fn forward<E: Element>(
     let threads = count * (hidden / width(hidden));
     // The kernel counts its threads in 32 bits.
     int(op, "the number of parts of rows", threads)?;
+    let (read, written) = (2 * count * hidden + 4 * count, 2 * count * hidden);
+    device.driver().operation(op, read + written);
+    device.driver().moves(read, written);
     // SAFETY: the buffers are as long as the kernel's contract says; it checks each token.
     unsafe {
         kernels::embedding_fwd::<E>(
@@ -86,6 +89,13 @@ pub(super) fn backward<E: Element>(
     let mut scratch = device.scratch();
     let order = scratch.take::<u32>(op, count)?;
     let spare = scratch.take::<u32>(op, count)?;
+    let driver = device.driver();
+    // Rows of the table that can be touched at the most.
+    let rows = 2 * count.min(vocab) * hidden;
+    driver.operation(op, 2 * count * hidden + 4 * count + 2 * rows);
+    // Each pass counts the digits, and then moves the numbers.
+    let passes = sort_passes(vocab) as usize;
+    driver.moves(passes * 12 * count, passes * 4 * count);
     // SAFETY: the buffers are as long as the kernels' contracts say, `order` and `spare` [count]; tokens are checked there.
     unsafe {
         kernels::embedding_sort(
@@ -99,6 +109,7 @@ pub(super) fn backward<E: Element>(
             vocab_arg,
             sort_passes(vocab),
         )?;
+        driver.moves(2 * count * hidden + 8 * count + rows, rows);
         kernels::embedding_bwd::<E>(
             device.driver(),
             [blocks(op, warps, THREADS / 32)?, 1, 1],

@@ -130,6 +130,40 @@ impl Sizes {
     }
 }
 
+/// Bytes of what experts read and write.
+struct Bytes {
+    /// `[T, C]`
+    tokens: usize,
+    /// `[slots, C]`: each token's row once per expert that it goes to.
+    slot_rows: usize,
+    /// `[slots, F]`
+    inner: usize,
+    /// A number per slot.
+    slots: usize,
+    w13: usize,
+    w2: usize,
+}
+
+impl Bytes {
+    fn new(sizes: &Sizes) -> Self {
+        let MoeShape {
+            hidden,
+            intermediate,
+            experts,
+            ..
+        } = sizes.shape;
+        let w2 = 2 * experts * hidden * intermediate;
+        Self {
+            tokens: 2 * sizes.count * hidden,
+            slot_rows: 2 * sizes.slots() * hidden,
+            inner: 2 * sizes.slots() * intermediate,
+            slots: 4 * sizes.slots(),
+            w13: 2 * w2,
+            w2,
+        }
+    }
+}
+
 /// `out[t] = (residual[t] +) sum of slot_rows over the token's slots`.
 fn combine<E: Element>(
     device: &CudaDevice<E>,
@@ -141,6 +175,11 @@ fn combine<E: Element>(
     sizes: &Sizes,
 ) -> Result<()> {
     let pieces = sizes.count.saturating_mul(sizes.shape.hidden.div_ceil(8));
+    let bytes = Bytes::new(sizes);
+    let added = if residual.is_null() { 0 } else { bytes.tokens };
+    device
+        .driver()
+        .moves(bytes.slot_rows + bytes.slots + added, bytes.tokens);
     // SAFETY: `out` and `residual` are [count, hidden], `slot_rows` [slots, hidden], as the callers checked.
     unsafe {
         kernels::experts_combine_fwd::<E>(
@@ -191,6 +230,12 @@ pub(super) fn forward<E: Element>(
     let act = scratch.take::<E>(op, sizes.slots() * intermediate)?;
     let slot_out = scratch.take::<E>(op, sizes.slots() * hidden)?;
 
+    let bytes = Bytes::new(&sizes);
+    driver.operation(
+        op,
+        3 * bytes.tokens + bytes.w13 + bytes.w2 + 2 * bytes.inner + 3 * bytes.slots,
+    );
+    driver.moves(bytes.slot_rows + bytes.w13 + bytes.slots, 3 * bytes.inner);
     let tile = sizes.ragged(2 * intermediate);
     let up = match tile {
         Tile::Large => kernels::experts_up_fwd::<E>,
@@ -219,6 +264,7 @@ pub(super) fn forward<E: Element>(
         Tile::Large => kernels::experts_down_fwd::<E>,
         Tile::Small => kernels::experts_down_small_fwd::<E>,
     };
+    driver.moves(bytes.inner + bytes.w2 + 2 * bytes.slots, bytes.slot_rows);
     // SAFETY: as above.
     unsafe {
         down(
@@ -283,6 +329,15 @@ pub(super) fn backward<E: Element>(
     let slot_grad = scratch.take::<E>(op, sizes.slots() * hidden)?;
     let weight_parts = scratch.take::<f32>(op, sizes.slots() * parts)?;
 
+    let bytes = Bytes::new(&sizes);
+    driver.operation(
+        op,
+        3 * bytes.tokens + 2 * bytes.inner + 3 * (bytes.w13 + bytes.w2) + 4 * bytes.slots,
+    );
+    driver.moves(
+        bytes.slot_rows + 2 * bytes.inner + bytes.w2 + 2 * bytes.slots,
+        3 * bytes.inner + parts * bytes.slots,
+    );
     let act = match act_tile {
         Tile::Large => kernels::experts_act_bwd::<E>,
         Tile::Small => kernels::experts_act_small_bwd::<E>,
@@ -307,6 +362,7 @@ pub(super) fn backward<E: Element>(
             sizes.hidden,
             sizes.intermediate,
         )?;
+        driver.moves((parts + 1) * bytes.slots, bytes.slots);
         kernels::experts_weights_bwd(
             driver,
             [blocks(op, sizes.slots(), THREADS)?, 1, 1],
@@ -324,6 +380,7 @@ pub(super) fn backward<E: Element>(
         Tile::Large => kernels::experts_x_bwd::<E>,
         Tile::Small => kernels::experts_x_small_bwd::<E>,
     };
+    driver.moves(2 * bytes.inner + bytes.w13, bytes.slot_rows);
     // SAFETY: as above.
     unsafe {
         input(
@@ -354,6 +411,10 @@ pub(super) fn backward<E: Element>(
         Tile::Large => kernels::experts_w13_bwd::<E>,
         Tile::Small => kernels::experts_w13_small_bwd::<E>,
     };
+    driver.moves(
+        2 * bytes.inner + bytes.slot_rows + bytes.slots + bytes.w13,
+        bytes.w13,
+    );
     // SAFETY: as above.
     unsafe {
         weight(
@@ -375,6 +436,10 @@ pub(super) fn backward<E: Element>(
         Tile::Large => kernels::experts_w2_bwd::<E>,
         Tile::Small => kernels::experts_w2_small_bwd::<E>,
     };
+    driver.moves(
+        bytes.inner + bytes.slot_rows + bytes.slots + bytes.w2,
+        bytes.w2,
+    );
     // SAFETY: as above.
     unsafe {
         weight(

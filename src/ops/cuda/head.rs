@@ -8,9 +8,9 @@ use super::tile::Tile;
 use super::{CudaDevice, blocks, int, scale_state};
 use crate::ops::checks::{expect_len, expect_nonzero, expect_targets_in_range};
 
-/// Most tokens of a chunk. More need more memory (103 MB of logits at GPT-2's vocabulary), fewer read the table and its
+/// Most tokens of a chunk. More need more memory (206 MB of logits at GPT-2's vocabulary), fewer read the table and its
 /// gradient more often: 116 MB per chunk.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 2048;
 /// Threads of the kernels that make no product.
 const THREADS: usize = 256;
 /// Most parts of the vocabulary that the gradient of `x` is summed in.
@@ -61,6 +61,7 @@ impl Pass {
             target_logit: scratch.take(op, count)?,
             stats: scratch.take(op, 2 * chunk * parts)?,
         };
+        driver.moves(4 * count, 12 * count + 4);
         // SAFETY: `targets` has `count` elements, as the callers checked, and so have the lists.
         unsafe {
             kernels::head_compact(
@@ -88,6 +89,14 @@ impl Pass {
         self.chunk * self.vocab.next_multiple_of(8)
     }
 
+    fn logits_bytes(&self) -> usize {
+        2 * self.logits()
+    }
+
+    fn stats_bytes(&self) -> usize {
+        8 * self.chunk * self.parts
+    }
+
     /// Statistics of a chunk's logits, and the logits themselves unless `logits` is null.
     fn logits_forward<E: Element>(
         &self,
@@ -102,6 +111,15 @@ impl Pass {
             Tile::Large => kernels::head_logits_fwd::<E>,
             Tile::Small => kernels::head_logits_small_fwd::<E>,
         };
+        let kept = if logits.is_null() {
+            0
+        } else {
+            self.logits_bytes()
+        };
+        device.driver().moves(
+            2 * (self.chunk + self.vocab) * self.hidden,
+            kept + self.stats_bytes() + 4 * self.chunk,
+        );
         // SAFETY: all buffers are as long as the kernel's contract says.
         unsafe {
             launch(
@@ -140,7 +158,7 @@ pub(super) fn loss<E: Element>(
     x: &DeviceBuffer<E>,
     table: &DeviceBuffer<E>,
     targets: &IndexBuffer,
-    scale: f32,
+    scale: &DeviceBuffer<f32>,
     loss: &mut DeviceBuffer<f32>,
     grad_x: &mut DeviceBuffer<E>,
     grad_table: &mut DeviceBuffer<E>,
@@ -153,9 +171,14 @@ pub(super) fn loss<E: Element>(
     let x = x.read(op, "x", &[count, hidden])?;
     let table = table.read(op, "table", &[vocab, hidden])?;
     let targets = check_targets(op, targets, count, vocab)?;
+    let scale = scale.read(op, "scale", &[1])?;
     let loss = loss.write(op, "loss", &[1])?;
     let grad_table = grad_table.write(op, "grad_table", &[vocab, hidden])?;
     // Ignored tokens keep these zeros.
+    let (x_bytes, table_bytes) = (2 * count * hidden, 2 * vocab * hidden);
+    device
+        .driver()
+        .operation(op, 2 * x_bytes + 3 * table_bytes + 4 * count);
     expect_len(op, "grad_x", grad_x.len(), count * hidden)?;
     grad_x.clear(count * hidden)?;
     let grad_x = grad_x.write(op, "grad_x", &[count, hidden])?;
@@ -195,6 +218,9 @@ pub(super) fn loss<E: Element>(
     for first in pass.chunks() {
         pass.logits_forward(device, op, x, table, logits, first)?;
         let first = int(op, "tokens", first)?;
+        let (logits_bytes, rows_bytes) = (pass.logits_bytes(), 2 * chunk * hidden);
+        let sums_bytes = 2 * splits * rows_bytes;
+        driver.moves(logits_bytes + pass.stats_bytes(), logits_bytes);
         // SAFETY: all buffers are as long as the kernels' contracts say.
         unsafe {
             kernels::head_grad_bwd::<E>(
@@ -214,6 +240,7 @@ pub(super) fn loss<E: Element>(
                 vocab_int,
                 int(op, "columns of a part", pass.tile.warp_cols())?,
             )?;
+            driver.moves(logits_bytes + table_bytes, sums_bytes);
             x_launch(
                 driver,
                 [blocks(op, splits * x_tile.count(chunk, hidden), 1)?, 1, 1],
@@ -228,6 +255,7 @@ pub(super) fn loss<E: Element>(
                 hidden_int,
                 int(op, "splits", splits)?,
             )?;
+            driver.moves(sums_bytes, rows_bytes);
             kernels::head_x_sum_bwd::<E>(
                 driver,
                 [blocks(op, chunk * hidden.div_ceil(8), THREADS)?, 1, 1],
@@ -241,6 +269,7 @@ pub(super) fn loss<E: Element>(
                 hidden_int,
                 int(op, "splits", splits)?,
             )?;
+            driver.moves(logits_bytes + rows_bytes + table_bytes, table_bytes);
             table_launch(
                 driver,
                 table_tile.grid(op, vocab, hidden)?,
@@ -257,6 +286,7 @@ pub(super) fn loss<E: Element>(
             )?;
         }
     }
+    driver.moves(4 * count + 4, 4);
     // SAFETY: `loss` has an element, `row_losses` one for every counted token.
     unsafe {
         kernels::head_loss_fwd(
@@ -287,6 +317,9 @@ pub(super) fn losses<E: Element>(
     let table = table.read(op, "table", &[vocab, hidden])?;
     let targets = check_targets(op, targets, count, vocab)?;
     // Ignored tokens keep these zeros.
+    device
+        .driver()
+        .operation(op, 2 * (count + vocab) * hidden + 8 * count);
     expect_len(op, "losses", losses.len(), count)?;
     losses.clear(count)?;
     let losses = losses.write(op, "losses", &[count])?;
@@ -297,6 +330,7 @@ pub(super) fn losses<E: Element>(
     let pass = Pass::new(device, &mut scratch, op, targets, count, vocab, hidden)?;
     for first in pass.chunks() {
         pass.logits_forward(device, op, x, table, PtrMut::null(), first)?;
+        device.driver().moves(pass.stats_bytes(), 4 * pass.chunk);
         // SAFETY: all buffers are as long as the kernel's contract says.
         unsafe {
             kernels::head_losses_fwd(
@@ -334,6 +368,9 @@ pub(super) fn logits<E: Element>(
     let table = table.read(op, "table", &[vocab, hidden])?;
     let logits = logits.write(op, "logits", &[rows, vocab])?;
     let driver = device.driver();
+    let (read, written) = (2 * (rows + vocab) * hidden, 4 * rows * vocab);
+    driver.operation(op, read + written);
+    driver.moves(read, written);
     let tile = Tile::for_product(&[hidden], rows, vocab, driver.multiprocessors());
     // A few rows fill a small tile better, and there are enough of those.
     let tile = if rows <= Tile::Small.side() {

@@ -31,6 +31,14 @@ pub(super) fn forward<E: Element>(
         return unsafe { gemv(op, device, x, weight, residual, y, rows, inputs, outputs) };
     }
     let driver = device.driver();
+    let least = 2 * (rows * inputs + outputs * inputs + rows * outputs)
+        + if residual.is_some() {
+            2 * rows * outputs
+        } else {
+            0
+        };
+    driver.operation(op, least);
+    driver.moves(least - 2 * rows * outputs, 2 * rows * outputs);
     let tile = Tile::for_product(&[inputs, outputs], rows, outputs, driver.multiprocessors());
     let launch = match tile {
         Tile::Large => kernels::linear_fwd::<E>,
@@ -69,6 +77,10 @@ pub(super) fn backward_input<E: Element>(
     let weight = weight.read(op, "weight", &[outputs, inputs])?;
     let grad_x = grad_x.write(op, "grad_x", &[rows, inputs])?;
     let driver = device.driver();
+    let old = if accumulate { 2 * rows * inputs } else { 0 };
+    let read = 2 * (rows * outputs + outputs * inputs) + old;
+    driver.operation(op, read + 2 * rows * inputs);
+    driver.moves(read, 2 * rows * inputs);
     let tile = Tile::for_product(&[inputs, outputs], rows, inputs, driver.multiprocessors());
     let launch = match tile {
         Tile::Large => kernels::linear_input_bwd::<E>,
@@ -105,6 +117,9 @@ pub(super) fn backward_weight<E: Element>(
     let x = x.read(op, "x", &[rows, inputs])?;
     let grad_weight = grad_weight.write(op, "grad_weight", &[outputs, inputs])?;
     let driver = device.driver();
+    let read = 2 * (rows * outputs + rows * inputs + outputs * inputs);
+    driver.operation(op, read + 2 * outputs * inputs);
+    driver.moves(read, 2 * outputs * inputs);
     let tile = Tile::for_product(
         &[inputs, outputs],
         outputs,

@@ -4,9 +4,12 @@ use anyhow::{Context, Result, ensure};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::arena::{ALIGNMENT, Lease, Memory};
 use super::driver::{Driver, Kernel};
+use crate::ops::MemoryClass;
 use crate::ops::checks::{element_count, expect_len};
 
 /// What a buffer holds: plain numbers of which every bit pattern is one.
@@ -79,6 +82,11 @@ impl<T> Ptr<T> {
         Self(0, PhantomData)
     }
 
+    /// Whether it is [`Ptr::null`].
+    pub fn is_null(self) -> bool {
+        self.0 == 0
+    }
+
     /// `elements` further on.
     pub fn at(self, elements: usize) -> Self {
         Self(self.0 + (elements * size_of::<T>()) as u64, PhantomData)
@@ -89,6 +97,11 @@ impl<T> PtrMut<T> {
     /// For an argument that a kernel leaves out.
     pub fn null() -> Self {
         Self(0, PhantomData)
+    }
+
+    /// Whether it is [`PtrMut::null`].
+    pub fn is_null(self) -> bool {
+        self.0 == 0
     }
 
     /// `elements` further on.
@@ -104,25 +117,40 @@ impl<T> PtrMut<T> {
 
 /// `len` elements in a driver's memory.
 pub struct DeviceBuffer<T: Plain> {
-    driver: Arc<dyn Driver>,
+    memory: Arc<Memory>,
+    lease: Lease,
     address: u64,
     len: usize,
     element: PhantomData<T>,
 }
 
 impl<T: Plain> DeviceBuffer<T> {
-    /// Zeroed memory, or memory with anything in it.
+    /// Zeroed memory, or memory with anything in it, in an allocation of its own.
     ///
     /// # Errors
     /// When the driver has not enough.
     pub fn new(driver: &Arc<dyn Driver>, len: usize, zeroed: bool) -> Result<Self> {
+        Self::within(&Memory::new(driver), len, None, zeroed)
+    }
+
+    /// Zeroed memory, or memory with anything in it, of the class that buffers are made for at the moment, or of another.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    pub fn within(
+        memory: &Arc<Memory>,
+        len: usize,
+        class: Option<MemoryClass>,
+        zeroed: bool,
+    ) -> Result<Self> {
         let bytes = element_count("zeros", "a buffer", &[len, size_of::<T>()])?;
-        let address = driver
-            .allocate(bytes.max(1), zeroed)
+        let lease = memory
+            .take(bytes, class, zeroed)
             .with_context(|| format!("no memory for a buffer of {len} elements"))?;
         Ok(Self {
-            driver: driver.clone(),
-            address,
+            memory: memory.clone(),
+            address: lease.address,
+            lease,
             len,
             element: PhantomData,
         })
@@ -184,7 +212,8 @@ impl<T: Plain> DeviceBuffer<T> {
         expect_len("upload", "buffer", self.len, values.len())?;
         // SAFETY: the buffer is this long and alive.
         unsafe {
-            self.driver
+            self.memory
+                .driver()
                 .upload(bytemuck::cast_slice(values), self.address)
         }
     }
@@ -198,10 +227,36 @@ impl<T: Plain> DeviceBuffer<T> {
         let mut values = vec![T::zeroed(); len];
         // SAFETY: the buffer is this long and alive.
         unsafe {
-            self.driver
+            self.memory
+                .driver()
                 .download(self.address, bytemuck::cast_slice_mut(&mut values))?;
         }
         Ok(values)
+    }
+
+    /// Where `len` values are to be copied to.
+    ///
+    /// # Errors
+    /// Where it holds fewer.
+    pub(crate) fn target(&mut self, len: usize) -> Result<u64> {
+        expect_len("upload", "buffer", self.len, len)?;
+        Ok(self.address)
+    }
+
+    /// `self[at..at + len] = from[..len]`, on the device.
+    ///
+    /// # Errors
+    /// Where either is too short, or the driver fails.
+    pub fn copy_from(&mut self, from: &Self, len: usize, at: usize) -> Result<()> {
+        expect_len("copy_single", "from", from.len, len)?;
+        expect_len("copy_single", "to", self.len, at.saturating_add(len))?;
+        let (offset, bytes) = (at * size_of::<T>(), len * size_of::<T>());
+        // SAFETY: both buffers are this long and alive, and two of them do not overlap.
+        unsafe {
+            self.memory
+                .driver()
+                .copy(from.address, self.address + offset as u64, bytes)
+        }
     }
 
     /// Zeroes the first `len` elements.
@@ -211,14 +266,17 @@ impl<T: Plain> DeviceBuffer<T> {
     pub fn clear(&mut self, len: usize) -> Result<()> {
         expect_len("clear", "buffer", self.len, len)?;
         // SAFETY: the buffer is this long and alive.
-        unsafe { self.driver.zero(self.address, len * size_of::<T>()) }
+        unsafe {
+            self.memory
+                .driver()
+                .zero(self.address, len * size_of::<T>())
+        }
     }
 }
 
 impl<T: Plain> Drop for DeviceBuffer<T> {
     fn drop(&mut self) {
-        // SAFETY: the address came from `allocate`; pointers into it are used by launches issued before only.
-        unsafe { self.driver.free(self.address) };
+        self.memory.give_back(&self.lease);
     }
 }
 
@@ -243,9 +301,9 @@ impl IndexBuffer {
     ///
     /// # Errors
     /// When the driver has not enough memory.
-    pub fn new(driver: &Arc<dyn Driver>, len: usize) -> Result<Self> {
+    pub fn within(memory: &Arc<Memory>, len: usize) -> Result<Self> {
         Ok(Self {
-            buffer: DeviceBuffer::new(driver, len, true)?,
+            buffer: DeviceBuffer::within(memory, len, None, true)?,
             known: Some(vec![0; len]),
         })
     }
@@ -289,12 +347,26 @@ impl IndexBuffer {
     /// Where there are more than it holds, or the driver fails.
     pub fn upload(&mut self, values: &[u32]) -> Result<()> {
         self.buffer.upload(values)?;
+        self.note_known(values);
+        Ok(())
+    }
+
+    /// Where these values are to be copied to; from now on they are known.
+    ///
+    /// # Errors
+    /// Where there are more than it holds.
+    pub(crate) fn target(&mut self, values: &[u32]) -> Result<u64> {
+        let address = self.buffer.target(values.len())?;
+        self.note_known(values);
+        Ok(address)
+    }
+
+    fn note_known(&mut self, values: &[u32]) {
         match &mut self.known {
             Some(known) => known[..values.len()].copy_from_slice(values),
             None if values.len() == self.buffer.len() => self.known = Some(values.to_vec()),
             None => {}
         }
-        Ok(())
     }
 
     /// The first `len` elements; waits for the device.
@@ -306,34 +378,69 @@ impl IndexBuffer {
     }
 }
 
-/// Scratch memory, grown as needed and kept.
+/// Scratch memory: one block, as large as the plan says; without a plan grown as needed and kept.
 #[derive(Default)]
-pub struct Arena(Mutex<Vec<DeviceBuffer<u8>>>);
+pub struct ScratchPool {
+    blocks: Mutex<Vec<DeviceBuffer<u8>>>,
+    /// How often its memory has moved.
+    moves: AtomicU64,
+}
 
 /// One operation's scratch memory, given back at its end. While it lives no other operation of the device takes any, so
 /// launches of two threads do not meet in it.
 pub struct Scratch<'a> {
-    driver: &'a Arc<dyn Driver>,
+    memory: &'a Arc<Memory>,
     blocks: MutexGuard<'a, Vec<DeviceBuffer<u8>>>,
+    moves: &'a AtomicU64,
     /// Bytes taken of the last block.
     taken: usize,
     /// Bytes taken in all.
     total: usize,
 }
 
-/// Pieces begin at multiples of this, as allocations do.
-const ALIGNMENT: usize = 256;
+impl ScratchPool {
+    /// A number that changes when memory that operations took before is given away: recorded launches must not use it then.
+    pub fn generation(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
+    }
 
-impl Arena {
     /// Waits for other operations' scratch memory.
-    pub fn scratch<'a>(&'a self, driver: &'a Arc<dyn Driver>) -> Scratch<'a> {
+    pub fn scratch<'a>(&'a self, memory: &'a Arc<Memory>) -> Scratch<'a> {
         Scratch {
-            driver,
-            blocks: self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            memory,
+            blocks: self.blocks.lock().unwrap_or_else(PoisonError::into_inner),
+            moves: &self.moves,
             taken: 0,
             total: 0,
         }
     }
+
+    /// Makes the block of a plan.
+    ///
+    /// # Errors
+    /// When there is not so much memory.
+    pub fn reserve(&self, memory: &Arc<Memory>, bytes: usize) -> Result<()> {
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        blocks.clear();
+        self.moves.fetch_add(1, Ordering::Release);
+        if bytes > 0 && !memory.driver().watches_memory() && !memory.is_rehearsal() {
+            blocks.push(scratch_block(memory, bytes)?);
+        }
+        Ok(())
+    }
+
+    /// Gives all blocks back.
+    pub fn clear(&self) {
+        self.blocks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.moves.fetch_add(1, Ordering::Release);
+    }
+}
+
+fn scratch_block(memory: &Arc<Memory>, bytes: usize) -> Result<DeviceBuffer<u8>> {
+    DeviceBuffer::within(memory, bytes, Some(MemoryClass::Scratch), false)
 }
 
 impl Scratch<'_> {
@@ -342,22 +449,25 @@ impl Scratch<'_> {
     /// # Errors
     /// When the driver has not enough memory.
     pub fn take<T: Plain>(&mut self, op: &str, len: usize) -> Result<PtrMut<T>> {
-        let bytes = element_count(op, "scratch memory", &[len, size_of::<T>()])?;
-        let bytes = match self.driver.watches_memory() {
-            // As long as what is asked for, so that one element too many is noticed.
-            true => bytes.max(1),
-            false => bytes.max(1).next_multiple_of(ALIGNMENT),
-        };
+        let bytes = element_count(op, "scratch memory", &[len, size_of::<T>()])?.max(1);
+        let rounded = bytes.next_multiple_of(ALIGNMENT);
+        self.total += rounded;
+        if self.memory.is_rehearsal() {
+            // No launch follows it.
+            return Ok(PtrMut(ALIGNMENT as u64, PhantomData));
+        }
+        let watched = self.memory.driver().watches_memory();
         let room = self.blocks.last().map_or(0, DeviceBuffer::len) - self.taken;
-        if bytes > room || self.driver.watches_memory() {
-            let block = DeviceBuffer::new(self.driver, bytes, false)
+        if rounded > room || watched {
+            // A watched block is as long as what is asked for, so that one element too many is noticed.
+            let size = if watched { bytes } else { rounded };
+            let block = scratch_block(self.memory, size)
                 .with_context(|| format!("{op}: scratch memory of {bytes} bytes"))?;
             self.blocks.push(block);
             self.taken = 0;
         }
         let start = self.taken;
-        self.taken += bytes;
-        self.total += bytes;
+        self.taken += if watched { bytes } else { rounded };
         let address = self.blocks.last().map_or(0, |block| block.address);
         Ok(PtrMut(address + start as u64, PhantomData))
     }
@@ -365,12 +475,14 @@ impl Scratch<'_> {
 
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
-        if self.driver.watches_memory() {
+        self.memory.note_scratch(self.total as u64);
+        if self.memory.driver().watches_memory() {
             self.blocks.clear();
         } else if self.blocks.len() > 1 {
             // One block of the whole size from the next operation on.
             self.blocks.clear();
-            if let Ok(block) = DeviceBuffer::new(self.driver, self.total, false) {
+            self.moves.fetch_add(1, Ordering::Release);
+            if let Ok(block) = scratch_block(self.memory, self.total) {
                 self.blocks.push(block);
             }
         }

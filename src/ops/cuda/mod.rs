@@ -5,9 +5,16 @@
 //! What the host knows, it checks; what only the device knows (the router's choice) is right by construction, and no
 //! operation waits to look at it.
 
+pub mod arena;
+pub mod counting;
 pub mod cudarc_driver;
+mod cudarc_staging;
 pub mod driver;
+pub mod dry_driver;
 pub mod memory;
+pub mod profile;
+pub mod recording;
+pub mod rehearsal;
 pub mod sim_driver;
 
 mod attention;
@@ -24,8 +31,26 @@ mod segments;
 mod tile;
 
 /// Made by `build.rs`: the table of all kernels, and a typed launcher for each.
+///
+/// A launcher has the kernel's parameter list, so a call that does not fit the kernel does not compile. This one does:
+///
+/// ```no_run
+/// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
+/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: Ptr<f32>) -> anyhow::Result<()> {
+///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
+/// }
+/// ```
+///
+/// The same with a pointer to write where the kernel has one to read does not:
+///
+/// ```compile_fail,E0308
+/// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
+/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: PtrMut<f32>) -> anyhow::Result<()> {
+///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
+/// }
+/// ```
 pub mod kernels {
-    use super::driver::{Driver, Kernel, Module, launch};
+    use super::driver::{Driver, Kernel, Module, Parameter, ParameterKind, launch};
     use super::memory::{Element, Ptr, PtrMut};
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
@@ -34,10 +59,14 @@ use anyhow::{Result, anyhow, ensure};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use self::arena::Memory;
 use self::driver::Driver;
-use self::memory::{Arena, DeviceBuffer, Element, IndexBuffer, Scratch};
+use self::memory::{DeviceBuffer, Element, IndexBuffer, Scratch, ScratchPool};
+use self::recording::Recording;
+use self::rehearsal::RehearsalDriver;
 use crate::ops::{
-    AdamState, AdamStep, AttentionShape, Balance, CachedText, Device, LossScale, MoeShape, Routing,
+    AdamState, AdamStep, AttentionShape, Balance, CachedText, Device, LossScale, MemoryClass,
+    MemoryUse, MoeShape, Routing,
 };
 
 /// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss write into gradients is
@@ -102,8 +131,8 @@ impl LossScaling {
 
 /// A card, or the simulated one.
 pub struct CudaDevice<E: Element> {
-    driver: Arc<dyn Driver>,
-    arena: Arena,
+    memory: Arc<Memory>,
+    scratch: ScratchPool,
     scale: DeviceBuffer<f32>,
     scaling: LossScaling,
     element: PhantomData<E>,
@@ -115,12 +144,43 @@ impl<E: Element> CudaDevice<E> {
     /// # Errors
     /// When the driver fails.
     pub fn new(driver: impl Driver + 'static, scaling: LossScaling) -> Result<Self> {
-        let driver: Arc<dyn Driver> = Arc::new(driver);
-        let mut scale = DeviceBuffer::new(&driver, scale_state::LEN, true)?;
+        Self::on(Arc::new(driver), scaling)
+    }
+
+    /// A device on a driver that others hold too.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn on(driver: Arc<dyn Driver>, scaling: LossScaling) -> Result<Self> {
+        let memory = Memory::new(&driver);
+        Self::with(&driver, memory, scaling)
+    }
+
+    /// A device that computes nothing and shows what a card of so many multiprocessors would need.
+    ///
+    /// # Errors
+    /// Never, but that it is made as any other is.
+    pub fn rehearsing(multiprocessors: usize) -> Result<Self> {
+        Self::rehearsing_on(Arc::new(RehearsalDriver::new(multiprocessors)))
+    }
+
+    /// As [`Self::rehearsing`], on a driver whose counts somebody wants to see.
+    ///
+    /// # Errors
+    /// Never, but that it is made as any other is.
+    pub fn rehearsing_on(driver: Arc<RehearsalDriver>) -> Result<Self> {
+        let driver: Arc<dyn Driver> = driver;
+        let memory = Memory::rehearsal(&driver);
+        Self::with(&driver, memory, LossScaling::of::<E>())
+    }
+
+    fn with(driver: &Arc<dyn Driver>, memory: Arc<Memory>, scaling: LossScaling) -> Result<Self> {
+        // The state of the loss scale is the device's, not a run's: it has an allocation of its own.
+        let mut scale = DeviceBuffer::new(driver, scale_state::LEN, true)?;
         scale.upload(&scaling.state())?;
         Ok(Self {
-            driver,
-            arena: Arena::default(),
+            memory,
+            scratch: ScratchPool::default(),
             scale,
             scaling,
             element: PhantomData,
@@ -129,12 +189,17 @@ impl<E: Element> CudaDevice<E> {
 
     /// Where launches go.
     pub(crate) fn driver(&self) -> &dyn Driver {
-        &*self.driver
+        &**self.memory.driver()
+    }
+
+    /// Where buffers come from.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// Scratch memory for one operation.
     pub(crate) fn scratch(&self) -> Scratch<'_> {
-        self.arena.scratch(&self.driver)
+        self.scratch.scratch(&self.memory)
     }
 
     /// State of the loss scale on the device, laid out as [`scale_state`] says. Operations change it under way, in the order
@@ -142,6 +207,15 @@ impl<E: Element> CudaDevice<E> {
     pub fn scale_state(&self) -> memory::PtrMut<f32> {
         self.scale.shared_ptr_mut()
     }
+}
+
+/// Operations that a driver keeps, and the scratch memory that they use.
+pub struct CudaGraph {
+    // Before the driver, so that it is dropped first.
+    recording: Recording,
+    /// [`ScratchPool::generation`] when it was recorded.
+    scratch: u64,
+    driver: Arc<dyn Driver>,
 }
 
 /// A kernel's `int`.
@@ -165,19 +239,20 @@ impl<E: Element> Device for CudaDevice<E> {
     type Float = DeviceBuffer<E>;
     type Single = DeviceBuffer<f32>;
     type Index = IndexBuffer;
+    type Graph = CudaGraph;
 
     fn name(&self) -> String {
-        format!("{}, {}", self.driver.name(), E::NAME)
+        format!("{}, {}", self.driver().name(), E::NAME)
     }
 
     fn zeros_float(&self, len: usize) -> Result<DeviceBuffer<E>> {
-        DeviceBuffer::new(&self.driver, len, true)
+        DeviceBuffer::within(&self.memory, len, None, true)
     }
     fn zeros_single(&self, len: usize) -> Result<DeviceBuffer<f32>> {
-        DeviceBuffer::new(&self.driver, len, true)
+        DeviceBuffer::within(&self.memory, len, None, true)
     }
     fn zeros_index(&self, len: usize) -> Result<IndexBuffer> {
-        IndexBuffer::new(&self.driver, len)
+        IndexBuffer::within(&self.memory, len)
     }
     fn upload_float(&self, values: &[f32], buffer: &mut DeviceBuffer<E>) -> Result<()> {
         buffer.upload(&E::narrow(values))
@@ -198,10 +273,106 @@ impl<E: Element> Device for CudaDevice<E> {
         buffer.download(len)
     }
     fn clear_float(&self, buffer: &mut DeviceBuffer<E>, len: usize) -> Result<()> {
+        self.driver().operation("clear", len * size_of::<E>());
         buffer.clear(len)
     }
     fn clear_single(&self, buffer: &mut DeviceBuffer<f32>, len: usize) -> Result<()> {
+        self.driver().operation("clear", len * size_of::<f32>());
         buffer.clear(len)
+    }
+
+    fn copy_single(
+        &self,
+        from: &DeviceBuffer<f32>,
+        len: usize,
+        to: &mut DeviceBuffer<f32>,
+        at: usize,
+    ) -> Result<()> {
+        self.driver().operation("copy", 2 * len * size_of::<f32>());
+        to.copy_from(from, len, at)
+    }
+
+    fn upload_inputs(
+        &self,
+        indices: &mut [(&[u32], &mut IndexBuffer)],
+        singles: &mut [(&[f32], &mut DeviceBuffer<f32>)],
+    ) -> Result<()> {
+        let mut pieces: Vec<(&[u8], u64)> = Vec::with_capacity(indices.len() + singles.len());
+        for (values, buffer) in indices {
+            pieces.push((bytemuck::cast_slice(values), buffer.target(values)?));
+        }
+        for (values, buffer) in singles {
+            pieces.push((bytemuck::cast_slice(values), buffer.target(values.len())?));
+        }
+        // SAFETY: each buffer is as long as its values, and alive.
+        unsafe { self.driver().stage(&pieces) }
+    }
+
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn token_granule(&self, capacity: usize) -> usize {
+        // Full tiles of attention; and one 64th of the batch, so that padding is a percent at the most.
+        capacity.div_ceil(64).next_multiple_of(64)
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<CudaGraph>> {
+        if !self.driver().begin_recording()? {
+            work()?;
+            return Ok(None);
+        }
+        let done = work();
+        // Ended whatever happened, so that the driver is left usable.
+        let recording = self.driver().end_recording();
+        done?;
+        let graph = CudaGraph {
+            recording: recording?,
+            scratch: self.scratch.generation(),
+            driver: self.memory.driver().clone(),
+        };
+        self.replay(&graph)?;
+        Ok(Some(graph))
+    }
+
+    fn replay(&self, graph: &CudaGraph) -> Result<bool> {
+        ensure!(
+            Arc::ptr_eq(&graph.driver, self.memory.driver()),
+            "the operations were recorded on another device"
+        );
+        if graph.scratch != self.scratch.generation() {
+            return Ok(false);
+        }
+        // SAFETY: scratch memory is where it was; that other buffers are is the caller's promise to `record`.
+        unsafe { self.driver().replay(&graph.recording) }?;
+        Ok(true)
+    }
+
+    fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
+        self.memory.set_class(class)
+    }
+
+    fn memory_use(&self) -> MemoryUse {
+        self.memory.most()
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        self.driver().free_memory()
+    }
+
+    fn profile(&self, on: bool) {
+        self.driver().profile(on);
+    }
+
+    fn rehearsal(&self) -> Result<Option<Self>> {
+        Self::rehearsing(self.driver().multiprocessors()).map(Some)
+    }
+
+    fn reserve(&self, plan: &MemoryUse, limit: Option<u64>) -> Result<()> {
+        self.scratch.clear();
+        self.memory.reserve(plan.total(), limit)?;
+        let scratch = usize::try_from(plan.of(MemoryClass::Scratch))?;
+        self.scratch.reserve(&self.memory, scratch)
     }
 
     fn loss_scale(&self) -> Result<Option<LossScale>> {
@@ -539,7 +710,7 @@ impl<E: Element> Device for CudaDevice<E> {
         x: &DeviceBuffer<E>,
         table: &DeviceBuffer<E>,
         targets: &IndexBuffer,
-        scale: f32,
+        scale: &DeviceBuffer<f32>,
         loss: &mut DeviceBuffer<f32>,
         grad_x: &mut DeviceBuffer<E>,
         grad_table: &mut DeviceBuffer<E>,
@@ -578,8 +749,8 @@ impl<E: Element> Device for CudaDevice<E> {
         decode::logits(self, x, table, logits, first_row, rows, vocab, hidden)
     }
 
-    fn adam_state(&self, weight: &DeviceBuffer<E>, len: usize) -> Result<AdamState<Self>> {
-        optimizer::adam_state(self, weight, len)
+    fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self>> {
+        optimizer::adam_state(self, values)
     }
 
     fn global_norm(
@@ -596,9 +767,10 @@ impl<E: Element> Device for CudaDevice<E> {
         gradient: &DeviceBuffer<E>,
         state: &mut AdamState<Self>,
         norm: &DeviceBuffer<f32>,
+        rate: &DeviceBuffer<f32>,
         step: &AdamStep,
         len: usize,
     ) -> Result<()> {
-        optimizer::adamw(self, weight, gradient, state, norm, step, len)
+        optimizer::adamw(self, weight, gradient, state, norm, rate, step, len)
     }
 }

@@ -33,6 +33,9 @@ pub(super) fn forward<E: Element>(
     let weight = weight.read(op, "weight", &[cols])?;
     let out = out.write(op, "out", &[rows, cols])?;
     let inv_rms = inv_rms.write(op, "inv_rms", &[rows])?;
+    let (read, written) = (2 * (rows + 1) * cols, 2 * rows * cols + 4 * rows);
+    device.driver().operation(op, read + written);
+    device.driver().moves(read, written);
     let grid = [blocks(op, rows, FORWARD_ROWS)?, 1, 1];
     let (rows, cols) = (int(op, "rows", rows)?, int(op, "cols", cols)?);
     // SAFETY: all buffers are as long as the kernel's contract says.
@@ -75,8 +78,17 @@ pub(super) fn backward<E: Element>(
     let parts = blocks(op, rows, BACKWARD_ROWS)?;
     let mut scratch = device.scratch();
     let sums = scratch.take::<f32>(op, parts as usize * WIDTH.min(cols))?;
+    let driver = device.driver();
+    driver.operation(op, 8 * rows * cols + 6 * cols + 4 * rows);
     for first in (0..cols).step_by(WIDTH) {
         let width = WIDTH.min(cols - first);
+        // The first launch makes the whole gradient of x, later ones only sum their columns of the weight's.
+        let (read, written) = match first {
+            0 => (6 * rows * cols + 2 * cols + 4 * rows, 2 * rows * cols),
+            _ => (4 * rows * width + 4 * rows, 0),
+        };
+        let sums_bytes = 4 * parts as usize * width;
+        driver.moves(read, written + sums_bytes);
         let shared = (WARPS * width * size_of::<f32>()) as u32;
         // SAFETY: all buffers are as long as the kernels' contracts say, `sums` is [parts, width].
         unsafe {
@@ -96,6 +108,7 @@ pub(super) fn backward<E: Element>(
                 int(op, "width", width)?,
                 i32::from(first == 0),
             )?;
+            driver.moves(sums_bytes + 2 * width, 2 * width);
             kernels::rmsnorm_bwd_sum::<E>(
                 device.driver(),
                 [blocks(op, width, 128)?, 1, 1],

@@ -6,7 +6,7 @@ use super::kernels;
 use super::memory::{DeviceBuffer, Element};
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::expect_adam_step;
-use crate::ops::{AdamState, AdamStep};
+use crate::ops::{AdamState, AdamStep, MemoryClass};
 
 /// Threads of a block.
 const THREADS: usize = 256;
@@ -17,28 +17,15 @@ const ADAM_ELEMENTS: usize = THREADS * 8;
 
 pub(super) fn adam_state<E: Element>(
     device: &CudaDevice<E>,
-    weight: &DeviceBuffer<E>,
-    len: usize,
+    values: &[f32],
 ) -> Result<AdamState<CudaDevice<E>>> {
-    let op = "adam_state";
-    let weight = weight.read(op, "weight", &[len])?;
-    let zeros = || DeviceBuffer::new(&device.driver, len, true);
-    let mut master = zeros()?;
-    // SAFETY: both buffers hold `len` elements.
-    unsafe {
-        kernels::adam_master::<E>(
-            device.driver(),
-            [blocks(op, len, THREADS)?, 1, 1],
-            0,
-            master.ptr_mut(),
-            weight,
-            int(op, "the number of elements", len)?,
-        )?;
-    }
+    let zeros = |class| DeviceBuffer::within(device.memory(), values.len(), Some(class), true);
+    let mut master = zeros(MemoryClass::Masters)?;
+    master.upload(values)?;
     Ok(AdamState {
         master: Some(master),
-        first: zeros()?,
-        second: zeros()?,
+        first: zeros(MemoryClass::Moments)?,
+        second: zeros(MemoryClass::Moments)?,
     })
 }
 
@@ -48,7 +35,7 @@ pub(super) fn global_norm<E: Element>(
     norm: &mut DeviceBuffer<f32>,
 ) -> Result<()> {
     let op = "global_norm";
-    let norm = norm.write(op, "norm", &[1])?;
+    let norm = norm.write(op, "norm", &[2])?;
     let mut parts = 0;
     for &(gradient, len) in gradients {
         gradient.read(op, "gradient", &[len])?;
@@ -57,8 +44,12 @@ pub(super) fn global_norm<E: Element>(
     }
     let mut scratch = device.scratch();
     let sums = scratch.take::<f32>(op, parts)?;
+    let driver = device.driver();
+    let total: usize = gradients.iter().map(|&(_, len)| 2 * len).sum();
+    driver.operation(op, total + 8);
     let mut first = 0;
     for &(gradient, len) in gradients {
+        driver.moves(2 * len, 4 * len.div_ceil(NORM_ELEMENTS));
         // SAFETY: the gradient holds `len` elements, and `sums` has one for each of this launch's blocks from `first` on.
         unsafe {
             kernels::grad_squares::<E>(
@@ -72,7 +63,8 @@ pub(super) fn global_norm<E: Element>(
         }
         first += len.div_ceil(NORM_ELEMENTS);
     }
-    // SAFETY: `sums` [parts] has been written, norm has an element, the state is as long as the kernel knows it.
+    driver.moves(4 * parts, 8);
+    // SAFETY: `sums` [parts] has been written, norm has two elements, the state is as long as the kernel knows it.
     unsafe {
         kernels::grad_norm(
             device.driver(),
@@ -86,12 +78,14 @@ pub(super) fn global_norm<E: Element>(
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 pub(super) fn adamw<E: Element>(
     device: &CudaDevice<E>,
     weight: &mut DeviceBuffer<E>,
     gradient: &DeviceBuffer<E>,
     state: &mut AdamState<CudaDevice<E>>,
     norm: &DeviceBuffer<f32>,
+    rate: &DeviceBuffer<f32>,
     step: &AdamStep,
     len: usize,
 ) -> Result<()> {
@@ -106,11 +100,15 @@ pub(super) fn adamw<E: Element>(
     let master = master.write(op, "state.master", &[len])?;
     let first = state.first.write(op, "state.first", &[len])?;
     let second = state.second.write(op, "state.second", &[len])?;
-    let norm = norm.read(op, "norm", &[1])?;
+    let norm = norm.read(op, "norm", &[2])?;
+    let rate = rate.read(op, "rate", &[1])?;
 
-    let (rate, updates) = (f64::from(step.learning_rate), f64::from(step.step));
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(updates);
-    // SAFETY: the buffers hold `len` elements, norm has one.
+    // Gradient, master, moments; weight, master, moments.
+    device.driver().operation(op, 28 * len);
+    device.driver().moves(14 * len, 14 * len);
+    // The bias correction 1 - beta^n is -expm1(n ln beta): the logarithm in f64, so that little is lost for a beta near 1.
+    let logarithm = |beta: f32| f64::from(beta).ln() as f32;
+    // SAFETY: the buffers hold `len` elements, norm has two, rate has one.
     unsafe {
         kernels::adamw::<E>(
             device.driver(),
@@ -123,11 +121,12 @@ pub(super) fn adamw<E: Element>(
             gradient,
             norm,
             device.scale_state().read(),
+            rate,
             step.beta1,
             step.beta2,
-            (1.0 - rate * f64::from(step.weight_decay)) as f32,
-            (rate / correction(step.beta1)) as f32,
-            (1.0 / correction(step.beta2)) as f32,
+            logarithm(step.beta1),
+            logarithm(step.beta2),
+            step.weight_decay,
             step.epsilon,
             step.max_norm,
             int(op, "the number of elements", len)?,

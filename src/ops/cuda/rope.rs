@@ -70,7 +70,7 @@ pub(super) fn backward<E: Element>(
 
 #[allow(clippy::too_many_arguments)]
 fn rotate<E: Element>(
-    op: &str,
+    op: &'static str,
     device: &CudaDevice<E>,
     kernel: Kernel<E>,
     qkv: &mut DeviceBuffer<E>,
@@ -93,6 +93,9 @@ fn rotate<E: Element>(
     let threads = count * heads * parts;
     // The kernel counts its threads in 32 bits.
     int(op, "the number of rotated parts", threads)?;
+    let rotated = 2 * count * heads * size;
+    device.driver().operation(op, 2 * rotated + 4 * count);
+    device.driver().moves(rotated + 4 * count, rotated);
     // SAFETY: qkv is [count, columns] and positions [count], as the kernel's contract says.
     unsafe {
         kernel(

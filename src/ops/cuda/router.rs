@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::kernels;
 use super::memory::{DeviceBuffer, Element, IndexBuffer};
-use super::segments::read_offsets;
+use super::segments::read_groups;
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::{RoutingIndices, expect_moe_shape, expect_nonzero, expect_routing};
 use crate::ops::{Balance, MoeShape, Routing};
@@ -53,7 +53,7 @@ pub(super) fn forward<E: Element>(
     check_shape(op, shape, count)?;
     let x = x.read(op, "x", &[count, hidden])?;
     let weight = weight.read(op, "weight", &[experts, hidden])?;
-    let groups = read_offsets(op, "groups", groups, group_count, count)?;
+    let groups = read_groups(op, groups, group_count, count)?;
     let slots = [count, top_k];
     // All lengths are checked before the first buffer is given to a kernel, which makes its content unknown.
     for (name, found, needed) in [
@@ -89,6 +89,19 @@ pub(super) fn forward<E: Element>(
     let top_k_arg = int(op, "top_k", top_k)?;
     let mut scratch = device.scratch();
     let tile_counts = scratch.take::<u32>(op, experts * tiles as usize)?;
+    let driver = device.driver();
+    let (x_bytes, probs_bytes, slot_bytes) =
+        (2 * count * hidden, 4 * count * experts, 4 * count * top_k);
+    let (weight_bytes, tile_bytes) = (2 * experts * hidden, 4 * experts * tiles as usize);
+    let sums_bytes = 16 * group_count * experts;
+    driver.operation(
+        op,
+        x_bytes + weight_bytes + probs_bytes + 4 * slot_bytes + sums_bytes,
+    );
+    driver.moves(
+        x_bytes + weight_bytes,
+        probs_bytes + 2 * slot_bytes + tile_bytes,
+    );
     // SAFETY: the buffers are as long as the kernels' contracts say, `tile_counts` [experts, tiles].
     unsafe {
         kernels::router_fwd::<E>(
@@ -106,6 +119,10 @@ pub(super) fn forward<E: Element>(
             experts_arg,
             top_k_arg,
         )?;
+        driver.moves(
+            probs_bytes + slot_bytes + tile_bytes + sums_bytes / 2,
+            tile_bytes + sums_bytes / 2,
+        );
         kernels::router_offsets(
             device.driver(),
             [1 + blocks(op, group_count, 1)?, 1, 1],
@@ -122,6 +139,7 @@ pub(super) fn forward<E: Element>(
             experts_arg,
             top_k_arg,
         )?;
+        driver.moves(slot_bytes + tile_bytes, 2 * slot_bytes);
         kernels::router_slots(
             device.driver(),
             [blocks(op, tiles as usize, THREADS / 32)?, 1, 1],
@@ -212,7 +230,7 @@ pub(super) fn backward<E: Element>(
     let chosen = routing
         .experts
         .read(op, "routing.experts", &[count, top_k])?;
-    let groups = read_offsets(op, "groups", groups, group_count, count)?;
+    let groups = read_groups(op, groups, group_count, count)?;
     let sums = [group_count, experts];
     let counts = balance.counts.read(op, "balance.counts", &sums)?;
     balance.prob_sums.read(op, "balance.prob_sums", &sums)?;
@@ -224,6 +242,11 @@ pub(super) fn backward<E: Element>(
     let mut scratch = device.scratch();
     let sums = scratch.take::<f32>(op, parts as usize * size)?;
     let shared = experts.next_multiple_of(8) * BACK_TOKENS * size_of::<f32>();
+    let driver = device.driver();
+    let sums_bytes = 4 * parts as usize * size;
+    let read = 4 * count * hidden + 2 * size + 4 * count * experts + 8 * count * top_k;
+    driver.operation(op, read + 2 * count * hidden + 4 * size);
+    driver.moves(read, 2 * count * hidden + sums_bytes);
     // SAFETY: the buffers are as long as the kernels' contracts say, `sums` [parts, experts, hidden]; the kernel bounds what it reads
     // from the routing.
     unsafe {
@@ -249,6 +272,7 @@ pub(super) fn backward<E: Element>(
             int(op, "experts", experts)?,
             int(op, "top_k", top_k)?,
         )?;
+        driver.moves(sums_bytes + 2 * size, 2 * size);
         kernels::router_bwd_sum::<E>(
             device.driver(),
             [blocks(op, size, THREADS)?, 1, 1],

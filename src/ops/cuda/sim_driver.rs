@@ -13,6 +13,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::driver::{Driver, Kernel};
+use super::recording::{Command, Recorder, Recording, commands};
 
 /// Bytes before and behind each allocation that no kernel may touch.
 const GUARD: usize = 256;
@@ -114,6 +115,14 @@ mod linked {
     }
 }
 
+/// Why this build has no simulator; `None` where it has one.
+pub fn missing() -> Option<&'static str> {
+    match cfg!(simulator) {
+        true => None,
+        false => Some(super::kernels::NO_SIMULATOR.unwrap_or("it was left out")),
+    }
+}
+
 impl Library {
     #[cfg(simulator)]
     fn linked() -> Result<Self> {
@@ -130,7 +139,7 @@ impl Library {
     fn linked() -> Result<Self> {
         bail!(
             "this build has no simulator: {}. Install a C++ compiler (g++ or clang++, or name one in CXX) and build again",
-            super::kernels::NO_SIMULATOR.unwrap_or("it was left out")
+            missing().unwrap_or_default()
         )
     }
 
@@ -330,6 +339,7 @@ pub struct SimDriver {
     /// By address.
     memory: Mutex<BTreeMap<u64, Allocation>>,
     runners: Mutex<Vec<Runner>>,
+    recorder: Recorder,
 }
 
 impl SimDriver {
@@ -358,6 +368,7 @@ impl SimDriver {
             verify,
             memory: Mutex::default(),
             runners: Mutex::default(),
+            recorder: Recorder::default(),
         }
     }
 
@@ -584,6 +595,7 @@ impl Driver for SimDriver {
     }
 
     fn allocate(&self, bytes: usize, zeroed: bool) -> Result<u64> {
+        self.recorder.refuse("memory is asked for")?;
         // AddressSanitizer has its own zones, and they see reads.
         let guard = if self.library.sanitized { 0 } else { GUARD };
         let mut allocation = Allocation::new(bytes, guard)?;
@@ -604,6 +616,7 @@ impl Driver for SimDriver {
     }
 
     unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<()> {
+        self.recorder.refuse("the host copies to the device")?;
         let mut memory = self.memory();
         let (allocation, at) = Self::find(&mut memory, to, bytes.len())?;
         allocation.data()[at..at + bytes.len()].copy_from_slice(bytes);
@@ -612,6 +625,7 @@ impl Driver for SimDriver {
     }
 
     unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.recorder.refuse("the host copies from the device")?;
         let mut memory = self.memory();
         let (allocation, at) = Self::find(&mut memory, from, bytes.len())?;
         bytes.copy_from_slice(&allocation.data()[at..at + bytes.len()]);
@@ -619,6 +633,9 @@ impl Driver for SimDriver {
     }
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        if self.recorder.kept(|| Command::Copy { from, to, bytes }) {
+            return Ok(());
+        }
         let mut memory = self.memory();
         let (source, at) = Self::find(&mut memory, from, bytes)?;
         let values = source.data()[at..at + bytes].to_vec();
@@ -629,6 +646,9 @@ impl Driver for SimDriver {
     }
 
     unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {
+        if self.recorder.kept(|| Command::Zero { address, bytes }) {
+            return Ok(());
+        }
         let mut memory = self.memory();
         let (allocation, at) = Self::find(&mut memory, address, bytes)?;
         allocation.data()[at..at + bytes].fill(0);
@@ -643,6 +663,11 @@ impl Driver for SimDriver {
         shared_bytes: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
+        // SAFETY: the arguments are of the kernel's types.
+        let command = || unsafe { Command::launch(kernel, grid, shared_bytes, arguments) };
+        if self.recorder.kept(command) {
+            return Ok(());
+        }
         let mut request = Request {
             kernel: self.library.kernel(kernel)?,
             name: kernel.name.as_ptr(),
@@ -663,6 +688,27 @@ impl Driver for SimDriver {
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.recorder.refuse("the host waits for the device")
+    }
+
+    fn begin_recording(&self) -> Result<bool> {
+        // Scratch memory that is watched is new for each operation, so launches cannot be repeated.
+        if self.watches_memory() {
+            return Ok(false);
+        }
+        self.recorder.begin()?;
+        Ok(true)
+    }
+
+    fn end_recording(&self) -> Result<Recording> {
+        Ok(Recording(Box::new(self.recorder.end()?)))
+    }
+
+    unsafe fn replay(&self, recording: &Recording) -> Result<()> {
+        for command in commands(recording)? {
+            // SAFETY: the caller's promise.
+            unsafe { command.issue(self) }?;
+        }
         Ok(())
     }
 

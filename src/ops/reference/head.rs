@@ -17,7 +17,7 @@ pub(super) fn head_loss(
     x: &[f32],
     table: &[f32],
     targets: &[u32],
-    scale: f32,
+    scale: &[f32],
     loss: &mut [f32],
     grad_x: &mut [f32],
     grad_table: &mut [f32],
@@ -30,6 +30,7 @@ pub(super) fn head_loss(
     let x = prefix(op, "x", x, &[count, hidden])?;
     let table = prefix(op, "table", table, &[vocab, hidden])?;
     let targets = prefix(op, "targets", targets, &[count])?;
+    let scale = prefix(op, "scale", scale, &[1])?[0];
     let loss = prefix_mut(op, "loss", loss, &[1])?;
     let grad_x = prefix_mut(op, "grad_x", grad_x, &[count, hidden])?;
     let grad_table = prefix_mut(op, "grad_table", grad_table, &[vocab, hidden])?;

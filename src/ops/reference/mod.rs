@@ -59,6 +59,7 @@ impl Device for ReferenceDevice {
     type Float = Vec<f32>;
     type Single = Vec<f32>;
     type Index = Vec<u32>;
+    type Graph = ();
 
     fn name(&self) -> String {
         "reference".to_owned()
@@ -96,6 +97,13 @@ impl Device for ReferenceDevice {
     }
     fn clear_single(&self, buffer: &mut Vec<f32>, len: usize) -> Result<()> {
         clear(buffer, len)
+    }
+
+    fn copy_single(&self, from: &Vec<f32>, len: usize, to: &mut Vec<f32>, at: usize) -> Result<()> {
+        let op = "copy_single";
+        let from = prefix(op, "from", from, &[len])?;
+        prefix_mut(op, "to", to, &[at.saturating_add(len)])?[at..].copy_from_slice(from);
+        Ok(())
     }
 
     fn embedding_forward(
@@ -404,7 +412,7 @@ impl Device for ReferenceDevice {
         x: &Vec<f32>,
         table: &Vec<f32>,
         targets: &Vec<u32>,
-        scale: f32,
+        scale: &Vec<f32>,
         loss: &mut Vec<f32>,
         grad_x: &mut Vec<f32>,
         grad_table: &mut Vec<f32>,
@@ -443,8 +451,8 @@ impl Device for ReferenceDevice {
         head::head_logits(x, table, logits, first_row, rows, vocab, hidden)
     }
 
-    fn adam_state(&self, weight: &Vec<f32>, len: usize) -> Result<AdamState<Self>> {
-        optimizer::adam_state(weight, len)
+    fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self>> {
+        Ok(optimizer::adam_state(values))
     }
 
     fn global_norm(&self, gradients: &[(&Vec<f32>, usize)], norm: &mut Vec<f32>) -> Result<()> {
@@ -457,9 +465,10 @@ impl Device for ReferenceDevice {
         gradient: &Vec<f32>,
         state: &mut AdamState<Self>,
         norm: &Vec<f32>,
+        rate: &Vec<f32>,
         step: &AdamStep,
         len: usize,
     ) -> Result<()> {
-        optimizer::adamw(weight, gradient, state, norm, step, len)
+        optimizer::adamw(weight, gradient, state, norm, rate, step, len)
     }
 }

@@ -6,18 +6,17 @@ use super::ReferenceDevice;
 use crate::ops::checks::{expect_adam_step, prefix, prefix_mut};
 use crate::ops::{AdamState, AdamStep};
 
-pub(super) fn adam_state(weight: &[f32], len: usize) -> Result<AdamState<ReferenceDevice>> {
-    prefix("adam_state", "weight", weight, &[len])?;
-    Ok(AdamState {
+pub(super) fn adam_state(values: &[f32]) -> AdamState<ReferenceDevice> {
+    AdamState {
         master: None,
-        first: vec![0.0; len],
-        second: vec![0.0; len],
-    })
+        first: vec![0.0; values.len()],
+        second: vec![0.0; values.len()],
+    }
 }
 
 pub(super) fn global_norm(gradients: &[(&Vec<f32>, usize)], norm: &mut [f32]) -> Result<()> {
     let op = "global_norm";
-    let norm = prefix_mut(op, "norm", norm, &[1])?;
+    let norm = prefix_mut(op, "norm", norm, &[2])?;
     let mut sum = 0.0_f64;
     for &(gradient, len) in gradients {
         for &value in prefix(op, "gradient", gradient, &[len])? {
@@ -25,6 +24,9 @@ pub(super) fn global_norm(gradients: &[(&Vec<f32>, usize)], norm: &mut [f32]) ->
         }
     }
     norm[0] = sum.sqrt() as f32;
+    if norm[0].is_finite() {
+        norm[1] += 1.0;
+    }
     Ok(())
 }
 
@@ -33,6 +35,7 @@ pub(super) fn adamw(
     gradient: &[f32],
     state: &mut AdamState<ReferenceDevice>,
     norm: &[f32],
+    rate: &[f32],
     step: &AdamStep,
     len: usize,
 ) -> Result<()> {
@@ -42,16 +45,16 @@ pub(super) fn adamw(
     let gradient = prefix(op, "gradient", gradient, &[len])?;
     let first = prefix_mut(op, "state.first", &mut state.first, &[len])?;
     let second = prefix_mut(op, "state.second", &mut state.second, &[len])?;
-    let norm = prefix(op, "norm", norm, &[1])?;
+    let norm = prefix(op, "norm", norm, &[2])?;
+    let rate = f64::from(prefix(op, "rate", rate, &[1])?[0]);
     if !norm[0].is_finite() {
         return Ok(());
     }
 
     let clip = (f64::from(step.max_norm) / (f64::from(norm[0]) + 1e-6)).min(1.0);
-    let rate = f64::from(step.learning_rate);
     let (beta1, beta2) = (f64::from(step.beta1), f64::from(step.beta2));
-    let correction1 = 1.0 - beta1.powf(f64::from(step.step));
-    let correction2 = 1.0 - beta2.powf(f64::from(step.step));
+    let correction1 = 1.0 - beta1.powf(f64::from(norm[1]));
+    let correction2 = 1.0 - beta2.powf(f64::from(norm[1]));
     for i in 0..len {
         let g = clip * f64::from(gradient[i]);
         let m = beta1 * f64::from(first[i]) + (1.0 - beta1) * g;
