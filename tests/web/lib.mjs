@@ -84,7 +84,7 @@ export async function assertAccessible(page, what) {
   assert.deepEqual(found, [], `${what}: axe-core`);
 }
 
-/** Fails where a page is wider than its window, or where something in the widget sticks out of it. */
+/** Fails where a page is wider than its window, or where something in the widget sticks out of it or is cut off. */
 export async function assertNoSidewaysScroll(page, what) {
   const wide = await page.evaluate(() => {
     const width = document.documentElement.clientWidth;
@@ -99,6 +99,8 @@ export async function assertNoSidewaysScroll(page, what) {
     for (const box of shadow?.querySelectorAll(".log, .body, .desks, .panel") ?? []) {
       if (box.scrollWidth > box.clientWidth + 1) out.push(`${box.className} scrolls sideways`);
     }
+    const panel = shadow?.querySelector(".panel");
+    if (panel && panel.scrollHeight > panel.clientHeight + 1) out.push(`the panel cuts off ${panel.scrollHeight - panel.clientHeight} pixels`);
     return out;
   });
   assert.deepEqual(wide, [], what);

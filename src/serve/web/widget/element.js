@@ -208,7 +208,7 @@ class MuniChat extends HTMLElement {
       const final = (about?.replace ?? said).trim();
       if (final === "") throw new ChatError("unknown");
       this.#remember(question, final);
-      this.#keepingUp(() => this.#finish(theirs, bubble, text, final, about ?? {}));
+      this.#keepingUp(() => this.#finish(theirs, bubble, text, final, about ?? {}, said !== ""));
     } catch (error) {
       this.#keepingUp(() => this.#unfinished(error, question, said, mine, theirs, bubble));
     } finally {
@@ -233,7 +233,7 @@ class MuniChat extends HTMLElement {
     else bubble.prepend(name);
   }
 
-  #finish(theirs, bubble, text, final, about) {
+  #finish(theirs, bubble, text, final, about, shown) {
     const speech = this.#speech;
     text.replaceChildren(...linked(final));
     this.#nameOffice(bubble, about.office);
@@ -244,7 +244,7 @@ class MuniChat extends HTMLElement {
     const under = aboutAnswer({ ...about, verdict }, speech);
     if (under) bubble.append(under);
     theirs.append(this.#after(about));
-    const parts = [about.replace ? speech.labels.corrected : speech.labels.answer, about.office && `${about.office.name}.`, final,
+    const parts = [shown && about.replace ? speech.labels.corrected : speech.labels.answer, about.office && `${about.office.name}.`, final,
       under?.innerText];
     this.#announce(parts.filter(Boolean).join(" "));
   }
@@ -254,7 +254,7 @@ class MuniChat extends HTMLElement {
     const speech = this.#speech;
     const box = make("div", { class: "after" });
     if (about.office) {
-      const button = make("button", { class: "plain", type: "button", onclick: () => this.#showDesks(about.office.id, button) },
+      const button = make("button", { type: "button", onclick: () => this.#showDesks(about.office.id, button) },
         icon("person"), make("span", {}, speech.text((l) => l.contact(about.office.name))));
       box.append(button);
     }

@@ -62,8 +62,8 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 .tools [aria-pressed="true"] { background: var(--accent); color: var(--surface); border-color: var(--accent); }
 .tools .push { margin-left: auto; }
 
-.body { flex: 1; display: flex; flex-direction: column; min-height: 0; }
-.log { position: relative; flex: 1; min-height: 6em; overflow-y: auto; overscroll-behavior: contain; padding: 1em 1.1em; display: flex;
+.body { flex: 1; display: flex; flex-direction: column; min-height: 0; overflow-y: auto; }
+.log { position: relative; flex: 1; min-height: 4em; overflow-y: auto; overscroll-behavior: contain; padding: 1em 1.1em; display: flex;
   flex-direction: column; gap: 1em; }
 .log:focus-visible { outline-offset: -3px; }
 .note { padding: .8em 1em; border: 1px solid var(--hair); border-left: .3em solid var(--accent); border-radius: .5em;
@@ -91,10 +91,11 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 .marked .verdict { padding: .3em .5em; }
 .alarm { padding: .65em .95em; border: 1px solid currentColor; display: flex; flex-direction: column; align-items: flex-start; gap: .5em; }
 .after { display: flex; flex-wrap: wrap; gap: .3em .5em; align-items: center; font-size: .875em; color: var(--soft); }
+.after .after { font-size: 1em; }
 .after button { color: var(--ink); }
 .after [aria-pressed="true"] { background: var(--accent); border-color: var(--accent); color: var(--surface); }
 
-.desks { overflow-y: auto; max-height: 60%; flex: none; padding: .8em 1.1em 1em; border-top: 1px solid var(--line); background: var(--ground);
+.desks { overflow-y: auto; max-height: 60%; flex: 0 1 auto; min-height: 6em; padding: .8em 1.1em 1em; border-top: 1px solid var(--line); background: var(--ground);
   display: flex; flex-direction: column; gap: .6em; }
 .desks .row { display: flex; align-items: flex-start; justify-content: space-between; gap: .5em; }
 .desks h3 { font-size: 1em; font-weight: 700; }
@@ -121,6 +122,8 @@ button:hover { border-color: var(--accent); color: var(--accent); }
   .head, .foot { padding-inline: .5em; }
   .head { padding-left: .8em; }
   .tools { padding-inline: .8em; }
+  .tools button { padding-inline: .6em; }
+  .tools svg { display: none; }
   .desks dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   .desks dd { margin-bottom: .4em; }
   .log, .ask, .desks { padding-inline: .8em; }
@@ -128,9 +131,8 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 /* A magnified page is a low one: then everything but the title scrolls as one. */
 @media (max-height: 34em) {
   :host(:not([data-inline])) .panel { inset: 0 0 0 auto; height: 100dvh; border-radius: 0; }
-  :host(:not([data-inline])) .body { overflow-y: auto; }
   :host(:not([data-inline])) .log { flex: none; overflow: visible; }
-  .desks { max-height: none; }
+  .desks { max-height: none; flex: none; }
 }
 @media (max-height: 34em) and (max-width: 30em) {
   .head .mark, .head p { display: none; }
