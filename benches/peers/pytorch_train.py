@@ -162,21 +162,19 @@ def make_step(arguments):
         optimizer.zero_grad(set_to_none=True)
         all_counted = sum(len(batch[3]) for batch in batches)
         total, tokens = 0.0, 0
-        for batch in batches:
-            inputs, positions, mask, targets, counted = (
-                part.to(device, non_blocking=True) if part is not None else None for part in batch[:5])
+        for *tensors, count in batches:
+            tensors = [None if tensor is None else tensor.to(device, non_blocking=True) for tensor in tensors]
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                token_loss, balance = run(inputs, positions, mask, targets, counted)
-            loss = token_loss / all_counted + balance / arguments.accumulation
-            scaler.scale(loss).backward()
-            total = total + token_loss.detach()
-            tokens += batch[5]
+                token_loss, balance = run(*tensors)
+            scaler.scale(token_loss / all_counted + balance / arguments.accumulation).backward()
+            total = total + token_loss.detach() / all_counted
+            tokens += count
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
         scaler.update()
         # The one wait for the device in a step.
-        return float(total) / all_counted, tokens
+        return float(total), tokens
 
     return step, lambda: [next_batch() for _ in range(arguments.accumulation)]
 
