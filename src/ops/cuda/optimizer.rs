@@ -78,6 +78,7 @@ pub(super) fn global_norm<E: Element>(
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 pub(super) fn adamw<E: Element>(
     device: &CudaDevice<E>,
     weight: &mut DeviceBuffer<E>,
