@@ -1,4 +1,4 @@
-//! The 47M model: one forward and backward of 4 x 256 tokens, prefill of 40 tokens, one decoded token:
+//! The 47M model: one forward and backward of 4 x 256 tokens, prefill of 40 tokens, one decoded token, one step of several texts:
 //! `cargo bench --bench model`.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -78,6 +78,43 @@ fn decode(c: &mut Criterion) {
             BatchSize::PerIteration,
         );
     });
+    let long: Vec<u32> = (0..240).map(|i| i * 7919 % 50257).collect();
+    group.throughput(Throughput::Elements(240));
+    group.bench_function("prefill of 240 tokens", |b| {
+        b.iter(|| {
+            cache.truncate(0);
+            model
+                .forward_cached(&device, &long, &mut cache, &mut workspace)
+                .expect("valid prompt")
+        });
+    });
+    for count in [2, 4, 8, 16, 32, 64] {
+        let mut workspace = Workspace::for_inference(&device, &model.config, 64, 1, 1)
+            .and_then(|workspace| workspace.with_texts(&device, count))
+            .expect("memory");
+        let mut caches: Vec<KvCache<CpuDevice>> = (0..count)
+            .map(|_| KvCache::new(&device, &model.config, 256).expect("memory"))
+            .collect();
+        for cache in &mut caches {
+            model
+                .forward_cached(&device, &prompt, cache, &mut workspace)
+                .expect("valid prompt");
+        }
+        let tokens: Vec<u32> = (0..count as u32).map(|i| i * 104_729 % 50257).collect();
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(
+            format!("one token of each of {count} texts after 40"),
+            |b| {
+                b.iter(|| {
+                    let mut texts: Vec<_> = caches.iter_mut().collect();
+                    texts.iter_mut().for_each(|cache| cache.truncate(40));
+                    model
+                        .forward_texts(&device, &tokens, &mut texts, &mut workspace)
+                        .expect("valid tokens")
+                });
+            },
+        );
+    }
     group.throughput(Throughput::Elements(1));
     group.bench_function("one token after 40", |b| {
         b.iter(|| {

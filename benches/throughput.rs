@@ -1,26 +1,86 @@
 //! Training throughput at the 47M size, as one JSON line: what `benches/peers/compare.py` holds against PyTorch.
-//! `cargo bench --bench throughput -- [--steps N] [--warmup N] [--batch-size B] [--max-length L] [--accumulation A]`.
-//! A step is forward and backward of every logical batch (random tokens, each row one example), the global norm, clipping
-//! and AdamW: the same work as `benches/peers/pytorch_train.py`.
+//! `cargo bench --bench throughput -- [--steps N] [--warmup N] [--batch-size B] [--max-length L] [--accumulation A]
+//! [--shards DIR [--loss-on all|answers]] [--model-path DIR] [--dump FILE]`.
+//! A step is forward and backward of every logical batch, the global norm, clipping and AdamW: the same work as
+//! `benches/peers/pytorch_train.py`. Tokens are random, each row one example, or with `--shards` the batches of training;
+//! the model is a fresh one, or with `--model-path` one that has been trained. `--dump` writes the batches, one JSON object
+//! per line, for the peer.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use muni_engine::formats::load_folder;
 use muni_engine::model::{
     Batch, Model, ModelConfig, Parameters, StepScales, Workspace, random_weights,
 };
 use muni_engine::ops::{AdamStep, Device, cpu::CpuDevice};
+use muni_engine::shards::{LossOn, Sampler, SamplerConfig, ShardSet, Split};
+use muni_engine::tokenizer::Tokenizer;
+use std::io::Write;
+use std::path::Path;
+use std::str::FromStr;
 use std::time::Instant;
 
-fn option(name: &str, default: usize) -> Result<usize> {
+fn option<T: FromStr>(name: &str) -> Result<Option<T>> {
     let mut arguments = std::env::args().skip_while(|a| a != name);
     match (arguments.next(), arguments.next()) {
-        (None, _) => Ok(default),
+        (None, _) => Ok(None),
         (Some(_), value) => {
-            let value = value.with_context(|| format!("{name} needs a number"))?;
-            value
-                .parse()
-                .with_context(|| format!("{name}: '{value}' is not a number"))
+            let value = value.with_context(|| format!("{name} needs a value"))?;
+            match value.parse() {
+                Ok(value) => Ok(Some(value)),
+                Err(_) => bail!("{name}: '{value}' does not fit"),
+            }
         }
     }
+}
+
+/// Where batches come from.
+enum Source {
+    Random,
+    Shards(Sampler),
+}
+
+impl Source {
+    fn new(rows: usize, length: usize) -> Result<Self> {
+        let Some(folder) = option::<String>("--shards")? else {
+            return Ok(Self::Random);
+        };
+        let loss_on = match option::<String>("--loss-on")?.as_deref() {
+            None | Some("all") => LossOn::All,
+            Some("answers") => LossOn::Answers,
+            Some(other) => bail!("--loss-on: '{other}', expected all or answers"),
+        };
+        let set = ShardSet::open(&folder, &Tokenizer::gpt2()?.fingerprint())?;
+        let config = SamplerConfig {
+            seed: 1,
+            batch_size: rows,
+            max_length: length,
+            loss_on,
+            shuffle: true,
+        };
+        Ok(Self::Shards(Sampler::new(&set, Split::Train, config)?))
+    }
+
+    fn batch(
+        &self,
+        config: &ModelConfig,
+        rows: usize,
+        length: usize,
+        number: usize,
+    ) -> Result<Batch> {
+        match self {
+            Self::Random => Ok(random_batch(config, rows, length, number as u64)),
+            Self::Shards(sampler) => sampler.batch(0, number),
+        }
+    }
+}
+
+/// One batch as a line of JSON.
+fn dump(file: &mut impl Write, batch: &Batch) -> Result<()> {
+    let line = serde_json::json!({
+        "tokens": batch.tokens, "positions": batch.positions, "segments": batch.segments,
+        "targets": batch.targets.iter().map(|&t| if t == u32::MAX { -100 } else { i64::from(t) }).collect::<Vec<_>>(),
+    });
+    Ok(writeln!(file, "{line}")?)
 }
 
 /// Rows of random tokens, each row one example; a small generator so that runs are alike.
@@ -48,37 +108,51 @@ fn random_batch(config: &ModelConfig, rows: usize, length: usize, seed: u64) -> 
 }
 
 fn main() -> Result<()> {
-    let (steps, warmup) = (option("--steps", 10)?, option("--warmup", 2)?);
-    let (rows, length) = (option("--batch-size", 4)?, option("--max-length", 256)?);
-    let accumulation = option("--accumulation", 1)?;
     // As the commands do: the calling thread computes too.
     rayon::ThreadPoolBuilder::new()
         .use_current_thread()
         .build_global()?;
-    let config = ModelConfig::default_47m();
+    let number =
+        |name: &str, default: usize| Ok::<_, anyhow::Error>(option(name)?.unwrap_or(default));
+    let (steps, warmup) = (number("--steps", 10)?, number("--warmup", 2)?);
+    let (rows, length) = (number("--batch-size", 4)?, number("--max-length", 256)?);
+    let accumulation = number("--accumulation", 1)?;
+    let source = Source::new(rows, length)?;
+    let mut dumped = match option::<String>("--dump")? {
+        Some(path) => Some(std::io::BufWriter::new(std::fs::File::create(path)?)),
+        None => None,
+    };
+    let (config, weights) = match option::<String>("--model-path")? {
+        Some(folder) => {
+            let loaded = load_folder(Path::new(&folder))?;
+            (loaded.config, loaded.fused)
+        }
+        None => {
+            let config = ModelConfig::default_47m();
+            let weights = random_weights(&config, 1);
+            (config, weights)
+        }
+    };
     let device = CpuDevice::new();
-    let mut parameters = Parameters::upload(&device, &config, &random_weights(&config, 1))?;
+    let mut parameters = Parameters::upload(&device, &config, &weights)?;
+    drop(weights);
     let mut gradients = Parameters::zeros(&device, &config)?;
-    let mut workspace = Workspace::new(&device, &config, rows * length, rows, 1)?;
-    let (mut norm, rate) = (device.zeros_single(2)?, vec![1e-4]);
+    let mut workspace = Workspace::new(&device, &config, rows * length, rows * length, 1)?;
+    let (mut norm, rate) = (device.zeros_single(2)?, vec![5e-5]);
     let specs = config.parameters();
     let mut states = Vec::new();
     for value in &parameters.values {
         states.push(device.adam_state(value)?);
     }
     let mut model = Model::new(config, parameters)?;
-    let mut seconds = Vec::new();
+    let (mut speeds, mut last_loss) = (Vec::new(), 0.0);
     for step in 0..warmup + steps {
-        let batches: Vec<Batch> = (0..accumulation)
-            .map(|i| {
-                random_batch(
-                    &model.config,
-                    rows,
-                    length,
-                    (step * accumulation + i) as u64,
-                )
-            })
-            .collect();
+        let batches = (0..accumulation)
+            .map(|i| source.batch(&model.config, rows, length, step * accumulation + i))
+            .collect::<Result<Vec<Batch>>>()?;
+        if let Some(file) = &mut dumped {
+            batches.iter().try_for_each(|batch| dump(file, batch))?;
+        }
         let counted: usize = batches.iter().map(Batch::counted_targets).sum();
         let scales = StepScales {
             token: 1.0 / counted as f32,
@@ -89,7 +163,7 @@ fn main() -> Result<()> {
         for batch in &batches {
             model.forward_backward(&device, batch, &mut workspace, &mut gradients, scales)?;
         }
-        workspace.totals(&device)?;
+        last_loss = workspace.totals(&device)?.token_loss_sum / counted as f64;
         let list: Vec<_> = gradients
             .values
             .iter()
@@ -116,15 +190,18 @@ fn main() -> Result<()> {
         }
         model.parameters = parameters;
         if step >= warmup {
-            seconds.push(start.elapsed().as_secs_f64());
+            let tokens: usize = batches.iter().map(Batch::len).sum();
+            speeds.push(tokens as f64 / start.elapsed().as_secs_f64());
         }
     }
-    seconds.sort_by(f64::total_cmp);
-    let tokens = (accumulation * rows * length) as f64;
+    if let Some(mut file) = dumped {
+        file.flush()?;
+    }
+    speeds.sort_by(f64::total_cmp);
     let result = serde_json::json!({
         "engine": "muni-engine", "device": device.name(), "steps": steps,
-        "tokens_per_step": tokens, "tokens_per_second": tokens / seconds[seconds.len() / 2],
-        "tokens_per_second_best": tokens / seconds[0], "peak_rss_mib": peak_rss_mib(),
+        "tokens_per_second": speeds[speeds.len() / 2], "tokens_per_second_best": speeds[speeds.len() - 1],
+        "loss": last_loss, "peak_rss_mib": peak_rss_mib(),
     });
     println!("{result}");
     Ok(())

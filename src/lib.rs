@@ -1,6 +1,7 @@
 //! muni-engine: turns a German city's knowledge base into training dialogues, trains a small Mixture-of-Experts
 //! language model on them, and answers citizens with it. `docs/architecture.md` is the map.
 
+pub mod answer;
 pub mod cli;
 pub mod dataset;
 pub mod eval;
@@ -10,6 +11,7 @@ pub mod knowledge;
 pub mod model;
 pub mod ops;
 pub mod roofline;
+pub mod serve;
 pub mod shards;
 pub mod tokenizer;
 pub mod train;

@@ -3,6 +3,7 @@
 
 mod fast;
 mod files;
+mod merge;
 mod stream;
 mod vocabulary;
 
@@ -40,6 +41,7 @@ pub struct Tokenizer {
     vocabulary: Vocabulary,
     end_of_text: u32,
     memories: fast::WordMemories,
+    merges: Option<merge::Merges>,
 }
 
 impl Tokenizer {
@@ -67,6 +69,7 @@ impl Tokenizer {
             build(&vocabulary).map_err(|error| anyhow!("cannot build the tokenizer: {error}"))?;
         Ok(Self {
             inner,
+            merges: merge::Merges::new(&vocabulary),
             vocabulary,
             end_of_text,
             memories: fast::WordMemories::default(),
@@ -76,8 +79,15 @@ impl Tokenizer {
     /// Token ids of `text`. Special tokens written out in the text stay text: what a citizen types is never control.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.memories
-            .encode(text, |word| self.encode_plainly(word))
+            .encode(text, |word| self.encode_word(word))
             .unwrap_or_else(|| self.encode_plainly(text))
+    }
+
+    fn encode_word(&self, word: &str) -> Result<Vec<u32>> {
+        match &self.merges {
+            Some(merges) if word.len() <= merge::LONGEST_WORD => Ok(merges.encode(word.as_bytes())),
+            _ => self.encode_plainly(word),
+        }
     }
 
     /// [`Tokenizer::encode`] through the `tokenizers` crate alone: slower, with the same result.

@@ -14,7 +14,42 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("dataset", &["dataset", "knowledge", "shards", "tokenizer"]),
     ("formats", &["formats", "model", "tokenizer"]),
     ("generate", &["generate", "model", "ops", "tokenizer"]),
-    ("eval", &["eval", "model", "ops", "tokenizer"]),
+    (
+        "eval",
+        &[
+            "eval",
+            "answer",
+            "generate",
+            "knowledge",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
+        "answer",
+        &[
+            "answer",
+            "knowledge",
+            "dataset",
+            "generate",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
+        "serve",
+        &[
+            "serve",
+            "answer",
+            "generate",
+            "knowledge",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
     (
         "train",
         &["train", "model", "ops", "shards", "formats", "tokenizer"],

@@ -606,6 +606,7 @@ fn techniques_can_be_left_out() {
         muni(&["dataset", "--without", "magic"]).status.code(),
         Some(2)
     );
+    assert!(fail(&["dataset", "--without", "out_of_remit"]).contains("cannot be left out"));
 }
 
 #[test]

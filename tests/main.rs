@@ -1,15 +1,22 @@
 //! The one integration-test binary: a module per subject, so that the library is linked once.
 
+mod answer;
 mod architecture;
+mod batch;
+mod cli_chat;
 mod cli_dataset;
 mod cli_doctor;
 mod cli_prompt;
 mod cli_train;
 mod cuda;
+mod eval_answers;
 mod formats;
 mod gpu_report;
 mod gradients;
 mod ops_cases;
 mod oracle;
+mod questions;
+mod routing;
+mod serve;
 mod shards;
 mod tokenizer;

@@ -1,7 +1,8 @@
 """Times the engine and PyTorch on the same training step, alternately, and prints the ratio of the medians.
 
 Needs: what pytorch_train.py needs, and a built engine bench (`cargo bench --bench throughput --no-run`).
-Run:   python benches/peers/compare.py --rounds 3            # from the repository's root
+Run:   python benches/peers/compare.py --rounds 3            # from the repository's root; random tokens, a fresh model
+       python benches/peers/compare.py --shards shards/ --loss-on answers [--model-path DIR]   # the batches of training
 """
 
 import argparse
@@ -10,12 +11,16 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 ARGUMENTS.add_argument("--rounds", type=int, default=3, help="pairs of runs")
 ARGUMENTS.add_argument("--steps", type=int, default=5, help="timed steps of each run")
 ARGUMENTS.add_argument("--threads", type=int, default=2)
 ARGUMENTS.add_argument("--accumulation", type=int, default=1)
+ARGUMENTS.add_argument("--shards", help="time the batches of this shard folder and not random tokens")
+ARGUMENTS.add_argument("--loss-on", choices=["all", "answers"], default="all", help="with --shards: which tokens carry loss")
+ARGUMENTS.add_argument("--model-path", help="a trained model to start from, a Hugging Face folder, and not a fresh one")
 ARGUMENTS.add_argument("--peer", nargs="*", default=["--experts", "eager"], help="more arguments for pytorch_train.py")
 
 
@@ -32,6 +37,19 @@ def main():
     engine = ["cargo", "bench", "--quiet", "--bench", "throughput", "--", *shape]
     script = os.path.join(os.path.dirname(__file__), "pytorch_train.py")
     peer = [sys.executable, script, "--threads", str(args.threads), "--dtype", "fp32", *shape, *args.peer]
+    with tempfile.TemporaryDirectory() as folder:
+        if args.model_path:
+            engine += ["--model-path", args.model_path]
+            peer += ["--model-path", args.model_path]
+        if args.shards:
+            batches = os.path.join(folder, "batches.jsonl")
+            engine += ["--shards", args.shards, "--loss-on", args.loss_on, "--dump", batches]
+            peer += ["--batches", batches]
+        compare(args, engine, peer)
+
+
+def compare(args, engine, peer):
+    """Runs both in turn and prints what came out."""
     ours, theirs = [], []
     for _ in range(args.rounds):
         ours.append(last_json(engine, RAYON_NUM_THREADS=str(args.threads)))
@@ -47,7 +65,8 @@ def main():
         "engine_peak_mib": max(run["peak_rss_mib"] for run in ours),
         "pytorch_peak_mib": max(run["peak_rss_bytes"] for run in theirs) // 2**20,
         "device": ours[0]["device"], "torch": theirs[0]["torch"], "rounds": args.rounds, "steps": args.steps,
-        "accumulation": args.accumulation,
+        "accumulation": args.accumulation, "shards": args.shards, "loss_on": args.loss_on, "model_path": args.model_path,
+        "engine_loss": ours[0]["loss"], "pytorch_loss": theirs[0]["last_token_loss"],
     }))
 
 

@@ -7,7 +7,9 @@ Run:   python benches/peers/pytorch_train.py --threads 2 --dtype fp32
 
 Prints one line of JSON. A step is what the engine's step is: `accumulation` batches of `batch-size` rows of `max-length`
 random tokens, each with its token loss on every position and the router loss; gradients clipped to a global norm of 1;
-AdamW without decay on norms. Timed from the start of the first forward to the end of the optimizer's update.
+AdamW without decay on norms. With --batches FILE (written by the engine's bench with --dump) the batches are those of
+training: each row holds several examples that do not see each other, and only counted positions go through the head. Masks
+are made outside the timed part. Timed from the start of the first forward to the end of the optimizer's update.
 """
 
 import argparse
@@ -52,6 +54,10 @@ def parse(argv=None):
     parser.add_argument("--memory", choices=["keep", "default"], default="keep", help="what glibc does with freed blocks")
     parser.add_argument("--matmul-precision", choices=["highest", "high", "medium"], default="highest",
                         help="below `highest`, fp32 products may be computed in bf16 where the CPU can")
+    parser.add_argument("--batches", help="batches to train on, one JSON object per line")
+    parser.add_argument("--layout", choices=["rows", "one-row"], default="rows",
+                        help="with --batches: rows of max-length, padded, or everything in one row without padding")
+    parser.add_argument("--model-path", help="start from this Hugging Face folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sweep", action="store_true", help="run the variants one after the other and name the fastest")
     parser.add_argument("--variant-timeout", type=float, default=600.0, help="seconds a variant of a sweep may take")
@@ -63,6 +69,10 @@ def make_model(arguments):
     from transformers import MixtralConfig, MixtralForCausalLM
 
     torch.manual_seed(arguments.seed)
+    if arguments.model_path:
+        return MixtralForCausalLM.from_pretrained(
+            arguments.model_path, attn_implementation=arguments.attention,
+            experts_implementation=arguments.experts, dtype=torch.float32).train()
     model = MixtralForCausalLM(MixtralConfig(
         vocab_size=VOCAB_SIZE, hidden_size=384, intermediate_size=448, num_hidden_layers=6, num_attention_heads=6,
         num_key_value_heads=3, head_dim=64, num_local_experts=8, num_experts_per_tok=2,
@@ -83,9 +93,41 @@ def make_optimizer(model, kind):
                              foreach=kind == "foreach")
 
 
-def make_step(arguments):
-    """A function that runs one training step and returns its loss."""
+def packed_batch(batch, length):
+    """Examples one after another in rows of `length` tokens, padded at the end; none sees another."""
     import torch
+
+    rows, begin = [[]], batch["segments"]
+    for start, end in zip(begin, begin[1:]):
+        if rows[-1] and sum(b - a for a, b in rows[-1]) + end - start > length:
+            rows.append([])
+        rows[-1].append((start, end))
+    tokens = torch.zeros((len(rows), length), dtype=torch.long)
+    positions = torch.zeros_like(tokens)
+    targets = torch.full_like(tokens, -100)
+    example = torch.full_like(tokens, -1)
+    for r, examples in enumerate(rows):
+        at = 0
+        for number, (start, end) in enumerate(examples):
+            here = slice(at, at + end - start)
+            tokens[r, here] = torch.tensor(batch["tokens"][start:end])
+            positions[r, here] = torch.tensor(batch["positions"][start:end])
+            targets[r, here] = torch.tensor(batch["targets"][start:end])
+            example[r, here] = number
+            at += end - start
+    place = torch.arange(length)
+    mask = (example[:, :, None] == example[:, None, :]) & (place[:, None] >= place[None, :])
+    targets = targets.reshape(-1)
+    counted = (targets >= 0).nonzero().squeeze(1)
+    return tokens, positions, mask[:, None], targets[counted], counted, len(batch["tokens"])
+
+
+def make_step(arguments):
+    """A function that runs one training step on batches and returns its mean token loss and the tokens that it saw, and one
+    that makes the batches of a step."""
+    import torch
+
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
     device = torch.device(arguments.device)
     model = make_model(arguments).to(device)
@@ -94,31 +136,48 @@ def make_step(arguments):
     autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
     scaler = torch.amp.GradScaler(device.type, enabled=arguments.dtype == "fp16")
 
-    def loss_of(inputs, targets):
-        out = model(input_ids=inputs, output_router_logits=True, use_cache=False)
-        token_loss = torch.nn.functional.cross_entropy(out.logits.float().view(-1, VOCAB_SIZE), targets.reshape(-1))
-        return token_loss + model.config.router_aux_loss_coef * out.aux_loss
+    def loss_of(inputs, positions, mask, targets, counted):
+        out = model.model(input_ids=inputs, position_ids=positions, attention_mask=mask, output_router_logits=True,
+                          use_cache=False)
+        balance = load_balancing_loss_func(out.router_logits, model.num_experts, model.num_experts_per_tok)
+        hidden = out.last_hidden_state.reshape(-1, out.last_hidden_state.shape[-1])
+        if counted is not None:
+            hidden = hidden[counted]
+        logits = model.lm_head(hidden).float()
+        token_loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return token_loss, model.config.router_aux_loss_coef * balance
 
     run = torch.compile(loss_of) if arguments.compile else loss_of
+    file = open(arguments.batches) if arguments.batches else None
 
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for _ in range(arguments.accumulation):
+    def next_batch():
+        """Token ids and positions [rows, length], attention mask, counted targets, their places (None: all), number of tokens."""
+        if file is None:
             tokens = torch.randint(0, VOCAB_SIZE, (arguments.batch_size, arguments.max_length + 1), generator=generator)
             tokens = tokens.to(device, non_blocking=True)
+            return tokens[:, :-1], None, None, tokens[:, 1:].reshape(-1), None, tokens[:, 1:].numel()
+        batch = json.loads(file.readline())
+        packed = packed_batch(batch, arguments.max_length if arguments.layout == "rows" else len(batch["tokens"]))
+        return *(part.to(device, non_blocking=True) for part in packed[:5]), packed[5]
+
+    def step(batches):
+        optimizer.zero_grad(set_to_none=True)
+        all_counted = sum(len(batch[3]) for batch in batches)
+        total, tokens = 0.0, 0
+        for inputs, positions, mask, targets, counted, count in batches:
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                loss = run(tokens[:, :-1], tokens[:, 1:]) / arguments.accumulation
-            scaler.scale(loss).backward()
-            total = total + loss.detach()
+                token_loss, balance = run(inputs, positions, mask, targets, counted)
+            scaler.scale(token_loss / all_counted + balance / arguments.accumulation).backward()
+            total = total + token_loss.detach() / all_counted
+            tokens += count
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
         scaler.update()
         # The one wait for the device in a step.
-        return float(total)
+        return float(total), tokens
 
-    return step
+    return step, lambda: [next_batch() for _ in range(arguments.accumulation)]
 
 
 def measure(arguments):
@@ -129,14 +188,16 @@ def measure(arguments):
     torch.set_num_interop_threads(1)
     torch.set_float32_matmul_precision(arguments.matmul_precision)
     torch.set_flush_denormal(True)
-    step = make_step(arguments)
-    losses = [step() for _ in range(arguments.warmup)]
-    seconds = []
+    step, make_batches = make_step(arguments)
+    losses = [step(make_batches())[0] for _ in range(arguments.warmup)]
+    seconds, speeds = [], []
     for _ in range(arguments.steps):
+        batches = make_batches()
         start = time.perf_counter()
-        losses.append(step())
+        loss, tokens = step(batches)
         seconds.append(time.perf_counter() - start)
-    tokens = arguments.batch_size * arguments.max_length * arguments.accumulation
+        speeds.append(tokens / seconds[-1])
+        losses.append(loss)
     return {
         "peer": "pytorch",
         "device": str(arguments.device) if arguments.device == "cpu" else torch.cuda.get_device_name(arguments.device),
@@ -147,15 +208,14 @@ def measure(arguments):
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         **{name: getattr(arguments, name) for name in (
             "threads", "dtype", "batch_size", "max_length", "accumulation", "compile", "optimizer", "experts",
-            "attention", "memory", "matmul_precision", "warmup", "steps")},
-        "tokens_per_step": tokens,
+            "attention", "memory", "matmul_precision", "layout", "warmup", "steps")},
         "seconds_per_step_median": round(statistics.median(seconds), 4),
         "seconds_per_step_min": round(min(seconds), 4),
         "seconds_per_step_max": round(max(seconds), 4),
-        "tokens_per_second": round(tokens / statistics.median(seconds), 1),
+        "tokens_per_second": round(statistics.median(speeds), 1),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "first_loss": round(losses[0], 4),
-        "last_loss": round(losses[-1], 4),
+        "first_token_loss": round(losses[0], 4),
+        "last_token_loss": round(losses[-1], 4),
     }
 
 

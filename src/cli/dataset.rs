@@ -3,9 +3,10 @@
 use crate::dataset::card::{MOST_UNKNOWN_PERCENT, Summary};
 use crate::dataset::quality;
 use crate::dataset::report::{page, spread};
-use crate::dataset::statistics::{SpellingReport, Statistics, Variety};
+use crate::dataset::statistics::{SpellingReport, Statistics};
+use crate::dataset::variety::Variety;
 use crate::dataset::{
-    Dataset, GENERATOR_VERSION, Part, Settings, Stage, Technique, TechniqueSet, generate,
+    Dataset, Encoding, GENERATOR_VERSION, Part, Settings, Stage, Technique, TechniqueSet, generate,
 };
 use crate::knowledge::{Dictionary, Knowledge};
 use crate::shards::{Example, ShardInfo, ShardWriter, Split};
@@ -59,6 +60,16 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
+    if let Some(kept) = arguments
+        .without
+        .iter()
+        .find(|technique| !technique.can_be_left_out())
+    {
+        bail!(
+            "{} cannot be left out: it is a kind of question and its share is fixed",
+            kept.name()
+        );
+    }
     let only_to_look =
         arguments.jsonl.is_some() || arguments.sample.is_some() || arguments.report.is_some();
     let out = match &arguments.out {
@@ -129,6 +140,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         );
     }
     eprintln!("{}", clock.summary());
+    eprintln!("{}", encoding_speed(dataset.encoding));
     for file in [&out, &arguments.jsonl, &arguments.report]
         .into_iter()
         .flatten()
@@ -232,6 +244,15 @@ impl Clock {
     }
 }
 
+// How much of the generating was tokenizing.
+fn encoding_speed(encoding: Encoding) -> String {
+    let (megabytes, seconds) = (encoding.bytes as f64 / 1e6, encoding.time.as_secs_f64());
+    format!(
+        "tokenizing: {megabytes:.1} MB of text in {seconds:.2} s of the threads' time, {:.1} MB/s per thread",
+        megabytes / seconds.max(1e-9)
+    )
+}
+
 fn is_taken(out: &Path) -> bool {
     let is_empty_folder = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
     out.exists() && !is_empty_folder
@@ -303,8 +324,17 @@ fn write_shards(
     Ok(())
 }
 
-// All or nothing: written beside its place and renamed.
+// All or nothing: written beside its place and renamed. A pipe or a device (`/dev/stdout`) is written as it is: a file must not
+// take its place.
 fn write_whole(path: &Path, write: &dyn Fn(&mut dyn Write) -> Result<()>) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let context = || format!("cannot write {}", path.display());
+        let opened = std::fs::OpenOptions::new().write(true).open(path);
+        let written = opened
+            .with_context(context)
+            .and_then(|file| fill(file, write).with_context(context));
+        return written.map(drop).map_err(name_full_disk);
+    }
     let mut name = path
         .file_name()
         .with_context(|| format!("{} is not a file name", path.display()))?
@@ -314,15 +344,8 @@ fn write_whole(path: &Path, write: &dyn Fn(&mut dyn Write) -> Result<()>) -> Res
     let context = || format!("cannot write {}", partial.display());
     let written = std::fs::File::create(&partial)
         .with_context(context)
-        .and_then(|file| {
-            let mut writer = BufWriter::with_capacity(1 << 20, file);
-            write(&mut writer).with_context(context)?;
-            let file = writer
-                .into_inner()
-                .map_err(|error| error.into_error())
-                .with_context(context)?;
-            file.sync_all().with_context(context)
-        })
+        .and_then(|file| fill(file, write).with_context(context))
+        .and_then(|file| file.sync_all().with_context(context))
         .and_then(|()| {
             std::fs::rename(&partial, path)
                 .with_context(|| format!("cannot rename to {}", path.display()))
@@ -332,6 +355,15 @@ fn write_whole(path: &Path, write: &dyn Fn(&mut dyn Write) -> Result<()>) -> Res
         let _ = std::fs::remove_file(&partial);
     }
     written.map_err(name_full_disk)
+}
+
+fn fill(
+    file: std::fs::File,
+    write: &dyn Fn(&mut dyn Write) -> Result<()>,
+) -> Result<std::fs::File> {
+    let mut writer = BufWriter::with_capacity(1 << 20, file);
+    write(&mut writer)?;
+    Ok(writer.into_inner().map_err(|error| error.into_error())?)
 }
 
 // A full disk is the one failure that its owner can do something about at once.
@@ -364,7 +396,7 @@ fn write_lines(writer: &mut dyn Write, dataset: &Dataset, stop: &AtomicBool) -> 
 
 fn stop_if_asked(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
-        bail!("interrupted: nothing was written");
+        bail!("interrupted: nothing unfinished was left behind");
     }
     Ok(())
 }
@@ -372,6 +404,24 @@ fn stop_if_asked(stop: &AtomicBool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_device_is_written_and_not_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("out");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        write_whole(&link, &|writer| Ok(writer.write_all(b"a line")?)).unwrap();
+        assert!(
+            std::fs::metadata(&link)
+                .unwrap()
+                .file_type()
+                .is_char_device()
+        );
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_full_disk_is_called_by_its_name_and_leaves_nothing() {

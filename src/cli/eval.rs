@@ -1,5 +1,7 @@
 //! `muni-engine eval`: measures a model.
 
+mod answers;
+
 use super::device::Task;
 use super::prompt::{ModelArguments, print};
 use crate::eval::perplexity;
@@ -20,6 +22,8 @@ pub struct Arguments {
 enum Measure {
     /// How well the model predicts a text file.
     Perplexity(PerplexityArguments),
+    /// How good the answers are to questions whose right answers are known, with and without the guard.
+    Answers(answers::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -41,6 +45,7 @@ struct PerplexityArguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.measure {
         Measure::Perplexity(arguments) => arguments.model.device.run(Perplexity(&arguments)),
+        Measure::Answers(arguments) => answers::run(arguments),
     }
 }
 

@@ -1,14 +1,20 @@
 //! The command line: one file per subcommand turns arguments into checked settings and calls the library.
 //! Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+mod assistant;
+mod chat;
 mod dataset;
+mod demo;
 mod device;
 mod doctor;
 mod eval;
 mod knowledge;
 mod measure;
 mod plan;
+mod progress;
 mod prompt;
+mod routing;
+mod serve;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +38,10 @@ enum Command {
     Train(Box<train::Arguments>),
     /// Answer one prompt.
     Prompt(prompt::Arguments),
+    /// Talk to a model: line by line in the terminal, or one question per line of piped input.
+    Chat(chat::Arguments),
+    /// A tour through the offices: questions, the model's answers, what the guard says, the knowledge base's answers.
+    Demo(demo::Arguments),
     /// Measure a model.
     Eval(eval::Arguments),
     /// Show what this machine and this build can do, and what training takes of a card.
@@ -39,6 +49,10 @@ enum Command {
     /// Time training steps on random tokens.
     #[command(hide = true)]
     Measure(measure::Arguments),
+    /// Which expert serves which office and which kind of token.
+    Routing(routing::Arguments),
+    /// Answer over HTTP: OpenAI's API, a page for citizens, a widget for the city's own pages.
+    Serve(Box<serve::Arguments>),
 }
 
 /// Parses the process's arguments and runs the command; an error is printed with its causes.
@@ -49,9 +63,13 @@ pub fn run() -> ExitCode {
         Command::Knowledge(arguments) => knowledge::run(arguments),
         Command::Train(arguments) => train::run(*arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
+        Command::Chat(arguments) => chat::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Measure(arguments) => measure::run(arguments),
+        Command::Routing(arguments) => routing::run(arguments),
+        Command::Serve(arguments) => serve::run(*arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

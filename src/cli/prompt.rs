@@ -1,15 +1,17 @@
 //! `muni-engine prompt`: one question, one answer. Also the arguments that every command with a trained model takes.
 
+use super::assistant::{KnowledgeArguments, footer};
 use super::device::{DeviceArguments, Task};
-use crate::formats::{find_folder, load_folder};
-use crate::generate::text::NEXT_QUESTION;
+use crate::answer::GuardMode;
+use crate::formats::{find_folder, load_folder_into};
+use crate::generate::text::{ANSWER, NEXT_QUESTION, QUESTION};
 use crate::generate::{
     GenerateOutput, GenerateSettings, Generator, SamplingSettings, question_prompt,
 };
 use crate::model::{Model, ModelConfig, Parameters};
 use crate::ops::Device;
 use crate::tokenizer::Tokenizer;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -47,8 +49,14 @@ pub struct Arguments {
     /// Most tokens of the answer [default: until the model's context is full].
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     max_new_tokens: Option<usize>,
+    /// Check the answer against the knowledge base and fill in the city's own values: off, mark (shown and marked), replace (the
+    /// knowledge base's own answer is shown instead of a wrong one).
+    #[arg(long, value_name = "MODE", default_value = "off", value_parser = GuardMode::from_str, conflicts_with = "raw")]
+    guard: GuardMode,
+    #[command(flatten)]
+    knowledge: KnowledgeArguments,
     /// Print one JSON object instead of streaming: text, token_ids, prompt_token_ids, finish_reason, prefill_ms,
-    /// decode_tokens_per_second.
+    /// decode_tokens_per_second; with a guard also reply.
     #[arg(long)]
     json: bool,
 }
@@ -70,22 +78,36 @@ pub(super) struct OpenModel<D: Device> {
 }
 
 impl ModelArguments {
+    /// The folder that was asked for, or the newest one.
+    pub(super) fn folder(&self) -> Result<PathBuf> {
+        match &self.model_path {
+            Some(dir) => Ok(dir.clone()),
+            None => newest_model(Path::new("runs")),
+        }
+    }
+
     /// Loads model and tokenizer onto a device.
     pub(super) fn open<D: Device>(&self, device: &D) -> Result<OpenModel<D>> {
-        let dir = match &self.model_path {
-            Some(dir) => dir.clone(),
-            None => newest_model(Path::new("runs"))?,
-        };
-        let loaded = load_folder(&dir)?;
-        let tokenizer = open_tokenizer(&dir, &loaded.config)?;
-        let parameters = Parameters::upload(device, &loaded.config, &loaded.fused)?;
+        let dir = self.folder()?;
+        // The tokenizer takes about as long as the weights, so a question is answered sooner if they do not wait for each other.
+        let (loaded, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| open_tokenizer(&dir));
+            let loaded = load_folder_into(&dir, &|len| device.host_buffer(len));
+            let tokenizer = tokenizer
+                .join()
+                .unwrap_or_else(|_| bail!("reading the tokenizer failed unexpectedly"));
+            (loaded, tokenizer)
+        });
+        let (loaded, (tokenizer, own)) = (loaded?, tokenizer?);
+        check_vocabulary(&dir, &loaded.config, &tokenizer, own)?;
+        let parameters = Parameters::adopt(device, &loaded.config, loaded.fused)?;
         let model = Model::new(loaded.config, parameters)?;
         Ok(OpenModel { model, tokenizer })
     }
 }
 
-/// The folder's own tokenizer, or GPT-2's where it brings none.
-fn open_tokenizer(dir: &Path, config: &ModelConfig) -> Result<Tokenizer> {
+/// The folder's own tokenizer, or GPT-2's where it brings none; and whether it is the folder's.
+fn open_tokenizer(dir: &Path) -> Result<(Tokenizer, bool)> {
     let dir = find_folder(dir)?;
     let own = ["tokenizer.json", "vocab.json"]
         .iter()
@@ -94,6 +116,15 @@ fn open_tokenizer(dir: &Path, config: &ModelConfig) -> Result<Tokenizer> {
         true => Tokenizer::from_folder(&dir)?,
         false => Tokenizer::gpt2()?,
     };
+    Ok((tokenizer, own))
+}
+
+fn check_vocabulary(
+    dir: &Path,
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+    own: bool,
+) -> Result<()> {
     ensure!(
         tokenizer.vocab_size() == config.vocab_size,
         "{}: the model has {} tokens, {} has {}: put the model's own tokenizer.json into the folder",
@@ -106,7 +137,7 @@ fn open_tokenizer(dir: &Path, config: &ModelConfig) -> Result<Tokenizer> {
         },
         tokenizer.vocab_size()
     );
-    Ok(tokenizer)
+    Ok(())
 }
 
 /// `best_model` of the run in `runs` that changed last.
@@ -150,6 +181,16 @@ fn answer<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
         false => question_prompt(&arguments.prompt)?,
     };
     let settings = arguments.settings(&open.tokenizer);
+    if arguments.guard != GuardMode::Off {
+        let mut generator = Generator::new(device, &open.model)?;
+        return guarded(
+            &mut generator,
+            &open.tokenizer,
+            &prompt,
+            &settings,
+            arguments,
+        );
+    }
     let mut generator = Generator::new(device, &open.model)?;
     let mut stdout = io::stdout().lock();
     let output =
@@ -171,6 +212,47 @@ fn answer<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
     // Nothing is left to stop.
     let _ = print(&mut stdout, &end)?;
     Ok(())
+}
+
+/// The same with a guard over the answer. A wrong one is replaced before anything of it is shown.
+fn guarded<D: Device>(
+    generator: &mut Generator<D>,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    settings: &GenerateSettings,
+    arguments: &Arguments,
+) -> Result<()> {
+    let assistant = arguments.knowledge.open()?;
+    let question = newest_question(prompt);
+    let mut guard = assistant.guard(assistant.understand(&[], question), arguments.guard);
+    let output = generator.generate_text(tokenizer, prompt, settings, &mut |text| {
+        Ok(match guard.push(text).stop {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })
+    })?;
+    let (_, reply) = guard.finish();
+    let text = match arguments.json {
+        true => {
+            let mut report = report(&output);
+            report["reply"] =
+                serde_json::to_value(&reply).context("cannot write the reply as JSON")?;
+            format!("{report}\n")
+        }
+        false => {
+            let footer = footer(&reply).map(|footer| format!("\n{footer}"));
+            format!("{}{}\n", reply.text, footer.unwrap_or_default())
+        }
+    };
+    // Nothing is left to stop.
+    let _ = print(&mut io::stdout().lock(), &text)?;
+    Ok(())
+}
+
+/// The last question of a prompt.
+fn newest_question(prompt: &str) -> &str {
+    let asked = prompt.rsplit(QUESTION).next().unwrap_or(prompt);
+    asked.split(ANSWER).next().unwrap_or(asked).trim()
 }
 
 impl Arguments {
@@ -219,15 +301,15 @@ fn unescape(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(text.replace("\\n", "\n"))
 }
 
-fn at_least_zero(text: &str) -> Result<f32, String> {
+pub(super) fn at_least_zero(text: &str) -> Result<f32, String> {
     number(text, |value| value >= 0.0, "a number of at least 0")
 }
 
-fn above_zero(text: &str) -> Result<f32, String> {
+pub(super) fn above_zero(text: &str) -> Result<f32, String> {
     number(text, |value| value > 0.0, "a number above 0")
 }
 
-fn probability(text: &str) -> Result<f32, String> {
+pub(super) fn probability(text: &str) -> Result<f32, String> {
     let fits = |value| value > 0.0 && value <= 1.0;
     number(text, fits, "a number above 0 and up to 1")
 }

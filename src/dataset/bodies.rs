@@ -1,6 +1,7 @@
 //! The wordings of one answer: the full text and the short one as the knowledge base has them, and what can be made of their
 //! sentences without changing what they say.
 
+use super::hashing::hash;
 use super::language::words::list;
 use crate::knowledge::language::{figures, words};
 use crate::knowledge::{Fact, fold};
@@ -200,13 +201,7 @@ pub fn stems(text: &str) -> Vec<u64> {
     let mut stems: Vec<u64> = folded
         .split(' ')
         .filter(|word| word.len() >= 5 || word.starts_with(|c: char| c.is_ascii_digit()))
-        .map(|word| {
-            word.bytes()
-                .take(6)
-                .fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
-                    (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-                })
-        })
+        .map(|word| hash(&word.as_bytes()[..word.len().min(6)]))
         .collect();
     stems.sort_unstable();
     stems.dedup();

@@ -1,6 +1,7 @@
 //! `dataset-card.md` and `statistics.json`: what a data set is, for whoever finds it beside the shards.
 
-use super::statistics::{Counts, SpellingReport, Statistics, Variety};
+use super::statistics::{Counts, SpellingReport, Statistics};
+use super::variety::Variety;
 use super::{GENERATOR_VERSION, Settings};
 use serde::Serialize;
 use std::fmt::Write;

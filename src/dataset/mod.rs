@@ -1,25 +1,29 @@
 //! The training set: dialogues made from the knowledge base. `catalog` lists what can be asked, `bodies` how it can be
 //! answered, `plan` says which example is about what, `techniques` put it into words, `formats` lay it out, `encode` turns it
-//! into tokens; `quality` checks and `statistics` counts what came out. Everything follows from the seed, whatever the number
-//! of threads.
+//! into tokens; `quality` checks, `statistics` counts and `variety` measures what came out. Everything follows from the seed,
+//! whatever the number of threads.
 
-mod bodies;
+pub mod bodies;
 pub mod card;
 pub mod catalog;
 mod draw;
 mod encode;
 mod formats;
-mod language;
+mod hashing;
+pub(crate) mod language;
 mod near_duplicates;
 mod plan;
 pub mod quality;
 mod record;
 pub mod report;
+mod stage;
 pub mod statistics;
 pub mod techniques;
+pub mod variety;
 
 pub use encode::LONGEST_EXAMPLE;
 pub use record::{Record, RecordTurn, Role};
+pub use stage::Stage;
 pub use techniques::{Register, Technique, TechniqueSet};
 
 use crate::knowledge::{Knowledge, fold};
@@ -35,72 +39,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
-use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use techniques::{Task, cook};
 
 /// Changes with everything that changes the examples made from the same knowledge.
-pub const GENERATOR_VERSION: &str = "2";
-
-/// A named size of the data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// 75 examples.
-    Basis,
-    /// 500 examples.
-    Large,
-    /// 2,000 examples.
-    Super,
-    /// 20,000 examples.
-    Ultra,
-    /// 500,000 examples.
-    Massive,
-}
-
-impl Stage {
-    const ALL: [Stage; 5] = [
-        Stage::Basis,
-        Stage::Large,
-        Stage::Super,
-        Stage::Ultra,
-        Stage::Massive,
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Basis => "basis",
-            Stage::Large => "large",
-            Stage::Super => "super",
-            Stage::Ultra => "ultra",
-            Stage::Massive => "massive",
-        }
-    }
-
-    /// How many examples it has.
-    pub fn examples(self) -> usize {
-        match self {
-            Stage::Basis => 75,
-            Stage::Large => 500,
-            Stage::Super => 2_000,
-            Stage::Ultra => 20_000,
-            Stage::Massive => 500_000,
-        }
-    }
-}
-
-impl FromStr for Stage {
-    type Err = anyhow::Error;
-
-    fn from_str(name: &str) -> Result<Stage> {
-        match Stage::ALL.into_iter().find(|stage| stage.name() == name) {
-            Some(stage) => Ok(stage),
-            None => bail!(
-                "there is no stage \"{name}\": expected basis, large, super, ultra or massive"
-            ),
-        }
-    }
-}
+pub const GENERATOR_VERSION: &str = "3";
 
 /// Which part of the data set an example belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -217,6 +161,17 @@ pub struct Dataset {
     pub rejected: Rejected,
     /// Services for which it is not said which office is responsible, because their fact `wo` does not name it.
     pub without_office: Vec<String>,
+    /// What encoding took.
+    pub encoding: Encoding,
+}
+
+/// How much text was encoded on the way, rejected candidates included, and how long that took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Encoding {
+    /// Bytes of UTF-8.
+    pub bytes: u64,
+    /// Time, added up over the threads.
+    pub time: Duration,
 }
 
 /// Candidates that were left out and replaced.
@@ -255,6 +210,8 @@ pub fn generate(
         stop,
         seen: HashSet::new(),
         rejected: Rejected::default(),
+        encoded_bytes: AtomicU64::new(0),
+        encoding_nanos: AtomicU64::new(0),
     };
     let plan = TrainingPlan::new(&catalog);
     let mut examples = kitchen.make(
@@ -292,6 +249,10 @@ pub fn generate(
         );
     }
     let rejected = kitchen.rejected;
+    let encoding = Encoding {
+        bytes: kitchen.encoded_bytes.into_inner(),
+        time: Duration::from_nanos(kitchen.encoding_nanos.into_inner()),
+    };
     let subjects = catalog
         .subjects
         .iter()
@@ -308,6 +269,7 @@ pub fn generate(
         subjects,
         rejected,
         without_office: catalog.without_office,
+        encoding,
     })
 }
 
@@ -329,6 +291,8 @@ struct Kitchen<'a> {
     stop: &'a AtomicBool,
     seen: HashSet<u128>,
     rejected: Rejected,
+    encoded_bytes: AtomicU64,
+    encoding_nanos: AtomicU64,
 }
 
 impl<'a> Kitchen<'a> {
@@ -431,6 +395,7 @@ impl<'a> Kitchen<'a> {
             question: &slot.phrasing.text,
             // The first question and the patterns ask for the fact as a whole.
             narrow: slot.phrasing.hand_written && !slot.phrasing.main,
+            from_pattern: !slot.phrasing.hand_written,
             held_out: part != Part::Train,
             enabled: self.settings.techniques,
         };
@@ -443,8 +408,13 @@ impl<'a> Kitchen<'a> {
         if self.seen.contains(&key) {
             return Ok(Candidate::Duplicate);
         }
+        let begin = Instant::now();
         let Encoded { tokens, answers } =
             encode(self.tokenizer, &rendered.text, &rendered.answers)?;
+        let nanos = begin.elapsed().as_nanos() as u64;
+        self.encoding_nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.encoded_bytes
+            .fetch_add(rendered.text.len() as u64, Ordering::Relaxed);
         let number = FORMATS.iter().position(|other| other.id == format.id);
         let example = Example {
             subject: slot.subject as u32,
@@ -468,7 +438,8 @@ impl<'a> Kitchen<'a> {
         count: usize,
     ) -> Vec<Example> {
         let questions: Vec<&str> = candidates.iter().map(Example::question).collect();
-        let alike = alike_to_any(&questions, train.iter().map(Example::question));
+        let trained: Vec<&str> = train.iter().map(Example::question).collect();
+        let alike = alike_to_any(&questions, &trained);
         let mut rank_in_office: BTreeMap<usize, usize> = BTreeMap::new();
         let mut ranked = Vec::with_capacity(candidates.len());
         for (candidate, alike) in candidates.into_iter().zip(alike) {

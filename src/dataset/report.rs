@@ -87,10 +87,16 @@ pub fn page(dataset: &Dataset, summary: &Summary) -> Result<String> {
     ))
 }
 
-/// Indices spread evenly over `all`.
+/// Indices spread evenly over `all`, in order: one from each of `count` stretches of equal length, at places that differ from
+/// stretch to stretch. Offices take turns in the examples, so even steps would show one and the same office.
 pub fn spread(all: usize, count: usize) -> impl Iterator<Item = usize> {
     let count = count.min(all);
-    (0..count).map(move |index| (index * all + all / 2) / count.max(1))
+    (0..count).map(move |number| {
+        let (from, to) = (number * all / count, (number + 1) * all / count);
+        // The fractions of multiples of the golden ratio come evenly and never repeat.
+        let fraction = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        from + ((u128::from(fraction) * (to - from) as u128) >> 64) as usize
+    })
 }
 
 fn without_default(counts: &Counts) -> Counts {
@@ -188,3 +194,22 @@ const SCRIPT: &str = "const all=JSON.parse(document.getElementById('data').textC
     m.textContent=[e.id,e.split,e.office,e.service,e.intent,e.techniques.join(', '),e.format,e.register].join(' · ');p.textContent=e.text;\
     a.append(m,p);return a}))};\
     for(const id of ['office','technique','split','text'])at(id).addEventListener('input',show);show();";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn samples_come_from_everywhere_and_from_all_offices() {
+        assert_eq!(spread(3, 20).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(spread(0, 20).count(), 0);
+        for (all, count) in [(500_000, 20), (500_000, 400), (2_000, 20), (75, 10)] {
+            let indices: Vec<usize> = spread(all, count).collect();
+            assert!(indices.is_sorted_by(|a, b| a < b) && indices[count - 1] < all);
+            // 25 examples in a row are three of each office and one from outside of the remit.
+            let turns: BTreeSet<usize> = indices.iter().map(|index| index % 25 % 8).collect();
+            assert!(turns.len() >= 6, "{all} {count}: {turns:?}");
+        }
+    }
+}

@@ -1,11 +1,10 @@
 //! What a data set consists of, for its manifest, its card and the table after generation.
 
-use super::near_duplicates::near_duplicates;
-use super::{Dataset, Example, Part};
-use crate::knowledge::{Dictionary, fold};
+use super::{Dataset, Example};
+use crate::knowledge::Dictionary;
 use rayon::prelude::*;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 /// Counts by value of one property.
@@ -53,29 +52,6 @@ pub struct Statistics {
     pub too_long_rejected: usize,
     /// Candidates for validation that were too much like a training question.
     pub too_alike_rejected: usize,
-}
-
-/// How much variety there is.
-#[derive(Clone, Debug, Serialize)]
-pub struct Variety {
-    /// Share of first questions that are distinct after folding.
-    pub distinct_first_questions: f64,
-    /// Mean number of distinct first answers for each fact of a service.
-    pub answer_wordings_per_intent: f64,
-    /// The least such number.
-    pub fewest_answer_wordings: usize,
-    /// The commonest first sentence of an answer, and the share of first answers that begin with it.
-    pub commonest_opening: (String, f64),
-    /// The commonest last sentence of an answer of several sentences, likewise.
-    pub commonest_closing: (String, f64),
-    /// Distinct runs of one, two and three words among all of them, questions and answers.
-    pub distinct_n: [f64; 3],
-    /// Share of first questions with Jaccard index 0.8 or more (runs of three words) to an earlier one, equal ones included.
-    pub near_duplicate_questions: f64,
-    /// The same for whole texts, none of which are equal.
-    pub near_duplicate_texts: f64,
-    /// The same for the first questions of `val` and `val_ood` against those of `train`: what the split promises to be 0.
-    pub validation_questions_like_training: usize,
 }
 
 /// Unknown words.
@@ -192,131 +168,18 @@ impl Statistics {
     }
 }
 
-impl Variety {
-    /// Measures a data set.
-    pub fn of(dataset: &Dataset) -> Variety {
-        let examples = &dataset.examples;
-        let share = |count: usize| count as f64 / examples.len().max(1) as f64;
-        let questions: Vec<&str> = examples.iter().map(Example::question).collect();
-        let distinct: HashSet<u64> = questions
-            .par_iter()
-            .map(|question| folded_hash(question))
-            .collect();
-        let answers: Vec<&str> = examples
-            .iter()
-            .map(|example| example.turns().nth(1).unwrap_or_default())
-            .collect();
-        let mut wordings: HashMap<u32, HashSet<u64>> = HashMap::new();
-        let (mut openings, mut closings) = (HashMap::new(), HashMap::new());
-        for (example, answer) in examples.iter().zip(&answers) {
-            let within_remit = dataset
-                .subjects
-                .get(example.subject as usize)
-                .is_some_and(|subject| usize::from(subject.office) + 1 < dataset.offices.len());
-            if within_remit {
-                wordings
-                    .entry(example.subject)
-                    .or_default()
-                    .insert(folded_hash(answer));
-            }
-            *openings.entry(first_sentence(answer)).or_insert(0) += 1;
-            if let Some(last) = last_sentence(answer) {
-                *closings.entry(last).or_insert(0) += 1;
-            }
-        }
-        let commonest = |counts: HashMap<&str, usize>| {
-            let top = counts
-                .into_iter()
-                .max_by_key(|&(text, count)| (count, std::cmp::Reverse(text)));
-            top.map_or((String::new(), 0.0), |(text, count)| {
-                (text.to_string(), share(count))
-            })
-        };
-        let validated: Vec<&str> = part(examples, |part| part != Part::Train);
-        let trained = part(examples, |part| part == Part::Train);
-        let alike = super::alike_to_any(&validated, trained.into_iter());
-        let sum: usize = wordings.values().map(HashSet::len).sum();
-        let texts: Vec<&str> = examples.iter().map(|example| &*example.text).collect();
-        Variety {
-            distinct_first_questions: share(distinct.len()),
-            answer_wordings_per_intent: sum as f64 / wordings.len().max(1) as f64,
-            fewest_answer_wordings: wordings.values().map(HashSet::len).min().unwrap_or(0),
-            commonest_opening: commonest(openings),
-            commonest_closing: commonest(closings),
-            distinct_n: distinct_runs(examples),
-            near_duplicate_questions: share(near_duplicates(&questions)),
-            near_duplicate_texts: share(near_duplicates(&texts)),
-            validation_questions_like_training: alike.into_iter().filter(|&alike| alike).count(),
-        }
-    }
-}
-
 impl SpellingReport {
     /// Looks up every word of the examples that are not made by the typo technique.
     pub fn of(dataset: &Dataset, dictionary: &Dictionary) -> SpellingReport {
         let careful = dataset
             .examples
-            .iter()
+            .par_iter()
             .filter(|example| !example.techniques.contains(super::Technique::Incomplete));
-        let spelling = dictionary.spelling(careful.flat_map(Example::turns));
+        let spelling = dictionary.spelling(careful.flat_map_iter(Example::turns));
         SpellingReport {
             words: spelling.words,
             unknown_percent: spelling.percent(),
             examples: spelling.examples,
         }
     }
-}
-
-fn part(examples: &[Example], wanted: impl Fn(Part) -> bool) -> Vec<&str> {
-    examples
-        .iter()
-        .filter(|example| wanted(example.part))
-        .map(Example::question)
-        .collect()
-}
-
-fn folded_hash(text: &str) -> u64 {
-    hash(fold(text).as_bytes())
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, &byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-fn first_sentence(text: &str) -> &str {
-    text.find(['.', '!', '?', ':'])
-        .map_or(text, |at| &text[..=at])
-}
-
-fn last_sentence(text: &str) -> Option<&str> {
-    super::bodies::sentences(text)
-        .split_last()
-        .filter(|(_, before)| !before.is_empty())
-        .map(|(last, _)| *last)
-}
-
-// Distinct runs of one, two and three words among all runs of that length. A hash of 64 bits stands for a run.
-fn distinct_runs(examples: &[Example]) -> [f64; 3] {
-    let mut shares = [0.0; 3];
-    shares
-        .par_iter_mut()
-        .enumerate()
-        .for_each(|(length, share)| {
-            let (mut seen, mut all) = (HashSet::new(), 0usize);
-            let mut words: Vec<u64> = Vec::new();
-            for turn in examples.iter().flat_map(Example::turns) {
-                words.clear();
-                words.extend(turn.split_whitespace().map(|word| hash(word.as_bytes())));
-                for run in words.windows(length + 1) {
-                    all += 1;
-                    seen.insert(run.iter().fold(17u64, |sum, word| {
-                        (sum.rotate_left(7) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                    }));
-                }
-            }
-            *share = seen.len() as f64 / all.max(1) as f64;
-        });
-    shares
 }

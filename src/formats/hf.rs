@@ -75,6 +75,15 @@ pub fn write_files(
 /// Opens a model folder that this engine or Transformers saved: `f32`, `f16` or `bf16`, one file or several. Everything
 /// that the engine would compute wrongly is an error that names the file, what was found, what was expected.
 pub fn load_folder(dir: &Path) -> Result<LoadedModel> {
+    load_folder_into(dir, &|len| Ok(vec![0.0; len]))
+}
+
+/// As [`load_folder`], with the weights in vectors of zeros that `allocate` makes for a number of elements: a device's own kind
+/// of memory saves a copy of the whole model.
+pub fn load_folder_into(
+    dir: &Path,
+    allocate: &dyn Fn(usize) -> Result<Vec<f32>>,
+) -> Result<LoadedModel> {
     let dir = &find_folder(dir)?;
     let config = load_config(dir)?;
     let weights = Weights::open(dir)?;
@@ -90,8 +99,9 @@ pub fn load_folder(dir: &Path) -> Result<LoadedModel> {
     let mut fused: Vec<Vec<f32>> = config
         .parameters()
         .iter()
-        .map(|parameter| vec![0.0; parameter.len()])
-        .collect();
+        .map(|parameter| allocate(parameter.len()))
+        .collect::<Result<_>>()?;
+    check_lengths(&config, &fused)?;
     for (spec, place) in specs.iter().zip(&places) {
         let end = spec.offset + spec.len();
         let out = &mut fused[spec.parameter][spec.offset..end];

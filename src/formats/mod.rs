@@ -11,4 +11,4 @@ pub mod weights;
 pub mod write;
 
 pub use folder::{find_folder, replace_folder};
-pub use hf::{LoadedModel, load_folder, save_folder, write_files};
+pub use hf::{LoadedModel, load_folder, load_folder_into, save_folder, write_files};

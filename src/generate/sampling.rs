@@ -150,21 +150,86 @@ fn greedy(logits: &[f32]) -> u32 {
 
 /// The tokens that temperature, top-k and top-p leave (temperature above 0), the most probable first where either limit is on.
 pub fn candidates(logits: &[f32], settings: &SamplingSettings) -> Vec<Candidate> {
-    let mut candidates: Vec<Candidate> = (0..)
-        .zip(logits)
-        .map(|(token, logit)| Candidate {
-            token,
-            // A tiny temperature must not make two infinities of two different logits.
-            logit: (logit / settings.temperature).clamp(f32::MIN, f32::MAX),
-        })
-        .collect();
-    if settings.top_k > 0 && settings.top_k < candidates.len() {
+    let temperature = settings.temperature;
+    let scaled = (0..).zip(logits).map(|(token, logit)| Candidate {
+        token,
+        logit: scale(*logit, temperature),
+    });
+    let p = f64::from(settings.top_p);
+    if settings.top_k > 0 && settings.top_k < logits.len() {
+        let mut candidates: Vec<Candidate> = scaled.collect();
         keep_top_k(&mut candidates, settings.top_k);
+        if settings.top_p < 1.0 {
+            let highest = highest(&candidates);
+            let weight = |candidate: &Candidate| f64::from(candidate.logit - highest).exp();
+            let total = candidates.iter().map(weight).sum();
+            keep_top_p(&mut candidates, p, highest, total);
+        }
+        return candidates;
     }
-    if settings.top_p < 1.0 {
-        keep_top_p(&mut candidates, f64::from(settings.top_p));
+    if settings.top_p == 1.0 {
+        return scaled.collect();
     }
+    // Of 50,000 tokens all but a few hundred are too improbable to matter: they are summed, and never sorted. What is left out
+    // here weighs less than (1 - p) / tokens each, beside a highest weight of 1, so together less than the part of the sum that
+    // top-p cuts off anyway.
+    let highest = scale(
+        logits.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+        temperature,
+    );
+    let total = total_weight(logits, temperature, highest);
+    let cut = f64::from(highest) + ((1.0 - p) / logits.len() as f64).ln();
+    let mut candidates: Vec<Candidate> = scaled
+        .filter(|candidate| f64::from(candidate.logit) >= cut)
+        .collect();
+    keep_top_p(&mut candidates, p, highest, total);
     candidates
+}
+
+/// A tiny temperature must not make two infinities of two different logits.
+fn scale(logit: f32, temperature: f32) -> f32 {
+    (logit / temperature).clamp(f32::MIN, f32::MAX)
+}
+
+/// The sum of `e^(scaled logit - highest)` over all tokens, within 1e-6 of itself. Lane by lane, so that the compiler makes
+/// vector instructions of it: the exponentials of a whole vocabulary, one by one, would take a tenth of a token's time.
+fn total_weight(logits: &[f32], temperature: f32, highest: f32) -> f64 {
+    const LANES: usize = 16;
+    let weight = |logit: f32| small_exp(scale(logit, temperature) - highest);
+    let (whole, rest) = logits.as_chunks::<LANES>();
+    let mut total = 0.0;
+    // Sums of 64 in f32, of those in f64.
+    for block in whole.chunks(64) {
+        let mut lanes = [0.0f32; LANES];
+        for chunk in block {
+            for (lane, logit) in lanes.iter_mut().zip(chunk) {
+                *lane += weight(*logit);
+            }
+        }
+        total += lanes.map(f64::from).iter().sum::<f64>();
+    }
+    total + rest.iter().map(|l| f64::from(weight(*l))).sum::<f64>()
+}
+
+/// `e^x` for `x` up to 0, within 3 units in the last place; below -87 it is 1e-38 or so. `x` is split into whole halvings and
+/// a rest, for which a polynomial of degree 6 stands (Cephes' `expf`).
+#[inline(always)]
+fn small_exp(x: f32) -> f32 {
+    let x = x.max(-87.0);
+    // Adding 1.5 * 2^23 rounds to the nearest integer, which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = ((((1.987_569_1e-4 * r + 1.398_2e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r
+        + 1.666_666_5e-1)
+        * r
+        + 0.5;
+    let exponent = shifted
+        .to_bits()
+        .wrapping_sub(ROUND.to_bits())
+        .wrapping_add(127);
+    (p * r * r + r + 1.0) * f32::from_bits(exponent << 23)
 }
 
 /// By falling logit, then by rising id: a total order, so that sorting never depends on the algorithm.
@@ -179,12 +244,11 @@ fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
     candidates.sort_unstable_by(by_rank);
 }
 
-/// Keeps each candidate before which less than `p` of the probability lies, sorted. Sorts no more than it must: of 50,000
-/// candidates usually a few hundred stay.
-fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
-    let highest = highest(candidates);
+/// Keeps each candidate before which less than `p` of the probability lies, sorted. Weights are `e^(logit - highest)`, `total`
+/// is their sum over all tokens. Sorts no more than it must.
+fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64, highest: f32, total: f64) {
     let weight = |candidate: &Candidate| f64::from(candidate.logit - highest).exp();
-    let enough = p * candidates.iter().map(weight).sum::<f64>();
+    let enough = p * total;
     let (mut sorted, mut sum) = (0, 0.0);
     while sorted < candidates.len() {
         let end = (4 * sorted).max(64).min(candidates.len());
@@ -286,6 +350,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_sum_of_all_weights_is_the_sum_of_exponentials() {
+        for len in [1, 15, 16, 17, 1500, 50_257] {
+            let logits = logits(3, len);
+            for temperature in [0.05, 0.7, 2.0] {
+                let highest = logits
+                    .iter()
+                    .map(|l| l / temperature)
+                    .fold(f32::MIN, f32::max);
+                let exact: f64 = logits
+                    .iter()
+                    .map(|l| f64::from(l / temperature - highest).exp())
+                    .sum();
+                let found = total_weight(&logits, temperature, highest);
+                assert!((found / exact - 1.0).abs() < 1e-6, "{found} {exact}");
+            }
+        }
+        for i in 0..100_000 {
+            let x = -87.0 * i as f32 / 100_000.0;
+            let error = f64::from(small_exp(x)) / f64::from(x).exp() - 1.0;
+            assert!(error.abs() < 4e-7, "{x}: {error:e}");
+        }
+        assert!(small_exp(f32::MIN) < 1e-37);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use anyhow::{Result, ensure};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// Prompt tokens computed at once: enough to use every core, few enough that activations stay small.
-const PREFILL_TOKENS: usize = 256;
+/// Prompt tokens computed at once: enough to read each weight for many of them, and no more than the CPU's products that work
+/// row by row take, so that a prompt has the same bits however it is cut (after a shared beginning, beside others).
+pub(super) const PREFILL_TOKENS: usize = 64;
 
 /// How to continue a text.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +111,7 @@ impl<'a, D: Device> Generator<'a, D> {
     ) -> Result<GenerateOutput> {
         let start = Instant::now();
         let mut sampler = Sampler::new(settings.sampling)?;
-        self.check_prompt(prompt)?;
+        check_prompt(prompt, self.context())?;
         let mut context = prompt.to_vec();
         let mut output = GenerateOutput {
             text: String::new(),
@@ -203,19 +204,20 @@ impl<'a, D: Device> Generator<'a, D> {
         self.cached.extend_from_slice(&context[past..]);
         Ok(logits)
     }
+}
 
-    fn check_prompt(&self, prompt: &[u32]) -> Result<()> {
-        ensure!(
-            !prompt.is_empty(),
-            "the prompt is empty, expected at least one token"
-        );
-        let (found, context) = (prompt.len(), self.context());
-        ensure!(
-            found < context,
-            "the prompt has {found} tokens, expected fewer than the model's context of {context}: shorten it"
-        );
-        Ok(())
-    }
+/// Refuses a prompt that a model with this context cannot continue.
+pub(super) fn check_prompt(prompt: &[u32], context: usize) -> Result<()> {
+    ensure!(
+        !prompt.is_empty(),
+        "the prompt is empty, expected at least one token"
+    );
+    let found = prompt.len();
+    ensure!(
+        found < context,
+        "the prompt has {found} tokens, expected fewer than the model's context of {context}: shorten it"
+    );
+    Ok(())
 }
 
 fn show(

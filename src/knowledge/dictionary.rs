@@ -2,7 +2,8 @@
 //! allow to bundle: one is looked for on the machine. Words that are right and missing there stand in `sprache/woerter.txt`.
 
 use anyhow::{Context, Result, anyhow, bail};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use rayon::prelude::*;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Words of the field that a general dictionary lacks, one a line.
@@ -117,30 +118,36 @@ impl Dictionary {
     }
 
     /// Counts the unknown words of many texts. Every different word is looked up once.
-    pub fn spelling<'t>(&self, texts: impl Iterator<Item = &'t str>) -> Spelling {
-        let mut counts: HashMap<&str, u64> = HashMap::new();
-        for text in texts {
-            for word in spelled_words(text) {
-                *counts.entry(word).or_default() += 1;
-            }
-        }
-        let mut spelling = Spelling::default();
-        let mut unknown: BTreeMap<&str, u64> = BTreeMap::new();
-        for (word, count) in counts {
-            spelling.words += count;
-            if !self.knows(word) {
-                spelling.unknown += count;
-                unknown.insert(word, count);
-            }
-        }
-        let mut examples: Vec<(String, u64)> = unknown
-            .into_iter()
-            .map(|(word, count)| (word.to_string(), count))
+    pub fn spelling<'t>(&self, texts: impl ParallelIterator<Item = &'t str>) -> Spelling {
+        let counts = texts
+            .fold(HashMap::new, |mut counts: HashMap<&str, u64>, text| {
+                for word in spelled_words(text) {
+                    *counts.entry(word).or_default() += 1;
+                }
+                counts
+            })
+            .reduce(HashMap::new, |mut all, counts| {
+                for (word, count) in counts {
+                    *all.entry(word).or_default() += count;
+                }
+                all
+            });
+        let words = counts.values().sum();
+        let mut unknown: Vec<(&str, u64)> = counts
+            .into_par_iter()
+            .filter(|(word, _)| !self.knows(word))
             .collect();
-        examples.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        examples.truncate(40);
-        spelling.examples = examples;
-        spelling
+        // The most frequent first, equally frequent ones by the alphabet, whatever the order of the table.
+        unknown.sort_unstable_by_key(|&(word, count)| (std::cmp::Reverse(count), word));
+        let total = unknown.iter().map(|(_, count)| count).sum();
+        let examples = unknown.into_iter().take(40);
+        Spelling {
+            words,
+            unknown: total,
+            examples: examples
+                .map(|(word, count)| (word.to_string(), count))
+                .collect(),
+        }
     }
 }
 
@@ -165,13 +172,14 @@ pub fn spelled_words(text: &str) -> impl Iterator<Item = &str> {
 
 // "bund.id", "https://...", "info@stadt.example"
 fn is_address(token: &str) -> bool {
+    let is_part = |part: &str| part.len() > 1 && part.ends_with(|c: char| c.is_ascii_lowercase());
     let inner = token.trim_end_matches(['.', ',', ')', '?', '!', ';', ':']);
     token.contains("://")
         || token.contains('@')
-        || inner.split('.').collect::<Vec<_>>().windows(2).any(|pair| {
-            pair.iter()
-                .all(|part| part.len() > 1 && part.ends_with(|c: char| c.is_ascii_lowercase()))
-        })
+        || inner
+            .split('.')
+            .zip(inner.split('.').skip(1))
+            .any(|(part, next)| is_part(part) && is_part(next))
 }
 
 fn lines(text: &str) -> HashSet<String> {
@@ -258,7 +266,7 @@ mod tests {
             "Die Gebühr kostet {gebuehr_pass}, 27,60 Euro.",
             "Die Gebüer, die Gebüer: info@stadt.example",
         ];
-        let spelling = dictionary.spelling(texts.into_iter());
+        let spelling = dictionary.spelling(texts.into_par_iter());
         assert_eq!((spelling.words, spelling.unknown), (8, 3));
         assert_eq!(
             spelling.examples,

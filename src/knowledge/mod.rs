@@ -1,6 +1,7 @@
 //! The knowledge base: what each office does, with deadlines, fees, documents and legal sources. One TOML file per office,
 //! `kommune.toml` for one city's own values, `ausserhalb.toml` for requests that belong elsewhere.
 
+mod bundled;
 mod check;
 mod dictionary;
 mod import;
@@ -41,13 +42,31 @@ impl Knowledge {
     /// Reads every `*.toml` of the folder. `kommune.toml` must be there; `ausserhalb.toml` may be missing.
     /// Errors name the file and, for a mistake inside it, the line.
     pub fn load(folder: &Path) -> Result<Knowledge> {
+        let mut files = Vec::new();
+        for path in toml_files(folder)? {
+            let content = std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            files.push((path, content));
+        }
+        let phrases = Phrases::load(folder)?;
+        Knowledge::parse(folder, &files, phrases)
+    }
+
+    /// Puts a knowledge base together from the files of a folder.
+    fn parse(
+        folder: &Path,
+        files: &[(PathBuf, impl AsRef<str>)],
+        phrases: Phrases,
+    ) -> Result<Knowledge> {
         let mut offices = Vec::new();
         let mut municipality = None;
         let mut out_of_remit = OutOfRemit::default();
-        for path in toml_files(folder)? {
+        for (path, content) in files {
+            let content = content.as_ref();
             match path.file_name().and_then(|name| name.to_str()) {
                 Some(MUNICIPALITY_FILE) => {
-                    let (file, raw): (_, municipality::MunicipalityFile) = SourceFile::read(&path)?;
+                    let (file, raw): (_, municipality::MunicipalityFile) =
+                        SourceFile::parse(path, content)?;
                     let (values, values_by_office) = (raw.werte, raw.werte_je_amt);
                     municipality = Some(Municipality {
                         file,
@@ -56,14 +75,15 @@ impl Knowledge {
                     });
                 }
                 Some(OUT_OF_REMIT_FILE) => {
-                    let (file, raw): (_, schema::OutOfRemitFile) = SourceFile::read(&path)?;
+                    let (file, raw): (_, schema::OutOfRemitFile) =
+                        SourceFile::parse(path, content)?;
                     out_of_remit = OutOfRemit {
                         file,
                         requests: raw.anfrage,
                     };
                 }
                 _ => {
-                    let (file, raw): (_, schema::OfficeFile) = SourceFile::read(&path)?;
+                    let (file, raw): (_, schema::OfficeFile) = SourceFile::parse(path, content)?;
                     offices.push(Office {
                         file,
                         about: raw.amt,
@@ -89,7 +109,7 @@ impl Knowledge {
             offices,
             municipality,
             out_of_remit,
-            phrases: Phrases::load(folder)?,
+            phrases,
         })
     }
 
@@ -131,10 +151,10 @@ fn toml_files(folder: &Path) -> Result<Vec<PathBuf>> {
 pub fn fold(text: &str) -> String {
     let mut folded = String::with_capacity(text.len() + 8);
     let mut pending_space = false;
-    for c in text.chars().flat_map(char::to_lowercase) {
+    let mut add = |c: char| {
         if !c.is_alphanumeric() {
             pending_space = !folded.is_empty();
-            continue;
+            return;
         }
         if std::mem::take(&mut pending_space) {
             folded.push(' ');
@@ -145,6 +165,14 @@ pub fn fold(text: &str) -> String {
             'ü' => folded.push_str("ue"),
             'ß' => folded.push_str("ss"),
             other => folded.push(other),
+        }
+    };
+    for c in text.chars() {
+        // Most characters need no look into the tables of Unicode.
+        if c.is_ascii() {
+            add(c.to_ascii_lowercase());
+        } else {
+            c.to_lowercase().for_each(&mut add);
         }
     }
     folded

@@ -103,8 +103,14 @@ impl Phrases {
         let (file, raw) = if path.exists() {
             SourceFile::read::<PhraseFile>(&path)?
         } else {
-            SourceFile::parse(Path::new(PHRASES_FILE), BUILT_IN)?
+            return Phrases::built_in();
         };
+        Ok(Phrases::new(file, raw))
+    }
+
+    /// The phrases built into the program.
+    pub(super) fn built_in() -> Result<Phrases> {
+        let (file, raw) = SourceFile::parse(Path::new(PHRASES_FILE), BUILT_IN)?;
         Ok(Phrases::new(file, raw))
     }
 }

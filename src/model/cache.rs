@@ -1,7 +1,7 @@
 //! Keys and values of a text so far, so that each new token costs one row and not the whole text again.
 
 use super::ModelConfig;
-use crate::ops::{AttentionShape, Device, MemoryClass, allocating};
+use crate::ops::{AttentionShape, CachedText, Device, MemoryClass, allocating};
 use anyhow::{Result, bail, ensure};
 
 /// Keys and values of all layers for one text.
@@ -83,6 +83,18 @@ impl<D: Device> KvCache<D> {
         Ok(())
     }
 
+    /// One layer, for a step of several texts.
+    fn text(&mut self, layer: usize) -> Result<CachedText<'_, D>> {
+        let Some((keys, values)) = self.layers.get_mut(layer) else {
+            bail!("the cache has no layer {layer}")
+        };
+        Ok(CachedText {
+            keys,
+            values,
+            past: self.len,
+        })
+    }
+
     /// Appends the keys and values in `qkv` to one layer and attends to all of them.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn attend(
@@ -100,4 +112,21 @@ impl<D: Device> KvCache<D> {
         };
         device.attention_cached(qkv, keys, values, out, shape, past, count, self.capacity)
     }
+}
+
+/// Appends one row of `qkv` to one layer of each cache and attends to all of it. The caches have the same capacity.
+pub(super) fn attend_texts<D: Device>(
+    caches: &mut [&mut KvCache<D>],
+    device: &D,
+    layer: usize,
+    qkv: &D::Float,
+    out: &mut D::Float,
+    shape: &AttentionShape,
+) -> Result<()> {
+    let capacity = caches.first().map_or(0, |cache| cache.capacity);
+    let mut texts = caches
+        .iter_mut()
+        .map(|cache| cache.text(layer))
+        .collect::<Result<Vec<_>>>()?;
+    device.attention_cached_texts(qkv, &mut texts, out, shape, capacity)
 }

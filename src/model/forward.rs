@@ -1,5 +1,6 @@
 //! The forward pass: pre-norm blocks of attention and experts on a residual stream.
 
+use super::cache::attend_texts;
 use super::parameters::LayerParameters;
 use super::workspace::{Inputs, LayerActivations, clear_balance};
 use super::{Batch, KvCache, Model, ModelConfig, Workspace};
@@ -15,6 +16,8 @@ pub(super) enum Attend<'a, D: Device> {
         cache: &'a mut KvCache<D>,
         past: usize,
     },
+    /// Each row is the next token of a text of its own.
+    Texts(&'a mut [&'a mut KvCache<D>]),
 }
 
 /// Sizes of the pass under way.
@@ -76,7 +79,7 @@ impl<D: Device> Model<D> {
     }
 
     /// A forward pass that nothing will be differentiated from; returns the number of tokens.
-    fn forward_batch(
+    pub(super) fn forward_batch(
         &self,
         device: &D,
         batch: &Batch,
@@ -150,6 +153,82 @@ impl<D: Device> Model<D> {
         let logits = device.download_single(&workspace.last_logits, config.vocab_size)?;
         cache.set_len(past);
         Ok(logits)
+    }
+
+    /// Appends one token to each of several cached texts in one pass and returns the logits `[texts, V]` that follow. Each
+    /// text's are those of [`Model::forward_cached`] with its token alone, to the bit where the device's products do not depend
+    /// on the number of rows (the CPU's, up to 64 rows). After an error the caches are as long as before.
+    ///
+    /// # Errors
+    /// If there are no texts, not one token each, more than the workspace holds, caches of unequal capacity or a full one, a token
+    /// is outside the vocabulary, or the device fails.
+    pub fn forward_texts(
+        &self,
+        device: &D,
+        tokens: &[u32],
+        caches: &mut [&mut KvCache<D>],
+        workspace: &mut Workspace<D>,
+    ) -> Result<Vec<f32>> {
+        let config = &self.config;
+        let count = tokens.len();
+        self.check_workspace(workspace)?;
+        self.check_texts(tokens, caches, workspace)?;
+        let positions: Vec<u32> = caches.iter().map(|cache| cache.len() as u32).collect();
+        device.upload_index(tokens, &mut workspace.inputs.tokens)?;
+        device.upload_index(&positions, &mut workspace.inputs.positions)?;
+        device.upload_index(&[0, count as u32], &mut workspace.inputs.groups)?;
+        let pass = Pass {
+            config,
+            tokens: count,
+            groups: 1,
+        };
+        // The caches are borrowed for the pass only.
+        let mut texts: Vec<&mut KvCache<D>> = caches.iter_mut().map(|cache| &mut **cache).collect();
+        self.forward(
+            device,
+            workspace,
+            None,
+            pass,
+            &mut Attend::Texts(&mut texts),
+        )?;
+        device.head_logits(
+            &workspace.normed,
+            self.parameters.embedding(),
+            &mut workspace.last_logits,
+            0,
+            count,
+            config.vocab_size,
+            config.hidden_size,
+        )?;
+        let logits = device.download_single(&workspace.last_logits, count * config.vocab_size)?;
+        for cache in caches {
+            cache.set_len(cache.len() + 1);
+        }
+        Ok(logits)
+    }
+
+    fn check_texts(
+        &self,
+        tokens: &[u32],
+        caches: &[&mut KvCache<D>],
+        workspace: &Workspace<D>,
+    ) -> Result<()> {
+        let (texts, most) = (caches.len(), workspace.max_logit_rows);
+        ensure!(
+            texts == tokens.len() && (1..=most).contains(&texts),
+            "{} tokens for {texts} texts, expected one each of at most {most} texts",
+            tokens.len()
+        );
+        for cache in caches {
+            cache.check(&self.config, 1)?;
+            ensure!(
+                cache.capacity() == caches[0].capacity(),
+                "the texts' caches hold {} and {} tokens, expected equal ones",
+                caches[0].capacity(),
+                cache.capacity()
+            );
+        }
+        super::check::check_tokens(&self.config, tokens)
     }
 
     /// Runs all layers and the last norm over what lies in `workspace.inputs`. The router's sums go to the training
@@ -295,6 +374,7 @@ fn attention_block<D: Device>(
         Attend::Cached { cache, past } => {
             cache.attend(device, layer, qkv, attention, &shape, *past, tokens)?
         }
+        Attend::Texts(caches) => attend_texts(caches, device, layer, qkv, attention, &shape)?,
     }
     device.linear_forward(
         attention,

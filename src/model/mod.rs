@@ -12,6 +12,7 @@ mod config;
 mod config_json;
 mod forward;
 mod initialization;
+mod inspect;
 mod parameters;
 mod workspace;
 
@@ -20,6 +21,7 @@ pub use batch::Batch;
 pub use cache::KvCache;
 pub use config::ModelConfig;
 pub use initialization::random_weights;
+pub use inspect::LayerRoutes;
 pub use parameters::{ParameterSpec, Parameters, TensorSpec, fused_from_hf, hf_tensor};
 pub use workspace::{Recorded, Staged, StepTotals, Workspace};
 

@@ -259,6 +259,30 @@ impl<D: Device> Parameters<D> {
         Ok(parameters)
     }
 
+    /// As [`Parameters::upload`], with vectors that the device may keep.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn adopt(device: &D, config: &ModelConfig, fused: Vec<Vec<f32>>) -> Result<Self> {
+        let specs = config.parameters();
+        let found: Vec<usize> = fused.iter().map(Vec::len).collect();
+        let expected: Vec<usize> = specs.iter().map(ParameterSpec::len).collect();
+        ensure!(
+            found == expected,
+            "the parameters have {found:?} values, expected {expected:?} for this configuration"
+        );
+        let values = specs
+            .iter()
+            .zip(fused)
+            .map(|(spec, values)| {
+                device
+                    .adopt_float(values)
+                    .with_context(|| format!("parameter {}", spec.name))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { specs, values })
+    }
+
     /// Copies all values to the host, one vector per fused parameter.
     ///
     /// # Errors

@@ -21,8 +21,9 @@ pub struct Workspace<D: Device> {
     pub(super) normed_inv_rms: D::Single,
     /// Loss per position `[T]`, for the forward pass alone.
     pub(super) losses: D::Single,
-    /// Logits of one position `[V]`.
+    /// Logits of single positions `[max_logit_rows, V]`.
     pub(super) last_logits: D::Single,
+    pub(super) max_logit_rows: usize,
     /// Router sums of passes that train nothing.
     pub(super) scratch_balance: Balance<D>,
     pub(super) training: Option<Training<D>>,
@@ -219,7 +220,8 @@ impl<D: Device> Workspace<D> {
         })
     }
 
-    fn with_layers(
+    /// Buffers for everything but training; with `keep_layers` each layer has its own.
+    pub(super) fn with_layers(
         device: &D,
         config: &ModelConfig,
         max_tokens: usize,
@@ -261,9 +263,25 @@ impl<D: Device> Workspace<D> {
             normed_inv_rms: device.zeros_single(max_tokens)?,
             losses: device.zeros_single(max_tokens)?,
             last_logits: device.zeros_single(config.vocab_size)?,
+            max_logit_rows: 1,
             scratch_balance: Balance::new(device, &config.moe_shape(), max_groups)?,
             training: None,
         })
+    }
+
+    /// The same for steps of up to `texts` texts at once; see [`Model::forward_texts`](super::Model::forward_texts).
+    ///
+    /// # Errors
+    /// If `texts` is 0 or more than the tokens the workspace was made for, or the device is out of memory.
+    pub fn with_texts(mut self, device: &D, texts: usize) -> Result<Self> {
+        let most = self.max_tokens;
+        ensure!(
+            (1..=most).contains(&texts),
+            "steps of {texts} texts were asked for, expected 1 to {most}, the tokens of this workspace"
+        );
+        self.last_logits = device.zeros_single(texts * self.config.vocab_size)?;
+        self.max_logit_rows = texts;
+        Ok(self)
     }
 
     /// Most tokens of one batch.

@@ -159,6 +159,18 @@ pub fn expect_nonzero(op: &str, name: &str, value: usize) -> Result<()> {
     Ok(())
 }
 
+/// `count` new positions after `past` fit a cache of `capacity`.
+///
+/// # Errors
+/// Where they do not.
+pub fn expect_room(op: &str, past: usize, count: usize, capacity: usize) -> Result<()> {
+    ensure!(
+        past.checked_add(count).is_some_and(|end| end <= capacity),
+        "{op}: {past} cached and {count} new positions do not fit a cache of {capacity}"
+    );
+    Ok(())
+}
+
 /// Heads, key/value heads and head size fit together.
 ///
 /// # Errors

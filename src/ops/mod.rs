@@ -142,6 +142,16 @@ pub struct AdamStep {
     pub max_norm: f32,
 }
 
+/// One of several texts that go on by one token each: its cache, as [`Device::attention_cached`] fills it.
+pub struct CachedText<'a, D: Device + ?Sized> {
+    /// Keys `[capacity, G D]`.
+    pub keys: &'a mut D::Float,
+    /// Values `[capacity, G D]`.
+    pub values: &'a mut D::Float,
+    /// Positions in the cache.
+    pub past: usize,
+}
+
 /// Where a moving loss scale stands: part of a checkpoint, because a resumed run must go on with it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,6 +186,22 @@ pub trait Device: Sync {
     fn zeros_index(&self, len: usize) -> Result<Self::Index>;
     /// Rounds `values` into the first elements of `buffer`.
     fn upload_float(&self, values: &[f32], buffer: &mut Self::Float) -> Result<()>;
+    /// Zeros on the host that [`Device::adopt_float`] takes over best.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    fn host_buffer(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+    /// A buffer with these values. A device that computes on the host takes the vector itself: a model of 187 MB is then not copied.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    fn adopt_float(&self, values: Vec<f32>) -> Result<Self::Float> {
+        let mut buffer = self.zeros_float(values.len())?;
+        self.upload_float(&values, &mut buffer)?;
+        Ok(buffer)
+    }
     /// Copies `values` into the first elements of `buffer`.
     fn upload_single(&self, values: &[f32], buffer: &mut Self::Single) -> Result<()>;
     /// Copies `values` into the first elements of `buffer`.
@@ -450,6 +476,17 @@ pub trait Device: Sync {
         shape: &AttentionShape,
         past: usize,
         count: usize,
+        capacity: usize,
+    ) -> Result<()>;
+    /// One new position of each of several texts, as a server's batch has them: row `r` of `qkv` (after RoPE) takes position
+    /// `texts[r].past` of its own cache; otherwise as [`Device::attention_cached`], to which every row is equal to the bit.
+    /// All caches have the same capacity; out `[texts, H D]`.
+    fn attention_cached_texts(
+        &self,
+        qkv: &Self::Float,
+        texts: &mut [CachedText<'_, Self>],
+        out: &mut Self::Float,
+        shape: &AttentionShape,
         capacity: usize,
     ) -> Result<()>;
 

@@ -7,10 +7,14 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
-/// A memory stops growing at so many words: about 20 MB.
+/// A memory stops growing at so many words: about 15 MB.
 const MOST_WORDS: usize = 1 << 17;
-/// Longer words are not remembered: they hardly ever come twice.
-const LONGEST_WORD: usize = 64;
+/// Longer words, in bytes, are not remembered: they hardly ever come twice.
+const LONGEST_WORD: usize = 31;
+
+/// A word of at most [`LONGEST_WORD`] bytes, filled up with zeros, and its length. The table holds it in place, so that a look
+/// at it is one access to memory.
+type Word = [u64; 4];
 
 /// Memories that nobody is using at the moment; each thread takes one, so that none waits for another.
 #[derive(Default)]
@@ -19,13 +23,13 @@ pub(super) struct WordMemories(Mutex<Vec<Memory>>);
 /// Tokens of words, one after the other, and where each word's stand.
 #[derive(Default)]
 struct Memory {
-    words: HashMap<Box<str>, (u32, u32), BuildHasherDefault<WordHasher>>,
+    words: HashMap<Word, (u32, u32), BuildHasherDefault<WordHasher>>,
     tokens: Vec<u32>,
 }
 
 impl WordMemories {
     /// Tokens of `text`, or `None` where it holds a character whose class is not known here. `encode_word` encodes one word,
-    /// as [`words`] cuts them.
+    /// as [`first_word`] cuts it.
     pub(super) fn encode(
         &self,
         text: &str,
@@ -54,7 +58,10 @@ impl Memory {
         while !rest.is_empty() {
             let (word, behind) = rest.split_at(first_word(rest)?);
             rest = behind;
-            if let Some(&(start, end)) = self.words.get(word) {
+            let key = key(word);
+            if let Some(key) = &key
+                && let Some(&(start, end)) = self.words.get(key)
+            {
                 ids.extend_from_slice(&self.tokens[start as usize..end as usize]);
                 continue;
             }
@@ -63,15 +70,30 @@ impl Memory {
                 Err(error) => return Some(Err(error)),
             };
             ids.extend_from_slice(&tokens);
-            if word.len() <= LONGEST_WORD && self.words.len() < MOST_WORDS {
+            if let Some(key) = key
+                && self.words.len() < MOST_WORDS
+            {
                 let start = self.tokens.len() as u32;
                 self.tokens.extend_from_slice(&tokens);
-                self.words
-                    .insert(word.into(), (start, self.tokens.len() as u32));
+                self.words.insert(key, (start, self.tokens.len() as u32));
             }
         }
         Some(Ok(ids))
     }
+}
+
+fn key(word: &str) -> Option<Word> {
+    let mut bytes = [0; 32];
+    bytes
+        .get_mut(..LONGEST_WORD)?
+        .get_mut(..word.len())?
+        .copy_from_slice(word.as_bytes());
+    bytes[LONGEST_WORD] = word.len() as u8;
+    let mut key = [0; 4];
+    for (part, bytes) in key.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *part = u64::from_le_bytes(*bytes);
+    }
+    Some(key)
 }
 
 /// What GPT-2's pattern `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+` tells apart.
@@ -84,7 +106,7 @@ enum Class {
 }
 
 /// The class of a character; `None` outside of what European texts are written with, where the Unicode tables decide.
-fn class(c: char) -> Option<Class> {
+const fn class(c: char) -> Option<Class> {
     Some(match c {
         'a'..='z' | 'A'..='Z' => Class::Letter,
         '0'..='9' => Class::Number,
@@ -99,6 +121,29 @@ fn class(c: char) -> Option<Class> {
     })
 }
 
+const ASCII: [Class; 128] = {
+    let mut table = [Class::Other; 128];
+    let mut byte = 0;
+    while byte < 128 {
+        if let Some(class) = class(byte as u8 as char) {
+            table[byte] = class;
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// The class of the character at a place of the text, and its length in bytes.
+fn class_at(text: &str, at: usize) -> Option<(Class, usize)> {
+    match text.as_bytes().get(at)? {
+        &byte @ 0..128 => Some((ASCII[usize::from(byte)], 1)),
+        _ => {
+            let c = text.get(at..)?.chars().next()?;
+            Some((class(c)?, c.len_utf8()))
+        }
+    }
+}
+
 /// Length in bytes of the first match of the pattern in a text that is not empty.
 fn first_word(text: &str) -> Option<usize> {
     if let Some(behind) = text.strip_prefix('\'') {
@@ -108,23 +153,19 @@ fn first_word(text: &str) -> Option<usize> {
             }
         }
     }
-    let mut characters = text.char_indices();
-    let (_, first) = characters.next()?;
-    let mut kind = class(first)?;
-    let mut from = first.len_utf8();
-    if first == ' '
-        && let Some((_, second)) = characters.next()
-    {
-        let after = class(second)?;
+    let (mut kind, first) = class_at(text, 0)?;
+    let mut from = first;
+    if text.starts_with(' ') && text.len() > 1 {
+        let (after, length) = class_at(text, 1)?;
         if after != Class::Space {
             kind = after;
-            from = 1 + second.len_utf8();
+            from = 1 + length;
         }
     }
     if kind != Class::Space {
         return end_of_run(text, from, kind);
     }
-    let end = end_of_run(text, first.len_utf8(), Class::Space)?;
+    let end = end_of_run(text, first, Class::Space)?;
     if end == text.len() {
         return Some(end);
     }
@@ -135,42 +176,39 @@ fn first_word(text: &str) -> Option<usize> {
 
 /// Where the run of characters of one class ends that goes on at `from`.
 fn end_of_run(text: &str, from: usize, kind: Class) -> Option<usize> {
-    for (at, c) in text[from..].char_indices() {
-        if class(c)? != kind {
-            return Some(from + at);
+    let mut at = from;
+    while at < text.len() {
+        let (class, length) = class_at(text, at)?;
+        if class != kind {
+            return Some(at);
         }
+        at += length;
     }
-    Some(text.len())
+    Some(at)
 }
 
-/// A fast hash for short words (the multiply-and-rotate scheme of the Rust compiler's tables). Nobody gains by making words
+/// A fast hash of a few numbers (the multiply-and-rotate scheme of the Rust compiler's tables). Nobody gains by making words
 /// collide in a memory that lives in their own process.
 #[derive(Default)]
-struct WordHasher(u64);
-
-impl WordHasher {
-    fn add(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-}
+pub(super) struct WordHasher(u64);
 
 impl Hasher for WordHasher {
     fn write(&mut self, bytes: &[u8]) {
-        let mut parts = bytes.chunks_exact(8);
-        for part in &mut parts {
-            let mut word = [0; 8];
-            word.copy_from_slice(part);
-            self.add(u64::from_le_bytes(word));
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.write_u64(u64::from_le_bytes(*word));
         }
-        let mut last = [0; 8];
-        let rest = parts.remainder();
-        last[..rest.len()].copy_from_slice(rest);
-        self.add(u64::from_le_bytes(last) ^ (bytes.len() as u64) << 56);
+        for &byte in rest {
+            self.write_u64(u64::from(byte));
+        }
     }
 
-    fn write_u8(&mut self, byte: u8) {
-        self.add(u64::from(byte));
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     }
+
+    // The length of an array, which is always the same here.
+    fn write_usize(&mut self, _: usize) {}
 
     fn finish(&self) -> u64 {
         // The table takes its bits from both ends.

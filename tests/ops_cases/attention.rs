@@ -1,8 +1,8 @@
 //! Attention over segments, its gradients, and attention over a cache.
 
 use super::*;
-use muni_engine::ops::AttentionShape;
 use muni_engine::ops::cpu::CpuDevice;
+use muni_engine::ops::{AttentionShape, CachedText};
 
 const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
     AttentionShape {
@@ -288,4 +288,103 @@ fn cpu_equals_reference_attention_cached() {
 on_simulator!(
     sim_equals_reference_attention_cached,
     check_attention_cached
+);
+
+/// Every text of a batch gets what it gets alone, to the bit, and its cache holds the same.
+fn check_attention_cached_texts<D: Device>(device: &D) {
+    let cases: [(AttentionShape, &[usize]); 5] = [
+        (shape(1, 1, 2), &[0]),
+        (shape(6, 3, 64), &[40, 0, 7, 40, 1]),
+        (shape(4, 2, 16), &[3, 16]),
+        (shape(3, 3, 36), &[0, 0, 0, 0, 0, 0, 65, 2, 9]),
+        (shape(2, 1, 20), &[129]),
+    ];
+    for (shape, pasts) in cases {
+        let capacity = pasts.iter().max().unwrap() + 2;
+        let len = capacity * shape.kv_size();
+        let rows = |past: usize, text: usize| {
+            Values::new(1 + text + 100 * past).normal((past + 1) * shape.qkv_size(), 1.0)
+        };
+        // A text's cache after `past` rows.
+        let cache = |past: usize, text: usize| {
+            let mut keys = added(device, &vec![f32::NAN; len]);
+            let mut values = added(device, &vec![f32::NAN; len]);
+            let mut out = written(device, past.max(1) * shape.out_size());
+            let qkv = input(device, &rows(past, text));
+            if past > 0 {
+                device
+                    .attention_cached(
+                        &qkv,
+                        &mut keys,
+                        &mut values,
+                        &mut out,
+                        &shape,
+                        0,
+                        past,
+                        capacity,
+                    )
+                    .unwrap();
+            }
+            (keys, values)
+        };
+        let new = |past: usize, text: usize| rows(past, text).split_off(past * shape.qkv_size());
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let mut alone = Vec::new();
+        for (text, &past) in pasts.iter().enumerate() {
+            let (mut keys, mut values) = cache(past, text);
+            let mut out = written(device, shape.out_size());
+            let qkv = input(device, &new(past, text));
+            device
+                .attention_cached(
+                    &qkv,
+                    &mut keys,
+                    &mut values,
+                    &mut out,
+                    &shape,
+                    past,
+                    1,
+                    capacity,
+                )
+                .unwrap();
+            let out = read(device, &out, shape.out_size());
+            alone.push((out, read(device, &keys, len), read(device, &values, len)));
+        }
+        let texts = || pasts.iter().copied().enumerate();
+        let qkv: Vec<f32> = texts().flat_map(|(text, past)| new(past, text)).collect();
+        let mut caches: Vec<_> = texts().map(|(text, past)| cache(past, text)).collect();
+        let mut together: Vec<CachedText<D>> = caches
+            .iter_mut()
+            .zip(pasts)
+            .map(|((keys, values), &past)| CachedText { keys, values, past })
+            .collect();
+        let mut out = written(device, pasts.len() * shape.out_size());
+        device
+            .attention_cached_texts(
+                &input(device, &qkv),
+                &mut together,
+                &mut out,
+                &shape,
+                capacity,
+            )
+            .unwrap();
+        let out = read(device, &out, pasts.len() * shape.out_size());
+        let rows = out.chunks(shape.out_size()).zip(&caches);
+        for ((row, (keys, values)), (out, k, v)) in rows.zip(&alone) {
+            let case = format!("{shape:?} {pasts:?}");
+            assert_eq!(bits(row), bits(out), "{case}");
+            assert_eq!(bits(&read(device, keys, len)), bits(k), "{case}");
+            assert_eq!(bits(&read(device, values, len)), bits(v), "{case}");
+        }
+    }
+}
+
+#[test]
+fn cpu_attention_cached_texts_equals_each_alone() {
+    check_attention_cached_texts(&CpuDevice::new());
+    check_attention_cached_texts(&ReferenceDevice);
+}
+
+on_simulator!(
+    sim_attention_cached_texts_equals_each_alone,
+    check_attention_cached_texts
 );

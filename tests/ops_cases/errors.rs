@@ -4,7 +4,7 @@ use super::moe::{HostRouting, Load};
 use super::*;
 use anyhow::Result;
 use muni_engine::ops::cpu::CpuDevice;
-use muni_engine::ops::{AdamStep, AttentionShape, Balance, MoeShape, Routing};
+use muni_engine::ops::{AdamStep, AttentionShape, Balance, CachedText, MoeShape, Routing};
 
 const ATTENTION: AttentionShape = AttentionShape {
     heads: 4,
@@ -188,6 +188,25 @@ fn check_attention_lengths<D: Device>(device: &D) {
         let (mut keys, mut values) = (b.float(device, 9 * 12), b.float(device, 9 * 12));
         let mut out = b.float(device, out);
         device.attention_cached(&qkv, &mut keys, &mut values, &mut out, shape, 4, count, 9)
+    });
+    check_lengths("attention_cached_texts", &[], |b| {
+        let qkv = b.float(device, 2 * qkv / count);
+        let (mut keys, mut values) = (b.float(device, 9 * 12), b.float(device, 9 * 12));
+        let (mut more_keys, mut more_values) = (b.float(device, 9 * 12), b.float(device, 9 * 12));
+        let mut out = b.float(device, 2 * out / count);
+        let texts = &mut [
+            CachedText {
+                keys: &mut keys,
+                values: &mut values,
+                past: 8,
+            },
+            CachedText {
+                keys: &mut more_keys,
+                values: &mut more_values,
+                past: 0,
+            },
+        ];
+        device.attention_cached_texts(&qkv, texts, &mut out, shape, 9)
     });
 }
 
@@ -396,6 +415,16 @@ fn check_ranges<D: Device>(device: &D) {
         9,
     );
     expect_refused("attention_cached", "an overflowing past", result);
+    for past in [9, usize::MAX] {
+        let text = CachedText {
+            keys: &mut whole(500),
+            values: &mut whole(500),
+            past,
+        };
+        let result =
+            device.attention_cached_texts(&whole(500), &mut [text], &mut whole(500), &ATTENTION, 9);
+        expect_refused("attention_cached_texts", "more than the capacity", result);
+    }
     for shape in [
         AttentionShape {
             heads: 5,

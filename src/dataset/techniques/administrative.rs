@@ -54,7 +54,8 @@ pub(super) fn source(task: &Task, fact: &Fact, draw: &mut Draw) -> Option<String
     Some(phrase.replace("{quelle}", &list(&sources)))
 }
 
-fn is_law(source: &str) -> bool {
+/// Whether a source is a law or a rule, and not what a city says of itself.
+pub fn is_law(source: &str) -> bool {
     let lower = source.to_lowercase();
     [
         "§",

@@ -180,13 +180,4 @@ mod tests {
             }
         });
     }
-
-    #[test]
-    fn without_the_register_technique_nobody_is_addressed() {
-        let mut enabled = all();
-        enabled.0 &= !(1 << Technique::Register as u32);
-        drafts(Recipe::Polite, enabled, 20, |_, draft| {
-            assert_eq!(draft.register, Register::Neutral);
-        });
-    }
 }

@@ -204,13 +204,18 @@ pub fn fill(pattern: &str, service: &Service) -> Option<String> {
     Some(upper_first(&filled))
 }
 
-/// The question as it stands with the full answer as it stands.
+/// The question as it stands with the full answer as it stands. Without the technique these are what is left of it: the
+/// hand-written questions, each with its answer.
 pub fn plain(task: &Task) -> Draft {
-    Draft::new(
+    let mut draft = Draft::new(
         task.question.to_string(),
         task.subject.full().to_string(),
-        &[Technique::Expansion],
-    )
+        &[],
+    );
+    if task.enabled.contains(Technique::Expansion) {
+        draft.techniques.insert(Technique::Expansion);
+    }
+    draft
 }
 
 /// The question in a frame that asks for brevity; `None` for subjects that have one answer only.

@@ -8,14 +8,14 @@ pub mod incomplete;
 pub mod multi_turn;
 pub mod office_naming;
 pub mod paraphrase;
+pub mod register;
 pub mod temporal;
 
 use super::catalog::{Catalog, Matter, Subject, Wish};
 use super::draw::Draw;
-use crate::knowledge::language::{Address, address};
-use crate::knowledge::{PhraseList, Phrases};
+use crate::knowledge::Phrases;
 use anyhow::{Result, bail};
-use serde::Serialize;
+pub use register::Register;
 use std::str::FromStr;
 
 /// A technique; its number is its bit in a stored example.
@@ -57,6 +57,12 @@ impl Technique {
         Technique::OfficeNaming,
         Technique::OutOfRemit,
     ];
+
+    /// Whether a data set can be made without it. Which office is responsible and what belongs elsewhere are questions of their
+    /// own, not ways to put one.
+    pub fn can_be_left_out(self) -> bool {
+        !matches!(self, Technique::OfficeNaming | Technique::OutOfRemit)
+    }
 
     /// Name in the data set's records.
     pub fn name(self) -> &'static str {
@@ -123,51 +129,6 @@ impl TechniqueSet {
             .filter(|technique| self.contains(*technique))
             .map(Technique::name)
             .collect()
-    }
-}
-
-/// How a dialogue addresses the other side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Register {
-    /// Nobody is addressed.
-    Neutral,
-    /// Formal.
-    Sie,
-    /// Informal.
-    Du,
-}
-
-impl Register {
-    /// Name in the data set's records.
-    pub fn name(self) -> &'static str {
-        match self {
-            Register::Neutral => "neutral",
-            Register::Sie => "sie",
-            Register::Du => "du",
-        }
-    }
-
-    /// One of the three with these shares in percent; the rest is neutral.
-    fn draw(draw: &mut Draw, sie: usize, du: usize) -> Register {
-        let at = draw.below(100);
-        if at < sie {
-            Register::Sie
-        } else if at < sie + du {
-            Register::Du
-        } else {
-            Register::Neutral
-        }
-    }
-
-    /// One of the list's phrases in this register.
-    fn phrase<'p>(self, list: &'p PhraseList, draw: &mut Draw) -> Option<&'p str> {
-        let phrases = match self {
-            Register::Neutral => &list.neutral,
-            Register::Sie => &list.sie,
-            Register::Du => &list.du,
-        };
-        draw.choose(phrases).map(|phrase| phrase.as_str())
     }
 }
 
@@ -303,6 +264,8 @@ pub struct Task<'a> {
     /// Whether the question is about one side of the fact only, as the hand-written ones but the first may be: then no wording
     /// is taken that leaves out what it asks for.
     pub narrow: bool,
+    /// Whether the question was made from a pattern.
+    pub from_pattern: bool,
     /// Whether the question is held out: then no words are put in its place that training examples could share.
     pub held_out: bool,
     /// The techniques that are switched on.
@@ -310,15 +273,6 @@ pub struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    /// The share of Sie and du in percent, where the technique is switched on.
-    fn register(&self, draw: &mut Draw, sie: usize, du: usize) -> Register {
-        if self.enabled.contains(Technique::Register) {
-            Register::draw(draw, sie, du)
-        } else {
-            Register::Neutral
-        }
-    }
-
     /// One wording of the answer to this question.
     fn body(&self, wish: Wish, register: Register, draw: &mut Draw) -> String {
         let asked = self.narrow.then_some(self.question);
@@ -342,8 +296,13 @@ pub fn cook(recipe: Recipe, task: &Task, draw: &mut Draw) -> Option<Draft> {
     {
         return None;
     }
+    // Patterns belong to the technique, too; those that ask for the office are another's.
+    let expanded = task.from_pattern && matches!(task.subject.matter, Matter::Fact(..));
+    if expanded && !task.enabled.contains(Technique::Expansion) {
+        return None;
+    }
     // What already addresses somebody (an insult, say) takes no phrases around it.
-    let spoken = address(task.question);
+    let spoken = register::spoken(task.question);
     if spoken.is_some() && !matches!(recipe, Recipe::Plain | Recipe::Scrap) {
         return None;
     }
@@ -360,11 +319,7 @@ pub fn cook(recipe: Recipe, task: &Task, draw: &mut Draw) -> Option<Draft> {
         Recipe::Scrap => incomplete::scrap(task, draw)?,
         Recipe::Dialogue => multi_turn::dialogue(task, draw)?,
     };
-    match spoken {
-        Some(Address::Sie(_) | Address::MaybeSie(_)) => draft.register = Register::Sie,
-        Some(Address::Du(_)) => draft.register = Register::Du,
-        None => {}
-    }
+    draft.register = spoken.unwrap_or(draft.register);
     match task.subject.matter {
         Matter::Fact(..) => {}
         Matter::Responsibility(..) => draft.techniques.insert(Technique::OfficeNaming),
@@ -386,6 +341,25 @@ pub(super) mod testing {
         TechniqueSet::of(&Technique::ALL)
     }
 
+    pub fn asking<'a>(
+        catalog: &'a Catalog<'a>,
+        knowledge: &'a Knowledge,
+        subject: &'a Subject<'a>,
+        question: &'a str,
+        enabled: TechniqueSet,
+    ) -> Task<'a> {
+        Task {
+            catalog,
+            phrases: &knowledge.phrases,
+            subject,
+            question,
+            narrow: false,
+            from_pattern: false,
+            held_out: false,
+            enabled,
+        }
+    }
+
     /// Follows `recipe` for every subject of the small knowledge base with its first question, `times` times each.
     pub fn drafts(
         recipe: Recipe,
@@ -398,15 +372,7 @@ pub(super) mod testing {
         let mut made = 0;
         for (number, subject) in catalog.subjects.iter().enumerate() {
             for phrasing in subject.train.iter().take(3) {
-                let task = Task {
-                    catalog: &catalog,
-                    phrases: &knowledge.phrases,
-                    subject,
-                    question: &phrasing.text,
-                    narrow: false,
-                    held_out: false,
-                    enabled,
-                };
+                let task = asking(&catalog, &knowledge, subject, &phrasing.text, enabled);
                 for attempt in 0..times {
                     let mut draw = Draw::new(9, Purpose::Example, number as u64, attempt);
                     if let Some(draft) = cook(recipe, &task, &mut draw) {
@@ -419,19 +385,6 @@ pub(super) mod testing {
         made
     }
 
-    /// Whether some text of the draft addresses somebody otherwise than its register says.
-    pub fn is_mixed(draft: &Draft) -> bool {
-        draft
-            .pairs
-            .iter()
-            .flat_map(|(question, answer)| [question, answer])
-            .any(|text| match (address(text), draft.register) {
-                (None, _) => false,
-                (Some(Address::Du(_)), register) => register != Register::Du,
-                (Some(_), register) => register != Register::Sie,
-            })
-    }
-
     #[test]
     fn a_technique_that_is_switched_off_is_not_used() {
         for recipe in RECIPES {
@@ -440,15 +393,6 @@ pub(super) mod testing {
             enabled.0 &= !(1 << off as u32);
             assert_eq!(drafts(recipe, enabled, 3, |_, _| {}), 0, "{recipe:?}");
             assert!(drafts(recipe, all(), 20, |_, _| {}) > 0, "{recipe:?}");
-        }
-    }
-
-    #[test]
-    fn no_recipe_mixes_the_forms_of_address() {
-        for recipe in RECIPES {
-            drafts(recipe, all(), 30, |_, draft| {
-                assert!(!is_mixed(&draft), "{recipe:?}: {draft:#?}");
-            });
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) const TIME: &[&str] = &[
 ];
 
 /// Questions that name nothing: they refer to what was spoken of.
-pub(super) fn referring(intent: Intent) -> &'static [Pattern] {
+pub fn referring(intent: Intent) -> &'static [Pattern] {
     const COST: &[&str] = &["kost", "gebuehr", "entgelt", "frei"];
     const BRING: &[&str] = &[
         "benoetigt",

@@ -104,7 +104,7 @@ pub fn address(text: &str) -> Option<Address> {
     for sentence in sentences(text) {
         let words: Vec<&str> = words(sentence).collect();
         for (index, word) in words.iter().enumerate() {
-            if DU_WORDS.contains(&word.to_lowercase().as_str()) {
+            if DU_WORDS.iter().any(|du| du.eq_ignore_ascii_case(word)) {
                 return Some(Address::Du((*word).to_string()));
             }
             if index > 0 && SIE_WORDS.contains(word) {
@@ -131,16 +131,22 @@ pub fn doubled_words(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let tokens: Vec<&str> = text.split_whitespace().collect();
     for pair in tokens.windows(2) {
-        let (first, second) = (pair[0].to_lowercase(), pair[1].to_lowercase());
+        let (first, second) = (pair[0], pair[1]);
         let second = second.trim_end_matches(|c: char| !c.is_alphanumeric());
-        if first == second
+        if in_small_letters(first).eq(in_small_letters(second))
             && first.chars().all(char::is_alphabetic)
-            && !MAY_DOUBLE.contains(&second)
+            && !MAY_DOUBLE
+                .iter()
+                .any(|may| may.eq_ignore_ascii_case(second))
         {
             found.push(pair[0].to_string());
         }
     }
     found
+}
+
+fn in_small_letters(word: &str) -> impl Iterator<Item = char> {
+    word.chars().flat_map(char::to_lowercase)
 }
 
 /// Words whose umlaut looks spelled out (`Gebuehr`). Placeholders and web addresses are passed over.
@@ -177,7 +183,9 @@ pub fn figures(text: &str) -> BTreeSet<Figure> {
         .collect();
     let mut found = BTreeSet::new();
     for pair in tokens.windows(2) {
-        if let (Some(number), Some(unit)) = (number(pair[0]), unit(pair[1])) {
+        if let Some(number) = number(pair[0])
+            && let Some(unit) = unit(pair[1])
+        {
             found.insert((number, unit));
         }
     }
@@ -249,6 +257,10 @@ fn number(token: &str) -> Option<String> {
             .all(|c| c.is_ascii_digit() || ['.', ',', ':'].contains(&c))
     {
         return Some(token.replace('.', "").trim_end_matches(",00").to_string());
+    }
+    // The longest of them in bytes; most words of a text are out with that.
+    if token.len() > "fünfzehn".len() {
+        return None;
     }
     let lower = token.to_lowercase();
     WORDS

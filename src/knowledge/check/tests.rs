@@ -317,3 +317,57 @@ fn required_intents_and_question_counts_are_held() {
         );
     }
 }
+
+#[test]
+fn answers_and_texts_are_whole_and_of_a_readable_length() {
+    use Severity::{Error, Warning};
+    let file = "standesamt.toml";
+    let (full, short) = (
+        "Vor der Trauung muss die Eheschließung beim Standesamt angemeldet werden.",
+        "kurz = \"Die Eheschließung muss vorher angemeldet werden.\"",
+    );
+    let long = format!("{}angemeldet.", "lange davor ".repeat(40));
+    for (from, to, severity, expected) in [
+        (full, "angemeldet", Error, "full stop"),
+        (full, "", Error, "the answer is empty"),
+        (full, &long[..], Warning, "81 words"),
+        (
+            full,
+            "Sie wird vorher  angemeldet.",
+            Warning,
+            "double space",
+        ),
+        (
+            short,
+            &format!("kurz = \"{full} {full}\"")[..],
+            Warning,
+            "kurz is longer",
+        ),
+        (
+            "thema = \"die Eheschließung\"",
+            "thema = \"Eheschließung\"",
+            Error,
+            "with its article",
+        ),
+        (
+            "stichworte = [\"heiraten\", \"Eheschließung\", \"Trauung\"]",
+            "stichworte = []",
+            Error,
+            "no stichworte",
+        ),
+        (
+            "id = \"sta_eheschliessung\"",
+            "id = \"sta_geburtsurkunde\"",
+            Error,
+            "also stands in",
+        ),
+        (
+            "id = \"standesamt\"",
+            "id = \"standesamt_nord\"",
+            Error,
+            "the file must be called",
+        ),
+    ] {
+        expect(file, from, to, severity, expected);
+    }
+}

@@ -1,11 +1,12 @@
 //! Causal grouped-query attention over packed segments, in blocks of queries; the backward recomputes the
 //! probabilities from the saved logarithm of each row's sum (Dao 2023) and needs no `[T, T]` matrix.
 
+use super::CpuDevice;
 use super::gemm::{Matrix, Start, gemm_here, gemm_shared};
 use super::scratch::Scratch;
 use super::shared::SharedMut;
 use super::simd::{dot, dot_body, exp, fma, vectorised};
-use crate::ops::AttentionShape;
+use crate::ops::{AttentionShape, CachedText};
 use rayon::prelude::*;
 
 /// Queries per block: its scores against 256 keys take 64 KiB.
@@ -264,6 +265,25 @@ pub fn cached(
                     out,
                 );
             }
+        });
+}
+
+/// See [`Device::attention_cached_texts`](crate::ops::Device::attention_cached_texts). A text is a task: the longest first would
+/// be fairer, but they are of a size.
+pub fn cached_texts(
+    scratch: &Scratch,
+    qkv: &[f32],
+    texts: &mut [CachedText<'_, CpuDevice>],
+    out: &mut [f32],
+    shape: &AttentionShape,
+) {
+    let rows = qkv
+        .par_chunks_exact(shape.qkv_size())
+        .zip(out.par_chunks_exact_mut(shape.out_size()));
+    rows.zip(texts)
+        .with_min_len(2)
+        .for_each(|((row, out), text)| {
+            cached(scratch, row, text.keys, text.values, out, shape, text.past);
         });
 }
 

@@ -6,10 +6,12 @@ use super::memory::zeroed;
 use super::{CpuDevice, attention, head, moe, norm, optimizer, small};
 use crate::ops::checks::{
     RoutingIndices, element_count, expect_adam_step, expect_attention_shape, expect_len,
-    expect_moe_shape, expect_nonzero, expect_offsets, expect_routing, expect_targets_in_range,
-    expect_tokens_in_range, prefix, prefix_mut,
+    expect_moe_shape, expect_nonzero, expect_offsets, expect_room, expect_routing,
+    expect_targets_in_range, expect_tokens_in_range, prefix, prefix_mut,
 };
-use crate::ops::{AdamState, AdamStep, AttentionShape, Balance, Device, MoeShape, Routing};
+use crate::ops::{
+    AdamState, AdamStep, AttentionShape, Balance, CachedText, Device, MoeShape, Routing,
+};
 use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
@@ -93,6 +95,14 @@ impl Device for CpuDevice {
 
     fn upload_float(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
         upload(values, buffer)
+    }
+
+    fn host_buffer(&self, len: usize) -> Result<Vec<f32>> {
+        zeroed(len)
+    }
+
+    fn adopt_float(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
     }
 
     fn upload_single(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
@@ -418,15 +428,33 @@ impl Device for CpuDevice {
     ) -> Result<()> {
         let op = "attention_cached";
         expect_attention_shape(op, shape)?;
-        ensure!(
-            past.checked_add(count).is_some_and(|end| end <= capacity),
-            "{op}: {past} cached and {count} new positions exceed the capacity of {capacity}"
-        );
+        expect_room(op, past, count, capacity)?;
         let qkv = prefix(op, "qkv", qkv, &[count, shape.qkv_size()])?;
         let keys = prefix_mut(op, "keys", keys, &[capacity, shape.kv_size()])?;
         let values = prefix_mut(op, "values", values, &[capacity, shape.kv_size()])?;
         let out = prefix_mut(op, "out", out, &[count, shape.out_size()])?;
         attention::cached(&self.scratch, qkv, keys, values, out, shape, past);
+        Ok(())
+    }
+
+    fn attention_cached_texts(
+        &self,
+        qkv: &Vec<f32>,
+        texts: &mut [CachedText<'_, Self>],
+        out: &mut Vec<f32>,
+        shape: &AttentionShape,
+        capacity: usize,
+    ) -> Result<()> {
+        let op = "attention_cached_texts";
+        expect_attention_shape(op, shape)?;
+        let qkv = prefix(op, "qkv", qkv, &[texts.len(), shape.qkv_size()])?;
+        let out = prefix_mut(op, "out", out, &[texts.len(), shape.out_size()])?;
+        for text in texts.iter() {
+            expect_room(op, text.past, 1, capacity)?;
+            prefix(op, "keys", text.keys, &[capacity, shape.kv_size()])?;
+            prefix(op, "values", text.values, &[capacity, shape.kv_size()])?;
+        }
+        attention::cached_texts(&self.scratch, qkv, texts, out, shape);
         Ok(())
     }
 

@@ -5,15 +5,21 @@
 //! summed in the same order whatever the number of threads: work is split over `C` only.
 
 use super::kernel::{Level, Tile, run_tile};
+use super::memory::Aligned;
 use super::shared::SharedMut;
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-/// Elements of a panel at most: 32 KiB, the whole L1 data cache of most processors. What the rows of `A` need besides passes
-/// through; the depth of 384 that most of the model's products have then is one block, so `C` is written once.
-const PANEL: usize = 8192;
+/// Depth of a block at most: a panel is then 32 KiB with AVX2, the whole L1 data cache of most processors, and 64 KiB with
+/// AVX-512, whose processors read L2 as fast as the tile needs. What the rows of `A` need besides passes through; the depth of 384
+/// that most of the model's products have then is one block, so `C` is written once.
+const DEPTH: usize = 512;
 /// Rows of `A` that are used against one set of panels before the next: 144 x 512 x 4 B = 288 KiB of L2.
 const MC: usize = 144;
+/// Rows of a transposed left operand that are packed side by side: three cache lines of each column.
+const STRIP: usize = 48;
+/// Depth up to which a transposed left operand whose columns do not compete for L1's sets is read in place.
+const IN_PLACE_DEPTH: usize = 128;
 /// Multiplications below which a product is not worth splitting over threads.
 const PARALLEL_WORK: usize = 1 << 20;
 
@@ -48,6 +54,13 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Whether the tile loop can read it as it stands: rows are contiguous, or there are few columns and they are an odd number
+    /// of cache lines apart, so that they fall into all sets of L1 and those of one group of rows stay there.
+    fn in_place(&self, depth: usize) -> bool {
+        let spread = self.col.is_multiple_of(16) && (self.col / 16) % 2 == 1;
+        self.col == 1 || self.row == 1 && depth <= IN_PLACE_DEPTH && spread
+    }
+
     fn covers(&self, rows: usize, cols: usize) -> bool {
         rows == 0 || cols == 0 || (rows - 1) * self.row + (cols - 1) * self.col < self.data.len()
     }
@@ -62,6 +75,27 @@ pub enum Start<'a> {
     Accumulate,
     /// Another matrix with the same rows: `C = R + A B`; the second number is the distance between its rows.
     From(&'a [f32], usize),
+}
+
+/// Memory that will be read right after a product: the tile loop asks for it into L2 a little at a time, or the next product
+/// would begin by waiting for it. A hint that may name any address.
+#[derive(Clone, Copy)]
+pub struct Fetch {
+    from: *const f32,
+    len: usize,
+}
+
+impl Fetch {
+    /// Nothing besides the product's own panels.
+    pub const NOTHING: Self = Self {
+        from: std::ptr::null(),
+        len: 0,
+    };
+
+    /// `len` elements from an address on.
+    pub fn new(from: *const f32, len: usize) -> Self {
+        Self { from, len }
+    }
 }
 
 /// Raw parts of the output, shared by threads that write disjoint tiles.
@@ -115,8 +149,10 @@ unsafe impl Send for Out {}
 unsafe impl Sync for Out {}
 
 thread_local! {
+    /// A left operand packed for several tasks; its memory is kept between calls.
+    static LEFT: Cell<Aligned> = const { Cell::new(Aligned::EMPTY) };
     /// Packed panels of this thread, kept between calls.
-    static PANELS: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static PANELS: RefCell<(Aligned, Aligned)> = RefCell::default();
 }
 
 /// `c[m x n] = start + a[m x k] b[k x n]` on all threads of the current pool. `c` has `c_row` elements between rows.
@@ -190,7 +226,15 @@ pub unsafe fn gemm_shared(
         init,
         init_row: c_row,
     };
-    block(Level::detect(), (0, m), (0, n), k, a, b, out);
+    block(
+        Level::detect(),
+        (0, m),
+        (0, n),
+        k,
+        Operand::Plain(a),
+        b,
+        out,
+    );
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -220,8 +264,20 @@ fn gemm_tasks(
     let col_tasks = tasks.min(panels);
     let row_tasks = (tasks / col_tasks).clamp(1, m.div_ceil(MC));
     if col_tasks * row_tasks == 1 {
-        return block(level, (0, m), (0, n), k, a, b, out);
+        return block(level, (0, m), (0, n), k, Operand::Plain(a), b, out);
     }
+    // A left operand that must be packed is packed once, not by each task.
+    let mut own = Aligned::default();
+    let a = if a.in_place(k) {
+        Operand::Plain(a)
+    } else {
+        own = LEFT.take();
+        pack_left_whole(level.mr(), m, k, a, &mut own);
+        Operand::Packed {
+            panels: &own,
+            rows: m,
+        }
+    };
     (0..col_tasks * row_tasks).into_par_iter().for_each(|task| {
         let (ct, rt) = (task % col_tasks, task / col_tasks);
         let cols = (
@@ -232,12 +288,15 @@ fn gemm_tasks(
         let rows = ((step * rt).min(m), (step * (rt + 1)).min(m));
         block(level, rows, cols, k, a, b, out);
     });
+    if !own.is_empty() {
+        LEFT.set(own);
+    }
 }
 
 /// A right-hand matrix packed once and used for many products.
 #[derive(Default)]
 pub struct Packed {
-    panels: Vec<f32>,
+    panels: Aligned,
     k: usize,
     n: usize,
 }
@@ -252,9 +311,9 @@ impl Packed {
         let level = Level::detect();
         let nr = level.nr();
         let width = n.div_ceil(nr) * nr;
-        self.panels.resize(self.panels.len().max(width * k), 0.0);
+        self.panels.reserve(width * k);
         (self.k, self.n) = (k, n);
-        for (k0, depth) in depths(level, k) {
+        for (k0, depth) in depths(k) {
             pack_panels(
                 nr,
                 depth,
@@ -267,8 +326,17 @@ impl Packed {
     }
 }
 
-/// `c[m x n] = start + a[m x k] b` on the calling thread. Meant for a block of rows that stays in L2 with its `c`.
-pub fn gemm_packed(m: usize, a: Matrix, b: &Packed, start: Start, c: &mut [f32], c_row: usize) {
+/// `c[m x n] = start + a[m x k] b` on the calling thread, with `fetch` asked for meanwhile. Meant for a block of rows that stays
+/// in L2 with `b`.
+pub fn gemm_packed(
+    m: usize,
+    a: Matrix,
+    b: &Packed,
+    start: Start,
+    c: &mut [f32],
+    c_row: usize,
+    fetch: Fetch,
+) {
     if m == 0 || b.n == 0 {
         return;
     }
@@ -283,7 +351,7 @@ pub fn gemm_packed(m: usize, a: Matrix, b: &Packed, start: Start, c: &mut [f32],
     PANELS.with_borrow_mut(|(_, packed_a)| {
         for m0 in (0..m).step_by(MC) {
             let rows = (m0, (m0 + MC).min(m));
-            for (k0, depth) in depths(level, b.k) {
+            for (k0, depth) in depths(b.k) {
                 let left = pack_left(level.mr(), rows, k0, depth, a, packed_a);
                 let out = if k0 == 0 { out } else { out.accumulating() };
                 tiles(
@@ -294,6 +362,11 @@ pub fn gemm_packed(m: usize, a: Matrix, b: &Packed, start: Start, c: &mut [f32],
                     left,
                     &b.panels[k0 * width..][..depth * width],
                     out,
+                    if k0 == 0 && m0 == 0 {
+                        fetch
+                    } else {
+                        Fetch::NOTHING
+                    },
                 );
             }
         }
@@ -301,9 +374,18 @@ pub fn gemm_packed(m: usize, a: Matrix, b: &Packed, start: Start, c: &mut [f32],
 }
 
 /// Blocks (first, depth) of nearly equal depth: 896 is 2 x 448, not 512 + 384.
-fn depths(level: Level, k: usize) -> impl Iterator<Item = (usize, usize)> {
-    let blocks = k.div_ceil(PANEL / level.nr()).max(1);
+fn depths(k: usize) -> impl Iterator<Item = (usize, usize)> {
+    let blocks = k.div_ceil(DEPTH).max(1);
     (0..blocks).map(move |i| (k * i / blocks, k * (i + 1) / blocks - k * i / blocks))
+}
+
+/// The left operand of a task.
+#[derive(Clone, Copy)]
+enum Operand<'a> {
+    /// As it stands.
+    Plain(Matrix<'a>),
+    /// All of its rows, packed by [`pack_left_whole`].
+    Packed { panels: &'a [f32], rows: usize },
 }
 
 /// Rows `rows` and columns `cols` of the product. `cols.0` is a multiple of the panel width.
@@ -312,7 +394,7 @@ fn block(
     rows: (usize, usize),
     cols: (usize, usize),
     k: usize,
-    a: Matrix,
+    a: Operand,
     b: Matrix,
     out: Out,
 ) {
@@ -320,15 +402,30 @@ fn block(
         return;
     }
     PANELS.with_borrow_mut(|(packed_b, packed_a)| {
-        for (k0, depth) in depths(level, k) {
+        for (k0, depth) in depths(k) {
             let size = (cols.1 - cols.0).next_multiple_of(level.nr()) * depth;
-            packed_b.resize(packed_b.len().max(size), 0.0);
+            packed_b.reserve(size);
             pack_panels(level.nr(), depth, cols, k0, b, &mut packed_b[..size]);
             let out = if k0 == 0 { out } else { out.accumulating() };
             for m0 in (rows.0..rows.1).step_by(MC) {
                 let m1 = (m0 + MC).min(rows.1);
-                let left = pack_left(level.mr(), (m0, m1), k0, depth, a, packed_a);
-                tiles(level, (m0, m1), cols, depth, left, packed_b, out);
+                let left = match a {
+                    Operand::Plain(a) => pack_left(level.mr(), (m0, m1), k0, depth, a, packed_a),
+                    Operand::Packed { panels, rows } => {
+                        let all = rows.next_multiple_of(level.mr());
+                        Left::packed(&panels[all * k0 + m0 * depth..], level.mr(), depth)
+                    }
+                };
+                tiles(
+                    level,
+                    (m0, m1),
+                    cols,
+                    depth,
+                    left,
+                    packed_b,
+                    out,
+                    Fetch::NOTHING,
+                );
             }
         }
     });
@@ -344,6 +441,19 @@ struct Left {
     group: usize,
 }
 
+impl Left {
+    /// Groups of `mr` rows packed one after another.
+    fn packed(panels: &[f32], mr: usize, depth: usize) -> Self {
+        Self {
+            a: panels.as_ptr(),
+            a_row: 1,
+            a_col: mr,
+            group: depth * mr,
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
 fn tiles(
     level: Level,
     rows: (usize, usize),
@@ -352,13 +462,15 @@ fn tiles(
     left: Left,
     panels: &[f32],
     out: Out,
+    fetch: Fetch,
 ) {
     let (mr, nr) = (level.mr(), level.nr());
+    let groups = (rows.1 - rows.0).div_ceil(mr);
+    let steps = groups * (cols.1 - cols.0).div_ceil(nr) * depth;
+    let (own_pace, fetch_pace) = (nr.div_ceil(groups), fetch.len.div_ceil(steps.max(1)));
     for (panel, c0) in (cols.0..cols.1).step_by(nr).enumerate() {
         let width = nr.min(cols.1 - c0);
         let b = panels[panel * depth * nr..][..depth * nr].as_ptr();
-        let groups = (rows.1 - rows.0).div_ceil(mr);
-        let pace = nr.div_ceil(groups);
         for (group, r0) in (rows.0..rows.1).step_by(mr).enumerate() {
             let height = mr.min(rows.1 - r0);
             // SAFETY: `gemm_tasks` checked that C, the start and A cover the whole product; the packed parts were sized
@@ -368,6 +480,15 @@ fn tiles(
                     out.init
                 } else {
                     out.init.add(r0 * out.init_row + c0)
+                };
+                let (ahead, pace) = if fetch.len == 0 {
+                    (b.wrapping_add(depth * (nr + group * own_pace)), own_pace)
+                } else {
+                    let tile = panel * groups + group;
+                    (
+                        fetch.from.wrapping_add(tile * depth * fetch_pace),
+                        fetch_pace,
+                    )
                 };
                 let tile = Tile {
                     k: depth,
@@ -379,7 +500,7 @@ fn tiles(
                     c_row: out.c_row,
                     init,
                     init_row: out.init_row,
-                    ahead: b.wrapping_add(depth * (nr + group * pace)),
+                    ahead,
                     pace,
                 };
                 run_tile(level, &tile, height, width);
@@ -394,7 +515,7 @@ fn pack_left(
     k0: usize,
     depth: usize,
     a: Matrix,
-    packed: &mut Vec<f32>,
+    packed: &mut Aligned,
 ) -> Left {
     if a.col == 1 || depth == 0 {
         let from = &a.data[(rows.0 * a.row + k0).min(a.data.len())..];
@@ -405,41 +526,83 @@ fn pack_left(
             group: mr * a.row,
         };
     }
+    if a.in_place(depth) {
+        return Left {
+            a: a.data[k0 * a.col + rows.0..].as_ptr(),
+            a_row: 1,
+            a_col: a.col,
+            group: mr,
+        };
+    }
     // Columns are contiguous (a transpose): groups of mr rows become contiguous too, or each step of k would touch
     // another page.
     let groups = (rows.1 - rows.0).div_ceil(mr);
-    packed.resize(packed.len().max(groups * mr * depth), 0.0);
-    for p in 0..depth {
-        let column = &a.data[(k0 + p) * a.col + rows.0 * a.row..];
-        if a.row == 1 {
-            let column = &column[..rows.1 - rows.0];
-            match mr {
-                12 => pack_column::<12>(column, &mut packed[p * mr..], depth * mr),
-                _ => pack_column::<6>(column, &mut packed[p * mr..], depth * mr),
-            }
-        } else {
-            for r in 0..rows.1 - rows.0 {
-                packed[(r / mr * depth + p) * mr + r % mr] = column[r * a.row];
-            }
-        }
-    }
-    Left {
-        a: packed.as_ptr(),
-        a_row: 1,
-        a_col: mr,
-        group: depth * mr,
+    packed.reserve(groups * mr * depth);
+    pack_groups(mr, rows, k0, depth, a, packed);
+    Left::packed(packed, mr, depth)
+}
+
+/// Packs the rows `0..m` of a left operand: for each block of the depth, all groups of `mr` rows, on all threads.
+fn pack_left_whole(mr: usize, m: usize, k: usize, a: Matrix, packed: &mut Aligned) {
+    let all = m.next_multiple_of(mr);
+    packed.reserve(all * k);
+    for (k0, depth) in depths(k) {
+        packed[all * k0..][..all * depth]
+            .par_chunks_mut(MC * depth)
+            .enumerate()
+            .for_each(|(i, to)| {
+                let rows = (i * MC, ((i + 1) * MC).min(m));
+                pack_groups(mr, rows, k0, depth, a, to);
+            });
     }
 }
 
-/// One column's groups of `MR` rows, each to its place; a copy of a length known when compiling is a few moves.
-#[inline]
-fn pack_column<const MR: usize>(column: &[f32], to: &mut [f32], group: usize) {
-    let (whole, rest) = column.as_chunks::<MR>();
-    for (g, rows) in whole.iter().enumerate() {
-        to[g * group..g * group + MR].copy_from_slice(rows);
+/// Groups of `mr` rows, each contiguous and column by column.
+fn pack_groups(
+    mr: usize,
+    rows: (usize, usize),
+    k0: usize,
+    depth: usize,
+    a: Matrix,
+    packed: &mut [f32],
+) {
+    match (a.row, mr) {
+        (1, 12) => pack_columns::<12>(rows, k0, depth, a, packed),
+        (1, _) => pack_columns::<6>(rows, k0, depth, a, packed),
+        _ => {
+            for p in 0..depth {
+                let column = &a.data[(k0 + p) * a.col + rows.0 * a.row..];
+                for r in 0..rows.1 - rows.0 {
+                    packed[(r / mr * depth + p) * mr + r % mr] = column[r * a.row];
+                }
+            }
+        }
     }
-    if !rest.is_empty() {
-        to[whole.len() * group..][..rest.len()].copy_from_slice(rest);
+}
+
+/// Groups of `MR` rows, each contiguous, from a matrix with contiguous columns. Several groups side by side, so that whole
+/// cache lines are read; a copy of a length known when compiling is a few moves.
+fn pack_columns<const MR: usize>(
+    rows: (usize, usize),
+    k0: usize,
+    depth: usize,
+    a: Matrix,
+    packed: &mut [f32],
+) {
+    let strip = STRIP / MR * MR;
+    for (i, first) in (rows.0..rows.1).step_by(strip).enumerate() {
+        let height = strip.min(rows.1 - first);
+        let to = &mut packed[i * strip * depth..];
+        for p in 0..depth {
+            let column = &a.data[(k0 + p) * a.col + first..][..height];
+            let (whole, rest) = column.as_chunks::<MR>();
+            for (g, rows) in whole.iter().enumerate() {
+                to[(g * depth + p) * MR..][..MR].copy_from_slice(rows);
+            }
+            if !rest.is_empty() {
+                to[(whole.len() * depth + p) * MR..][..rest.len()].copy_from_slice(rest);
+            }
+        }
     }
 }
 

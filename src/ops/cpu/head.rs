@@ -11,7 +11,7 @@
 //! both products at once and never goes to memory. Tokens without loss are left out, and so are words that are too
 //! improbable everywhere in the chunk to matter ([`NEGLIGIBLE`]).
 
-use super::gemm::{Matrix, Packed, Start, gemm_packed};
+use super::gemm::{Fetch, Matrix, Packed, Start, gemm_packed};
 use super::scratch::{Borrowed, Scratch};
 use super::shared::SharedMut;
 use super::simd::{LANES, exp, vectorised};
@@ -27,7 +27,7 @@ const BLOCK: usize = 96;
 /// their order, so this must not depend on the threads.
 const SMALL_PARTS: usize = 64;
 /// Parts in the second pass, each with a gradient of the chunk's rows of its own: 0.8 MB.
-const PARTS: usize = 16;
+const PARTS: usize = 32;
 
 /// Probability below which, for every token of a chunk, a word that is nobody's target is left out of that chunk's
 /// gradients: 2^-24, half the distance from 1 to the next f32. Once the words that never occur have been unlearnt, within a
@@ -144,7 +144,11 @@ fn statistics(
                     None => &mut own[..rows.len() * n],
                 };
                 let weights = Matrix::rows(&table[rows.start * hidden..rows.end * hidden], hidden);
-                gemm_packed(rows.len(), weights, &columns, Start::Zero, block, n);
+                let next = Fetch::new(
+                    table.as_ptr().wrapping_add(rows.end * hidden),
+                    BLOCK * hidden,
+                );
+                gemm_packed(rows.len(), weights, &columns, Start::Zero, block, n, next);
                 for &(target, t) in chunk.targets_in(&rows) {
                     found.push((t, block[(target as usize - rows.start) * n + t as usize]));
                 }
@@ -362,8 +366,10 @@ fn gradients<'s>(
 struct GradientBlock<'s> {
     /// Their numbers in the vocabulary, ascending.
     rows: Vec<usize>,
-    /// Their gradients `[rows, n]`.
+    /// Their gradients `[rows, n]`, `stride` apart.
     gradients: Borrowed<'s>,
+    /// `n` and a gap that makes an odd number of cache lines, so that the transpose can be read in place.
+    stride: usize,
     /// Their rows of the table, and what is added to the table's gradient, where they are not neighbours: `[rows, C]`.
     gathered: Borrowed<'s>,
     packed: Packed,
@@ -375,9 +381,11 @@ struct GradientBlock<'s> {
 
 impl<'s> GradientBlock<'s> {
     fn new(scratch: &'s Scratch, n: usize, hidden: usize) -> Self {
+        let stride = (n.div_ceil(16) | 1) * 16;
         Self {
             rows: Vec::with_capacity(BLOCK),
-            gradients: scratch.take(BLOCK * n),
+            gradients: scratch.take(BLOCK * stride),
+            stride,
             gathered: scratch.take(BLOCK * hidden),
             packed: Packed::default(),
             started: false,
@@ -388,7 +396,7 @@ impl<'s> GradientBlock<'s> {
 
     /// The place for the next row's gradient; it counts once the row's number stands in `rows`.
     fn next(&mut self) -> &mut [f32] {
-        let at = self.rows.len() * self.n;
+        let at = self.rows.len() * self.stride;
         &mut self.gradients[at..at + self.n]
     }
 
@@ -398,20 +406,27 @@ impl<'s> GradientBlock<'s> {
             return;
         };
         let (n, hidden, count) = (self.n, self.hidden, self.rows.len());
-        let gradients = &self.gradients[..count * n];
-        let left = Matrix::rows(gradients, n);
+        let gradients = &self.gradients[..count * self.stride];
+        let left = Matrix::rows(gradients, self.stride);
+        let next_grad = Fetch::new(grad_table.address((last + 1) * hidden), BLOCK * hidden);
         if last - first + 1 == count {
             // SAFETY: parts of the vocabulary are disjoint, and this task alone handles its part.
             let grad = unsafe { grad_table.slice(first * hidden, count * hidden) };
-            gemm_packed(count, left, x, Start::Accumulate, grad, hidden);
-            self.packed.pack(
-                count,
-                hidden,
-                Matrix::rows(&table[first * hidden..][..count * hidden], hidden),
-            );
+            let own = &table[first * hidden..][..count * hidden];
+            let fetch = Fetch::new(own.as_ptr(), own.len());
+            gemm_packed(count, left, x, Start::Accumulate, grad, hidden, fetch);
+            self.packed.pack(count, hidden, Matrix::rows(own, hidden));
         } else {
             let gathered = &mut self.gathered[..count * hidden];
-            gemm_packed(count, left, x, Start::Zero, gathered, hidden);
+            gemm_packed(
+                count,
+                left,
+                x,
+                Start::Zero,
+                gathered,
+                hidden,
+                Fetch::NOTHING,
+            );
             for (from, &row) in gathered.chunks_exact(hidden).zip(&self.rows) {
                 // SAFETY: as above.
                 let grad = unsafe { grad_table.slice(row * hidden, hidden) };
@@ -428,8 +443,8 @@ impl<'s> GradientBlock<'s> {
         } else {
             Start::Zero
         };
-        let by_token = Matrix::transposed(gradients, n);
-        gemm_packed(n, by_token, &self.packed, start, grad_x, hidden);
+        let by_token = Matrix::transposed(gradients, self.stride);
+        gemm_packed(n, by_token, &self.packed, start, grad_x, hidden, next_grad);
         self.started = true;
         self.rows.clear();
     }

@@ -2,6 +2,7 @@
 //! its time on address translation and page faults.
 
 use anyhow::{Context, Result};
+use std::ops::{Deref, DerefMut};
 
 /// Bytes from which a buffer is worth huge pages (2 MiB each on x86-64).
 const HUGE_FROM: usize = 4 << 20;
@@ -38,3 +39,44 @@ fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
 
 #[cfg(not(target_os = "linux"))]
 fn ask_for_huge_pages(_start: *mut u8, _bytes: usize) {}
+
+/// A cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+struct Line([f32; 16]);
+
+/// `f32`s that begin at a cache line, so that no 64-byte vector of them crosses one. A length is rounded up to whole lines.
+#[derive(Default)]
+pub struct Aligned(Vec<Line>);
+
+impl Aligned {
+    /// No element.
+    pub const EMPTY: Self = Self(Vec::new());
+
+    /// `len` zeros, as [`zeroed`].
+    pub fn zeroed(len: usize) -> Self {
+        let lines = len.div_ceil(16);
+        // Without memory for it the plain way of allocating reports that, as every allocation in Rust does.
+        Self(zeroed(lines).unwrap_or_else(|_| vec![Line([0.0; 16]); lines]))
+    }
+
+    /// Makes room for `len` elements; what stands there is arbitrary.
+    pub fn reserve(&mut self, len: usize) {
+        if self.len() < len {
+            *self = Self::zeroed(len);
+        }
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}

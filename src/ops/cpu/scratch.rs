@@ -1,13 +1,13 @@
 //! Buffers that operations need for the length of one call, kept between calls: a fresh allocation of many megabytes
 //! would cost page faults every time.
 
-use super::memory::zeroed;
+use super::memory::Aligned;
 use std::sync::Mutex;
 
 /// A pool of `f32` buffers.
 #[derive(Default)]
 pub struct Scratch {
-    free: Mutex<Vec<Vec<f32>>>,
+    free: Mutex<Vec<Aligned>>,
 }
 
 impl Scratch {
@@ -19,15 +19,12 @@ impl Scratch {
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         // The smallest that fits; else the largest, grown.
         let fits = (0..free.len())
-            .filter(|&i| free[i].capacity() >= len)
-            .min_by_key(|&i| free[i].capacity());
-        let pick = fits.or_else(|| (0..free.len()).max_by_key(|&i| free[i].capacity()));
+            .filter(|&i| free[i].len() >= len)
+            .min_by_key(|&i| free[i].len());
+        let pick = fits.or_else(|| (0..free.len()).max_by_key(|&i| free[i].len()));
         let mut buffer = pick.map(|i| free.swap_remove(i)).unwrap_or_default();
         drop(free);
-        if buffer.len() < len {
-            // Without memory for it the old way of growing reports that, as every allocation in Rust does.
-            buffer = zeroed(len).unwrap_or_else(|_| vec![0.0; len]);
-        }
+        buffer.reserve(len);
         Borrowed {
             buffer,
             len,
@@ -45,7 +42,7 @@ impl Scratch {
 
 /// A buffer on loan.
 pub struct Borrowed<'a> {
-    buffer: Vec<f32>,
+    buffer: Aligned,
     len: usize,
     pool: &'a Scratch,
 }

@@ -6,8 +6,8 @@ use super::attention::MAX_HEAD_DIM;
 use super::kernels;
 use super::memory::{DeviceBuffer, Element, Ptr, PtrMut};
 use super::{CudaDevice, blocks, head, int};
-use crate::ops::AttentionShape;
-use crate::ops::checks::{expect_attention_shape, expect_nonzero};
+use crate::ops::checks::{expect_attention_shape, expect_nonzero, expect_room};
+use crate::ops::{AttentionShape, CachedText};
 
 /// Most rows that one reading of a weight serves; more are the tensor cores' work.
 pub(super) const GEMV_ROWS: usize = 4;
@@ -28,21 +28,76 @@ pub(super) fn attention<E: Element>(
     count: usize,
     capacity: usize,
 ) -> Result<()> {
-    let op = "attention_cached";
+    cached(
+        "attention_cached",
+        device,
+        qkv,
+        0,
+        keys,
+        values,
+        out,
+        shape,
+        past,
+        count,
+        capacity,
+    )
+}
+
+/// Text by text: each has a cache of its own, so each is a launch.
+pub(super) fn attention_texts<E: Element>(
+    device: &CudaDevice<E>,
+    qkv: &DeviceBuffer<E>,
+    texts: &mut [CachedText<'_, CudaDevice<E>>],
+    out: &mut DeviceBuffer<E>,
+    shape: &AttentionShape,
+    capacity: usize,
+) -> Result<()> {
+    let op = "attention_cached_texts";
     expect_attention_shape(op, shape)?;
-    ensure!(
-        past.checked_add(count).is_some_and(|end| end <= capacity),
-        "{op}: {past} cached and {count} new positions do not fit a cache of {capacity}"
-    );
+    qkv.read(op, "qkv", &[texts.len(), shape.qkv_size()])?;
+    for text in texts.iter() {
+        expect_room(op, text.past, 1, capacity)?;
+        text.keys.read(op, "keys", &[capacity, shape.kv_size()])?;
+        text.values
+            .read(op, "values", &[capacity, shape.kv_size()])?;
+    }
+    out.read(op, "out", &[texts.len(), shape.out_size()])?;
+    for (row, text) in texts.iter_mut().enumerate() {
+        let (keys, values) = (&mut *text.keys, &mut *text.values);
+        cached(
+            op, device, qkv, row, keys, values, out, shape, text.past, 1, capacity,
+        )?;
+    }
+    Ok(())
+}
+
+/// Rows `first_row..first_row + count` of `qkv` and `out`, which take positions from `past` on.
+#[allow(clippy::too_many_arguments)]
+fn cached<E: Element>(
+    op: &str,
+    device: &CudaDevice<E>,
+    qkv: &DeviceBuffer<E>,
+    first_row: usize,
+    keys: &mut DeviceBuffer<E>,
+    values: &mut DeviceBuffer<E>,
+    out: &mut DeviceBuffer<E>,
+    shape: &AttentionShape,
+    past: usize,
+    count: usize,
+    capacity: usize,
+) -> Result<()> {
+    expect_attention_shape(op, shape)?;
+    expect_room(op, past, count, capacity)?;
     ensure!(
         shape.head_dim <= MAX_HEAD_DIM,
         "{op}: the head size is {}, the kernel has room for {MAX_HEAD_DIM}",
         shape.head_dim
     );
-    let qkv = qkv.read(op, "qkv", &[count, shape.qkv_size()])?;
+    let end = first_row.saturating_add(count);
+    let qkv = qkv.read(op, "qkv", &[end, shape.qkv_size()])?;
     let keys = keys.write(op, "keys", &[capacity, shape.kv_size()])?;
     let values = values.write(op, "values", &[capacity, shape.kv_size()])?;
-    let out = out.write(op, "out", &[count, shape.out_size()])?;
+    let out = out.write(op, "out", &[end, shape.out_size()])?;
     int(op, "the capacity", capacity)?;
     let bytes = 2 * (count * shape.qkv_size() + 2 * past * shape.kv_size());
     let written = 2 * count * (shape.out_size() + 2 * shape.kv_size());
@@ -56,10 +111,10 @@ pub(super) fn attention<E: Element>(
                 device.driver(),
                 [blocks(op, shape.heads, 1)?, blocks(op, rows, 1)?, 1],
                 0,
-                out.at(first * shape.out_size()),
+                out.at((first_row + first) * shape.out_size()),
                 keys,
                 values,
-                qkv.at(first * shape.qkv_size()),
+                qkv.at((first_row + first) * shape.qkv_size()),
                 int(op, "past", past + first)?,
                 int(op, "heads", shape.heads)?,
                 int(op, "kv_heads", shape.kv_heads)?,

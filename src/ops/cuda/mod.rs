@@ -65,8 +65,8 @@ use self::memory::{DeviceBuffer, Element, IndexBuffer, Scratch, ScratchPool};
 use self::recording::Recording;
 use self::rehearsal::RehearsalDriver;
 use crate::ops::{
-    AdamState, AdamStep, AttentionShape, Balance, Device, LossScale, MemoryClass, MemoryUse,
-    MoeShape, Routing,
+    AdamState, AdamStep, AttentionShape, Balance, CachedText, Device, LossScale, MemoryClass,
+    MemoryUse, MoeShape, Routing,
 };
 
 /// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss write into gradients is
@@ -585,6 +585,17 @@ impl<E: Element> Device for CudaDevice<E> {
         capacity: usize,
     ) -> Result<()> {
         decode::attention(self, qkv, keys, values, out, shape, past, count, capacity)
+    }
+
+    fn attention_cached_texts(
+        &self,
+        qkv: &DeviceBuffer<E>,
+        texts: &mut [CachedText<'_, Self>],
+        out: &mut DeviceBuffer<E>,
+        shape: &AttentionShape,
+        capacity: usize,
+    ) -> Result<()> {
+        decode::attention_texts(self, qkv, texts, out, shape, capacity)
     }
 
     fn router_forward(

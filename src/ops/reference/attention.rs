@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 
-use super::dot;
-use crate::ops::AttentionShape;
-use crate::ops::checks::{expect_attention_shape, expect_offsets, prefix, prefix_mut};
+use super::{ReferenceDevice, dot};
+use crate::ops::checks::{expect_attention_shape, expect_offsets, expect_room, prefix, prefix_mut};
+use crate::ops::{AttentionShape, CachedText};
 
 /// Rotates queries and keys by `direction * position * theta^(-2i/D)`.
 pub(super) fn rope(
@@ -220,10 +220,7 @@ pub(super) fn attention_cached(
 ) -> Result<()> {
     let op = "attention_cached";
     expect_attention_shape(op, shape)?;
-    ensure!(
-        past.checked_add(count).is_some_and(|end| end <= capacity),
-        "{op}: {past} cached and {count} new positions do not fit a cache of {capacity}"
-    );
+    expect_room(op, past, count, capacity)?;
     let qkv = prefix(op, "qkv", qkv, &[count, shape.qkv_size()])?;
     let keys = prefix_mut(op, "keys", keys, &[capacity, shape.kv_size()])?;
     let values = prefix_mut(op, "values", values, &[capacity, shape.kv_size()])?;
@@ -252,6 +249,33 @@ pub(super) fn attention_cached(
                 out[t * shape.out_size() + h * dim + d] = sum as f32;
             }
         }
+    }
+    Ok(())
+}
+
+/// Text by text, after all of them are found in order.
+pub(super) fn attention_cached_texts(
+    qkv: &[f32],
+    texts: &mut [CachedText<'_, ReferenceDevice>],
+    out: &mut [f32],
+    shape: &AttentionShape,
+    capacity: usize,
+) -> Result<()> {
+    let op = "attention_cached_texts";
+    expect_attention_shape(op, shape)?;
+    let (columns, width) = (shape.qkv_size(), shape.out_size());
+    let qkv = prefix(op, "qkv", qkv, &[texts.len(), columns])?;
+    let out = prefix_mut(op, "out", out, &[texts.len(), width])?;
+    for text in texts.iter() {
+        expect_room(op, text.past, 1, capacity)?;
+        prefix(op, "keys", text.keys, &[capacity, shape.kv_size()])?;
+        prefix(op, "values", text.values, &[capacity, shape.kv_size()])?;
+    }
+    for (r, text) in texts.iter_mut().enumerate() {
+        let out = &mut out[r * width..][..width];
+        let row = &qkv[r * columns..][..columns];
+        let (keys, values, past) = (&mut *text.keys, &mut *text.values, text.past);
+        attention_cached(row, keys, values, out, shape, past, 1, capacity)?;
     }
     Ok(())
 }

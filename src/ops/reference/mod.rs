@@ -13,7 +13,7 @@ mod optimizer;
 use anyhow::{Context, Result};
 
 use super::checks::{prefix, prefix_mut};
-use super::{AdamState, AdamStep, AttentionShape, Balance, Device, MoeShape, Routing};
+use super::{AdamState, AdamStep, AttentionShape, Balance, CachedText, Device, MoeShape, Routing};
 
 /// The reference device: `f32` storage on the host, one thread.
 #[derive(Clone, Copy, Debug, Default)]
@@ -292,6 +292,17 @@ impl Device for ReferenceDevice {
         capacity: usize,
     ) -> Result<()> {
         attention::attention_cached(qkv, keys, values, out, shape, past, count, capacity)
+    }
+
+    fn attention_cached_texts(
+        &self,
+        qkv: &Vec<f32>,
+        texts: &mut [CachedText<'_, Self>],
+        out: &mut Vec<f32>,
+        shape: &AttentionShape,
+        capacity: usize,
+    ) -> Result<()> {
+        attention::attention_cached_texts(qkv, texts, out, shape, capacity)
     }
 
     fn router_forward(

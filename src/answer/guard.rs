@@ -1,0 +1,571 @@
+//! Watches one answer while it is generated.
+//!
+//! As long as the model says word by word what the knowledge base says, each word is released once it is complete; a figure once its
+//! unit is known as well. Where it begins to differ, nothing more is released until the sentence is whole and [`judge`] has
+//! found that it says the same. So nothing false ever leaves in [`GuardMode::Replace`]; what is wrong or missing at the end is
+//! replaced by the knowledge base's own answer.
+
+use super::courtesy::Act;
+use super::judge::judge;
+use super::reply::{GuardMode, Reply, Verdict};
+use super::wordings::{Origin, Wordings};
+use super::words::{Word, is_denial, is_quantity, placeholder, words};
+use super::{Assistant, Register, Understanding};
+use crate::knowledge::Intent;
+use crate::knowledge::language::{Address, address};
+use std::collections::BTreeSet;
+
+/// What [`Guard::push`] says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What can be shown now.
+    pub release: String,
+    /// Whether the answer will be replaced anyway, so that generating may end.
+    pub stop: bool,
+}
+
+/// A topic that the answer may be about.
+struct Candidate {
+    topic: usize,
+    wordings: Wordings,
+    /// Whether every telling sentence so far may be about it.
+    alive: bool,
+    /// Where its sentences came from.
+    told: Vec<Origin>,
+}
+
+/// A known sentence that the words so far are the beginning of.
+#[derive(Clone, Copy)]
+struct Live {
+    candidate: usize,
+    sentence: usize,
+    /// Words of it that have come.
+    matched: usize,
+}
+
+/// Watches one answer; made by [`Assistant::guard`].
+pub struct Guard<'a> {
+    assistant: &'a Assistant,
+    understanding: Understanding,
+    mode: GuardMode,
+    candidates: Vec<Candidate>,
+    raw: String,
+    /// Complete words of `raw` that were looked at.
+    words: Vec<Word>,
+    /// Number of the sentence's first word.
+    sentence: usize,
+    live: Vec<Live>,
+    /// Whether the sentence differs from every known one.
+    strange: bool,
+    /// Sentences that ended at the last word.
+    ended: Vec<(usize, Origin)>,
+    /// Byte of `raw` up to which it may be shown.
+    safe: usize,
+    /// Byte of `raw` up to which it was shown.
+    shown: usize,
+    released: String,
+    reasons: Vec<String>,
+    seen: BTreeSet<String>,
+}
+
+impl Assistant {
+    /// Starts watching one answer: feed it what the model says.
+    pub fn guard(&self, understanding: Understanding, mode: GuardMode) -> Guard<'_> {
+        let register = understanding.register;
+        let candidates = if mode == GuardMode::Off {
+            Vec::new()
+        } else if understanding.act == Act::Thanks {
+            let topic = understanding
+                .topics
+                .first()
+                .map_or(usize::MAX, |&(topic, _)| topic);
+            vec![Candidate::new(topic, self.thanks(register))]
+        } else {
+            let topics = understanding.topics.iter();
+            topics
+                .map(|&(topic, _)| Candidate::new(topic, self.wordings(topic, register)))
+                .collect()
+        };
+        Guard {
+            assistant: self,
+            understanding,
+            mode,
+            candidates,
+            raw: String::new(),
+            words: Vec::new(),
+            sentence: 0,
+            live: Vec::new(),
+            strange: false,
+            ended: Vec::new(),
+            safe: 0,
+            shown: 0,
+            released: String::new(),
+            reasons: Vec::new(),
+            seen: BTreeSet::new(),
+        }
+    }
+}
+
+impl Candidate {
+    fn new(topic: usize, wordings: Wordings) -> Candidate {
+        Candidate {
+            topic,
+            wordings,
+            alive: true,
+            told: Vec::new(),
+        }
+    }
+}
+
+impl Guard<'_> {
+    /// Takes what the model said next.
+    pub fn push(&mut self, delta: &str) -> Progress {
+        self.raw.push_str(delta);
+        if self.mode == GuardMode::Off {
+            self.safe = self.raw.len();
+        } else {
+            // The last word may go on.
+            let complete = self.raw.rfind(char::is_whitespace).unwrap_or(0);
+            self.look_at(complete);
+        }
+        Progress {
+            release: self.release(),
+            stop: self.is_lost(),
+        }
+    }
+
+    /// The answer is over: what is left to show, and the whole reply.
+    pub fn finish(mut self) -> (String, Reply) {
+        if self.mode == GuardMode::Off {
+            self.safe = self.raw.len();
+            let rest = self.release();
+            return (rest, self.reply(Verdict::Passed));
+        }
+        self.look_at(self.raw.len());
+        if !self.is_lost() {
+            self.close();
+            self.look_at_the_whole();
+        }
+        let verdict = self.verdict();
+        if verdict != Verdict::Replaced
+            && !(verdict == Verdict::Refused && !self.reasons.is_empty())
+        {
+            self.safe = self.raw.trim_end().len();
+        }
+        let rest = if self.is_lost() {
+            String::new()
+        } else {
+            self.release()
+        };
+        (rest, self.reply(verdict))
+    }
+
+    /// Whether the answer will be replaced.
+    fn is_lost(&self) -> bool {
+        match self.mode {
+            GuardMode::Off => false,
+            GuardMode::Mark => self
+                .reasons
+                .iter()
+                .any(|reason| reason.starts_with("placeholder:")),
+            GuardMode::Replace => !self.reasons.is_empty(),
+        }
+    }
+
+    fn release(&mut self) -> String {
+        if self.safe <= self.shown || self.is_lost() {
+            return String::new();
+        }
+        let piece = &self.raw[self.shown..self.safe];
+        let piece = if self.released.is_empty() {
+            piece.trim_start()
+        } else {
+            piece
+        };
+        let piece = match self.mode {
+            GuardMode::Off => piece.to_string(),
+            _ => self.filled(piece),
+        };
+        self.shown = self.safe;
+        self.released.push_str(&piece);
+        piece
+    }
+
+    fn filled(&self, text: &str) -> String {
+        let office = self
+            .topic()
+            .and_then(|topic| self.assistant.service_of(topic));
+        self.assistant.fill(text, office.map(|(office, _)| office))
+    }
+
+    /// The topic of the answer, or what was understood.
+    fn topic(&self) -> Option<usize> {
+        let alive = self.candidates.iter().find(|candidate| candidate.alive);
+        let alive = alive
+            .map(|candidate| candidate.topic)
+            .filter(|&topic| topic != usize::MAX);
+        alive.or(self.understanding.topics.first().map(|&(topic, _)| topic))
+    }
+
+    /// Looks at the words that are complete before this byte.
+    fn look_at(&mut self, complete: usize) {
+        let from = self.words.last().map_or(0, |word| word.end);
+        if complete <= from {
+            return;
+        }
+        for mut word in words(&self.raw[from..complete]) {
+            word.start += from;
+            word.end += from;
+            self.look_at_word(word);
+            if self.is_lost() {
+                return;
+            }
+        }
+    }
+
+    fn look_at_word(&mut self, word: Word) {
+        if let Some(name) = unknown_placeholder(&word.key, |name| {
+            self.assistant
+                .knowledge
+                .municipality
+                .value(name, None)
+                .is_some()
+        }) {
+            self.reasons.push(format!("placeholder:{name}"));
+            return;
+        }
+        if !self.strange {
+            self.advance(&word);
+        } else if self
+            .words
+            .last()
+            .is_some_and(|last| ends_here(last, &self.raw[word.start..word.end]))
+        {
+            // The strange sentence is whole; this word begins the next.
+            self.judge_sentence();
+            if self.is_lost() {
+                return;
+            }
+            self.begin(&word);
+        }
+        self.words.push(word);
+        if self.mode == GuardMode::Mark {
+            self.safe = self.words.last().map_or(0, |word| word.end);
+        } else if !self.strange {
+            self.let_go();
+        }
+    }
+
+    /// Follows the known sentences by one word.
+    fn advance(&mut self, word: &Word) {
+        if self.words.len() == self.sentence {
+            self.begin(word);
+            return;
+        }
+        let going_on: Vec<Live> = self
+            .live
+            .iter()
+            .filter(|live| {
+                self.known(live)
+                    .get(live.matched)
+                    .is_some_and(|next| *next == word.key)
+            })
+            .map(|live| Live {
+                matched: live.matched + 1,
+                ..*live
+            })
+            .collect();
+        if !going_on.is_empty() {
+            self.live = going_on;
+            self.note_ends(word);
+        } else if !self.ended.is_empty() {
+            self.accept();
+            self.begin(word);
+        } else {
+            self.live.clear();
+            self.strange = true;
+        }
+    }
+
+    /// Begins a sentence with this word.
+    fn begin(&mut self, word: &Word) {
+        self.sentence = self.words.len();
+        self.ended.clear();
+        self.live.clear();
+        for (number, candidate) in self.candidates.iter().enumerate() {
+            let sentences = candidate.wordings.starting_with(&word.key).iter();
+            self.live.extend(sentences.map(|&sentence| Live {
+                candidate: number,
+                sentence,
+                matched: 1,
+            }));
+        }
+        self.strange = self.live.is_empty();
+        self.note_ends(word);
+    }
+
+    fn note_ends(&mut self, word: &Word) {
+        self.ended.clear();
+        if !word.ends_sentence && !word.key.ends_with('}') {
+            return;
+        }
+        for live in &self.live {
+            let candidate = &self.candidates[live.candidate];
+            let sentence = &candidate.wordings.sentences[live.sentence];
+            if sentence.words.len() == live.matched {
+                self.ended.push((live.candidate, sentence.origin));
+            }
+        }
+    }
+
+    fn known(&self, live: &Live) -> &[String] {
+        &self.candidates[live.candidate].wordings.sentences[live.sentence].words
+    }
+
+    /// Takes the known sentence that just ended.
+    fn accept(&mut self) {
+        let ended = std::mem::take(&mut self.ended);
+        self.take(&ended);
+    }
+
+    /// Takes a sentence that stands in these candidates.
+    fn take(&mut self, found: &[(usize, Origin)]) {
+        let text: Vec<&str> = self.words[self.sentence..]
+            .iter()
+            .map(|word| word.key.as_str())
+            .collect();
+        let text = text.join(" ");
+        let tells = found.iter().any(|(_, origin)| origin.is_content());
+        if tells && text.len() > 20 && !self.seen.insert(text) {
+            self.reasons.push("repetition".to_string());
+        }
+        for (number, candidate) in self.candidates.iter_mut().enumerate() {
+            match found.iter().find(|(at, _)| *at == number) {
+                Some(&(_, origin)) => candidate.told.push(origin),
+                None => candidate.alive = false,
+            }
+        }
+        if !self.candidates.iter().any(|candidate| candidate.alive) {
+            self.reasons.push("several_services".to_string());
+        }
+    }
+
+    /// Judges the sentence that began at `self.sentence` and is not known word by word.
+    fn judge_sentence(&mut self) {
+        let Some((first, last)) = self.words.get(self.sentence).zip(self.words.last()) else {
+            return;
+        };
+        let end = last.end;
+        let text = &self.raw[first.start..end];
+        let keys: Vec<String> = self.words[self.sentence..]
+            .iter()
+            .map(|word| word.key.clone())
+            .collect();
+        if let Some(reason) = wrong_address(text, self.understanding.register) {
+            self.reasons.push(reason);
+        }
+        let mut found = Vec::new();
+        let mut against = Vec::new();
+        for (number, candidate) in self.candidates.iter().enumerate() {
+            match judge(&keys, &candidate.wordings) {
+                Ok(origin) => found.push((number, origin)),
+                Err(reasons) if against.is_empty() => against = reasons,
+                Err(_) => {}
+            }
+        }
+        if found.is_empty() {
+            let other = self.assistant.who_says(&keys);
+            self.reasons
+                .extend(other.map(|id| format!("wrong_service:{id}")));
+            self.reasons.extend(against);
+            if self.candidates.is_empty() {
+                self.reasons.push("not_understood".to_string());
+            }
+        } else {
+            self.take(&found);
+            self.safe = end;
+        }
+        self.strange = false;
+    }
+
+    /// The end of the text: is the last sentence whole, and right?
+    fn close(&mut self) {
+        let Some(last) = self.words.last() else {
+            return;
+        };
+        if self.words.len() <= self.sentence {
+            return;
+        }
+        let whole = last.ends_sentence || last.key.ends_with('}');
+        if !self.ended.is_empty() && !self.strange {
+            self.accept();
+            self.safe = self.raw.len();
+        } else if whole {
+            self.judge_sentence();
+        } else {
+            self.reasons.push("no_sentence_end".to_string());
+        }
+        self.sentence = self.words.len();
+    }
+
+    /// What can only be said of the whole answer.
+    fn look_at_the_whole(&mut self) {
+        if self.words.is_empty() {
+            self.reasons.push("empty".to_string());
+            return;
+        }
+        let alive = self.candidates.iter().find(|candidate| candidate.alive);
+        let told: Vec<Origin> = alive
+            .map(|candidate| candidate.told.clone())
+            .unwrap_or_default();
+        if !told.iter().any(|origin| origin.is_content()) {
+            // "Wo steht das?" is answered by the source alone.
+            let is_source = self.understanding.follow_up && told.contains(&Origin::Reference);
+            if !is_source && self.reasons.is_empty() {
+                self.reasons.push("no_answer".to_string());
+            }
+            return;
+        }
+        let intents = &self.understanding.intents;
+        let tells = told.iter().any(|origin| match origin {
+            Origin::Fact(intent) => intents.contains(intent),
+            Origin::Office => intents.contains(&Intent::Where),
+            _ => true,
+        });
+        let is_first = alive.map(|candidate| candidate.topic)
+            == self.understanding.topics.first().map(|&(topic, _)| topic);
+        if !tells && is_first && self.understanding.intent_is_clear {
+            self.reasons.push("other_question".to_string());
+        }
+    }
+
+    /// Lets go of what cannot become wrong any more.
+    fn let_go(&mut self) {
+        // Behind a figure the next word decides; before a denial the figure or verb it denies waits for it.
+        let mut last = self.words.len();
+        while last > self.sentence {
+            let key = &self.words[last - 1].key;
+            let undecided = is_quantity(key) && placeholder(key).is_none()
+                || matches!(
+                    key.as_str(),
+                    "bis" | "ein" | "eine" | "einen" | "einem" | "einer" | "eines"
+                );
+            if !undecided {
+                break;
+            }
+            last -= 1;
+        }
+        let ended = !self.ended.is_empty();
+        if ended {
+            last = self.words.len();
+        } else if self.denial_ahead() {
+            last = last.min(self.words.len() - 1);
+        }
+        if let Some(word) = last.checked_sub(1).and_then(|at| self.words.get(at)) {
+            self.safe = self.safe.max(word.end);
+        }
+    }
+
+    /// Whether a known sentence goes on with a denial within two words.
+    fn denial_ahead(&self) -> bool {
+        self.live.iter().any(|live| {
+            let rest = &self.known(live)[live.matched..];
+            rest.iter().take(2).any(|word| is_denial(word))
+        })
+    }
+
+    fn verdict(&self) -> Verdict {
+        let foreign = self
+            .topic()
+            .is_some_and(|topic| self.assistant.foreign_of(topic).is_some());
+        let refuses =
+            self.understanding.act == Act::Question && (foreign || self.candidates.is_empty());
+        match (self.reasons.is_empty(), self.mode) {
+            (false, GuardMode::Mark) if !self.is_lost() => Verdict::Marked,
+            _ if refuses => Verdict::Refused,
+            (true, _) => Verdict::Passed,
+            (false, _) => Verdict::Replaced,
+        }
+    }
+
+    fn reply(self, verdict: Verdict) -> Reply {
+        let replaced = self.is_lost();
+        let topic = match replaced {
+            true => self.understanding.topics.first().map(|&(topic, _)| topic),
+            false => self.topic(),
+        };
+        let mut intents: Vec<Intent> = Vec::new();
+        if replaced || self.mode == GuardMode::Off {
+            intents.clone_from(&self.understanding.intents);
+        } else if let Some(candidate) = self
+            .candidates
+            .iter()
+            .find(|candidate| Some(candidate.topic) == topic)
+        {
+            for origin in &candidate.told {
+                let intent = match origin {
+                    Origin::Fact(intent) => *intent,
+                    Origin::Office => Intent::Where,
+                    _ => continue,
+                };
+                if !intents.contains(&intent) {
+                    intents.push(intent);
+                }
+            }
+        }
+        let text = match (replaced, self.mode) {
+            (true, _) => self.assistant.reference(&self.understanding),
+            (false, GuardMode::Off) => self.raw.trim().to_string(),
+            (false, _) => self.filled(self.raw.trim()),
+        };
+        let (sources, checked_on) = self.assistant.sources(topic, &intents);
+        let service = topic.and_then(|topic| self.assistant.service_of(topic));
+        Reply {
+            text,
+            released: self.released,
+            model_text: self.raw,
+            verdict,
+            reasons: self.reasons,
+            office: service.map(|(office, _)| self.assistant.contact(office)),
+            service: service.map(|(_, service)| super::assistant::service_ref(service)),
+            intents,
+            sources,
+            checked_on,
+            register: self.understanding.register,
+        }
+    }
+}
+
+/// The placeholder in a word that has no value, or a brace that is not one.
+fn unknown_placeholder(key: &str, is_known: impl Fn(&str) -> bool) -> Option<String> {
+    if !key.contains(['{', '}']) {
+        return None;
+    }
+    match placeholder(key) {
+        Some(name) if is_known(name) && key.matches(['{', '}']).count() == 2 => None,
+        Some(name) => Some(name.to_string()),
+        None => Some(key.to_string()),
+    }
+}
+
+/// Whether a sentence ends between these two words.
+fn ends_here(last: &Word, next: &str) -> bool {
+    let begins = next
+        .trim_start_matches(['„', '"', '(', '»'])
+        .starts_with(char::is_uppercase);
+    let number = last.key.chars().all(|c| c.is_ascii_digit());
+    let abbreviation = [
+        "abs", "nr", "bzw", "usw", "ggf", "art", "st", "dr", "ca", "z", "b", "d", "h", "bgbl",
+    ];
+    last.ends_sentence && begins && !number && !abbreviation.contains(&last.key.as_str())
+}
+
+/// What is said against the form of address of a sentence.
+fn wrong_address(sentence: &str, register: Register) -> Option<String> {
+    let wrong = match (address(sentence)?, register) {
+        (Address::Du(word), Register::Sie | Register::Neutral) => word,
+        (Address::Sie(word), Register::Du) => word,
+        _ => return None,
+    };
+    Some(format!("address:{wrong}"))
+}

@@ -1,0 +1,29 @@
+//! What stands between a citizen and the model: understanding what is asked, the prompt, and a guard that lets nothing out
+//! which the knowledge base does not say.
+//!
+//! - [`understand`](Assistant::understand) finds service, intent and form of address of a question ([`retrieval`] is the search
+//!   behind it);
+//! - [`prompt`](Assistant::prompt) lays the conversation out as the model was trained;
+//! - [`guard`](Assistant::guard) watches one answer while it is generated and fills in the city's own values;
+//! - [`session`] is a conversation with a model in one place.
+
+mod assistant;
+mod courtesy;
+mod guard;
+mod intents;
+mod judge;
+mod prompt;
+mod reference;
+mod reply;
+mod retrieval;
+pub mod session;
+mod spelling;
+mod understanding;
+mod wordings;
+mod words;
+
+pub use crate::dataset::Register;
+pub use assistant::{Assistant, OfficeContact, OfficeRef, ServiceRef};
+pub use guard::{Guard, Progress};
+pub use reply::{GuardMode, Reply, Role, Turn, Verdict};
+pub use understanding::{OutOfRemitRef, Understanding};

@@ -1,0 +1,141 @@
+//! The knowledge base's own answer: what is shown where the model's is wrong, and what it is compared with.
+
+use super::courtesy::Act;
+use super::wordings::{allowed, keys};
+use super::{Assistant, Register, Understanding};
+use crate::knowledge::{Intent, Phrases};
+
+/// What is said where the knowledge base has nothing to say.
+const NOT_UNDERSTOOD: &str = "Das ist leider noch nicht klar geworden. Hilfreich ist eine kurze Frage, zum Beispiel nach einem Ausweis, einer Gebühr oder einem Termin.";
+/// What is said to a greeting where the knowledge base has no answer for it.
+const GREETED: &str = "Eine Frage zu den Leistungen der Stadtverwaltung wird gern beantwortet.";
+
+impl Assistant {
+    /// The knowledge base's own answer to what was understood, placeholders filled, in the right form of address.
+    pub fn reference(&self, understanding: &Understanding) -> String {
+        let phrases = &self.knowledge.phrases;
+        let register = understanding.register;
+        let topic = understanding.topics.first().map(|&(topic, _)| topic);
+        if understanding.act == Act::Thanks {
+            let thanks = first(&phrases.thanks_answer, register, "Gern geschehen.");
+            return self.fill(thanks, None);
+        }
+        if understanding.act == Act::Greeting {
+            let greeting = first(&phrases.greeting_back, register, "Guten Tag!");
+            let rest = topic.and_then(|topic| self.foreign_of(topic));
+            let rest = rest.map_or(GREETED, |request| &request.answer);
+            return self.fill(&format!("{greeting} {rest}"), None);
+        }
+        let Some(topic) = topic else {
+            return NOT_UNDERSTOOD.to_string();
+        };
+        if let Some(request) = self.foreign_of(topic) {
+            return self.fill(&request.answer, None);
+        }
+        let Some((office, service)) = self.service_of(topic) else {
+            return NOT_UNDERSTOOD.to_string();
+        };
+        let mut sentences: Vec<&str> = Vec::new();
+        for (number, intent) in understanding.intents.iter().enumerate() {
+            if let Some(fact) = service.facts.get(intent) {
+                sentences.push(if number == 0 { &fact.text } else { &fact.short });
+            }
+        }
+        if sentences.is_empty() {
+            sentences.extend(
+                service
+                    .facts
+                    .get(&Intent::What)
+                    .or(service.facts.values().next())
+                    .map(|fact| fact.text.as_str()),
+            );
+        }
+        if let Some(offer) = offer(phrases, register) {
+            sentences.push(offer);
+        }
+        self.fill(&sentences.join(" "), Some(office))
+    }
+
+    /// Legal sources of these sides of a topic and the day at which they were checked.
+    pub(super) fn sources(
+        &self,
+        topic: Option<usize>,
+        intents: &[Intent],
+    ) -> (Vec<String>, Option<String>) {
+        let Some((_, service)) = topic.and_then(|topic| self.service_of(topic)) else {
+            return (Vec::new(), None);
+        };
+        let mut sources: Vec<String> = Vec::new();
+        for fact in intents
+            .iter()
+            .filter_map(|intent| service.facts.get(intent))
+        {
+            for source in &fact.sources {
+                if !sources
+                    .iter()
+                    .any(|known| known.as_str() == source.as_str())
+                {
+                    sources.push(source.to_string());
+                }
+            }
+        }
+        (
+            sources,
+            service.checked_on.as_ref().map(ToString::to_string),
+        )
+    }
+
+    /// The service or request whose answer holds exactly this sentence.
+    pub(super) fn who_says(&self, sentence: &[String]) -> Option<String> {
+        if sentence.len() < 4 {
+            return None;
+        }
+        let holds = |text: &str| {
+            crate::dataset::bodies::sentences(text)
+                .into_iter()
+                .any(|known| keys(known) == sentence)
+        };
+        let services = self
+            .knowledge
+            .offices
+            .iter()
+            .flat_map(|office| &office.services);
+        for service in services {
+            if service
+                .facts
+                .values()
+                .any(|fact| holds(&fact.text) || holds(&fact.short))
+            {
+                return Some(service.id.to_string());
+            }
+        }
+        let requests = &self.knowledge.out_of_remit.requests;
+        requests
+            .iter()
+            .find(|request| holds(&request.answer))
+            .map(|request| request.id.to_string())
+    }
+}
+
+/// The offer of further help, where somebody is addressed.
+fn offer(phrases: &Phrases, register: Register) -> Option<&str> {
+    let list = &phrases.answer_closing;
+    match register {
+        Register::Sie => list.sie.first().map(|phrase| phrase.as_str()),
+        Register::Du => list.du.first().map(|phrase| phrase.as_str()),
+        Register::Neutral => None,
+    }
+}
+
+fn first<'p>(
+    list: &'p crate::knowledge::PhraseList,
+    register: Register,
+    otherwise: &'static str,
+) -> &'p str {
+    let neutral = list.neutral.first().map(|phrase| phrase.as_str());
+    let found = match register {
+        Register::Neutral => neutral,
+        _ => allowed(list, register).next(),
+    };
+    found.unwrap_or(otherwise)
+}

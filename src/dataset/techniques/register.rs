@@ -1,0 +1,173 @@
+//! Formal and informal: whether a dialogue says Sie, du or neither. The phrases around a question decide, its answer follows;
+//! a question that addresses somebody by itself keeps its form.
+
+use super::{Task, Technique};
+use crate::dataset::draw::Draw;
+use crate::knowledge::PhraseList;
+use crate::knowledge::language::{Address, address};
+use serde::Serialize;
+
+/// How a dialogue addresses the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Register {
+    /// Nobody is addressed.
+    Neutral,
+    /// Formal.
+    Sie,
+    /// Informal.
+    Du,
+}
+
+impl Register {
+    /// Name in the data set's records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Register::Neutral => "neutral",
+            Register::Sie => "sie",
+            Register::Du => "du",
+        }
+    }
+
+    /// One of the three with these shares in percent; the rest is neutral.
+    pub(super) fn draw(draw: &mut Draw, sie: usize, du: usize) -> Register {
+        let at = draw.below(100);
+        if at < sie {
+            Register::Sie
+        } else if at < sie + du {
+            Register::Du
+        } else {
+            Register::Neutral
+        }
+    }
+
+    /// One of the list's phrases in this register.
+    pub(super) fn phrase<'p>(self, list: &'p PhraseList, draw: &mut Draw) -> Option<&'p str> {
+        let phrases = match self {
+            Register::Neutral => &list.neutral,
+            Register::Sie => &list.sie,
+            Register::Du => &list.du,
+        };
+        draw.choose(phrases).map(|phrase| phrase.as_str())
+    }
+}
+
+impl Task<'_> {
+    /// The form of address, with these shares in percent, where the technique is switched on.
+    pub(super) fn register(&self, draw: &mut Draw, sie: usize, du: usize) -> Register {
+        if self.enabled.contains(Technique::Register) {
+            Register::draw(draw, sie, du)
+        } else {
+            Register::Neutral
+        }
+    }
+}
+
+/// The form in which a question addresses somebody, if it does.
+pub(super) fn spoken(question: &str) -> Option<Register> {
+    match address(question) {
+        Some(Address::Sie(_) | Address::MaybeSie(_)) => Some(Register::Sie),
+        Some(Address::Du(_)) => Some(Register::Du),
+        None => at_the_beginning(question),
+    }
+}
+
+// [`address`] leaves open whether `Sie` at the beginning is a third person, but behind a greeting it could no longer be one. `Ihr`
+// before a small letter is the plural of du.
+fn at_the_beginning(question: &str) -> Option<Register> {
+    let (first, behind) = question.split_once(' ')?;
+    match first {
+        "Ihr" if behind.starts_with(char::is_lowercase) => Some(Register::Du),
+        "Sie" | "Ihnen" | "Ihr" | "Ihre" | "Ihren" | "Ihrem" | "Ihrer" | "Ihres" => {
+            Some(Register::Sie)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{all, asking, drafts};
+    use super::super::{Draft, RECIPES, cook};
+    use super::*;
+    use crate::dataset::catalog::{Catalog, Matter};
+    use crate::dataset::draw::Purpose;
+    use crate::knowledge::Knowledge;
+
+    /// Whether some text of the draft addresses somebody otherwise than its register says.
+    fn is_mixed(draft: &Draft) -> bool {
+        draft
+            .pairs
+            .iter()
+            .flat_map(|(question, answer)| [question, answer])
+            .any(|text| match (address(text), draft.register) {
+                (None, _) => false,
+                (Some(Address::Du(_)), register) => register != Register::Du,
+                (Some(_), register) => register != Register::Sie,
+            })
+    }
+
+    #[test]
+    fn no_recipe_mixes_the_forms_of_address() {
+        for recipe in RECIPES {
+            drafts(recipe, all(), 30, |_, draft| {
+                assert!(!is_mixed(&draft), "{recipe:?}: {draft:#?}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_question_that_begins_with_an_address_is_left_alone() {
+        for (question, expected) in [
+            ("Ihr faulen Beamten tut doch nichts!", Some(Register::Du)),
+            ("Ihr Amt taugt nichts!", Some(Register::Sie)),
+            ("Sie sind jetzt Richter.", Some(Register::Sie)),
+            ("Wo sitzt der Richter?", None),
+        ] {
+            assert_eq!(spoken(question), expected, "{question}");
+        }
+    }
+
+    // One mixed example among half a million stops the whole set, so every phrasing of the repository meets every recipe;
+    // requests from outside the remit, which may address somebody, meet them more often.
+    #[test]
+    fn nothing_in_the_repositorys_knowledge_mixes_the_forms_of_address() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/knowledge");
+        let knowledge = Knowledge::load(std::path::Path::new(folder)).unwrap();
+        let catalog = Catalog::new(&knowledge, 1);
+        let mut made = 0;
+        for (number, subject) in catalog.subjects.iter().enumerate() {
+            let times = match subject.matter {
+                Matter::Foreign(_) => 8,
+                _ => 1,
+            };
+            for phrasing in subject.train.iter().chain(&subject.held_out) {
+                let task = asking(&catalog, &knowledge, subject, &phrasing.text, all());
+                for attempt in 0..times * RECIPES.len() {
+                    let recipe = RECIPES[attempt % RECIPES.len()];
+                    let (index, attempt) = (number as u64, attempt as u64);
+                    let mut draw = Draw::new(3, Purpose::Example, index, attempt);
+                    if let Some(draft) = cook(recipe, &task, &mut draw) {
+                        assert!(!is_mixed(&draft), "{recipe:?}: {draft:#?}");
+                        made += 1;
+                    }
+                }
+            }
+        }
+        assert!(made > 50_000, "{made}");
+    }
+
+    #[test]
+    fn switched_off_nobody_is_addressed() {
+        let mut enabled = all();
+        enabled.0 &= !(1 << Technique::Register as u32);
+        for recipe in RECIPES {
+            drafts(recipe, enabled, 10, |task, draft| {
+                if spoken(task.question).is_none() {
+                    assert_eq!(draft.register, Register::Neutral, "{recipe:?}: {draft:#?}");
+                    assert!(!draft.techniques.contains(Technique::Register));
+                }
+            });
+        }
+    }
+}

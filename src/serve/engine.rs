@@ -1,0 +1,205 @@
+//! The model's own thread: takes requests from a bounded queue into the batch and sends each its tokens. Handlers know the
+//! model only through [`Queue`].
+
+use super::log;
+use super::metrics::Metrics;
+use crate::generate::{Batch, BatchEvent, Finish, GenerateSettings, TextId};
+use crate::ops::Device;
+use anyhow::Result;
+use serde_json::json;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Condvar, Mutex, MutexGuard};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// One text to continue. Whoever drops the receiver of `events` gives it up.
+pub(super) struct Job {
+    pub prompt: Vec<u32>,
+    pub settings: GenerateSettings,
+    /// Holds at most the answer's tokens, so it needs no bound of its own.
+    pub events: UnboundedSender<JobEvent>,
+}
+
+/// What becomes of a job.
+#[derive(Debug)]
+pub(super) enum JobEvent {
+    /// The next token.
+    Token(u32),
+    /// No more tokens.
+    Finished(Finish),
+    /// The model failed on this text.
+    Failed,
+}
+
+/// Why a job was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// This many are waiting already.
+    Full(usize),
+    /// The server stops.
+    Closed,
+}
+
+/// Where jobs wait. Bounded: a request that would wait for long is better told so at once.
+pub(super) struct Queue {
+    state: Mutex<Waiting>,
+    changed: Condvar,
+    capacity: usize,
+}
+
+struct Waiting {
+    jobs: VecDeque<Job>,
+    closed: bool,
+    /// Jobs under way are given up, too.
+    aborted: bool,
+}
+
+impl Queue {
+    /// For up to `capacity` waiting jobs.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            state: Mutex::new(Waiting {
+                jobs: VecDeque::new(),
+                closed: false,
+                aborted: false,
+            }),
+            changed: Condvar::new(),
+            capacity,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Puts a job at the end.
+    ///
+    /// # Errors
+    /// Where the queue is full or closed.
+    pub fn submit(&self, job: Job) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Refusal::Closed);
+        }
+        // Those who went away do not count.
+        state.jobs.retain(|job| !job.events.is_closed());
+        if state.jobs.len() >= self.capacity {
+            return Err(Refusal::Full(state.jobs.len()));
+        }
+        state.jobs.push_back(job);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Jobs that wait.
+    pub fn waiting(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// Takes no more jobs; the thread ends when it has nothing left to do, or at once with `abort`.
+    pub fn close(&self, abort: bool) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.aborted |= abort;
+        self.changed.notify_one();
+    }
+
+    /// The next job. Waits for one where `idle`; `None`: there is none now, or never again.
+    fn next(&self, idle: bool) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.aborted {
+                return None;
+            }
+            while let Some(job) = state.jobs.pop_front() {
+                if !job.events.is_closed() {
+                    return Some(job);
+                }
+            }
+            if !idle || state.closed {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+}
+
+/// Works until the queue is closed and everything in it done. On an error of the device the queue is closed and everybody
+/// told.
+pub(super) fn run<D: Device>(
+    batch: &mut Batch<'_, D>,
+    queue: &Queue,
+    metrics: &Metrics,
+) -> Result<()> {
+    let mut running: HashMap<TextId, UnboundedSender<JobEvent>> = HashMap::new();
+    loop {
+        while batch.has_room() {
+            let Some(job) = queue.next(batch.is_empty()) else {
+                break;
+            };
+            // The handler checked what it sends, so this is rare: no memory for a cache, say.
+            match batch.join(&job.prompt, &job.settings) {
+                Ok(id) => drop(running.insert(id, job.events)),
+                Err(error) => fail(&job.events, &error),
+            }
+        }
+        if queue.lock().aborted || batch.is_empty() {
+            return Ok(());
+        }
+        running.retain(|&id, events| {
+            let wanted = !events.is_closed();
+            if !wanted {
+                batch.leave(id);
+            }
+            wanted
+        });
+        metrics.running.store(batch.len() as u64, Ordering::Relaxed);
+        let events = match batch.step() {
+            Ok(events) => events,
+            Err(error) => {
+                queue.close(true);
+                running.values().for_each(|events| fail(events, &error));
+                return Err(error);
+            }
+        };
+        for event in events {
+            tell(&mut running, event);
+        }
+        metrics.running.store(batch.len() as u64, Ordering::Relaxed);
+    }
+}
+
+fn tell(running: &mut HashMap<TextId, UnboundedSender<JobEvent>>, event: BatchEvent) {
+    // A receiver that is gone is noticed before the next step.
+    match event {
+        BatchEvent::Token(id, token) => {
+            if let Some(events) = running.get(&id) {
+                let _ = events.send(JobEvent::Token(token));
+            }
+        }
+        BatchEvent::Finished(id, finish) => {
+            if let Some(events) = running.remove(&id) {
+                let _ = events.send(JobEvent::Finished(finish));
+            }
+        }
+        BatchEvent::Failed(id, error) => {
+            if let Some(events) = running.remove(&id) {
+                fail(&events, &error);
+            }
+        }
+    }
+}
+
+fn fail(events: &UnboundedSender<JobEvent>, error: &anyhow::Error) {
+    log::event(
+        "error",
+        "model_failed",
+        json!({"reason": format!("{error:#}")}),
+    );
+    let _ = events.send(JobEvent::Failed);
+}

@@ -1,0 +1,90 @@
+//! What all handlers share.
+
+use super::engine::Queue;
+use super::log::{ConversationLog, unix_seconds};
+use super::metrics::Metrics;
+use super::rate::RateLimit;
+use super::settings::Settings;
+use crate::answer::Assistant;
+use crate::tokenizer::Tokenizer;
+use anyhow::Result;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+use tokio::sync::watch;
+
+/// One server's state.
+pub(super) struct State {
+    pub settings: Settings,
+    pub assistant: Assistant,
+    pub tokenizer: Tokenizer,
+    pub queue: Arc<Queue>,
+    pub metrics: Arc<Metrics>,
+    pub rate: RateLimit,
+    pub conversations: Option<ConversationLog>,
+    /// Tokens of prompt and answer together at most.
+    pub context: usize,
+    /// True from the signal to stop on.
+    pub stopping: watch::Sender<bool>,
+    /// When the server started, in seconds since 1970.
+    pub started: u64,
+    /// Keyed by the system's random numbers, so that ids and seeds cannot be guessed.
+    random: RandomState,
+    drawn: AtomicU64,
+}
+
+impl State {
+    /// # Errors
+    /// If the settings are out of range or the conversation file cannot be opened.
+    pub fn new(
+        settings: Settings,
+        assistant: Assistant,
+        tokenizer: Tokenizer,
+        context: usize,
+    ) -> Result<Self> {
+        settings.validate()?;
+        Ok(Self {
+            queue: Arc::new(Queue::new(settings.queue)),
+            metrics: Arc::new(Metrics::new()),
+            rate: RateLimit::new(settings.rate_limit),
+            conversations: settings
+                .conversations
+                .as_deref()
+                .map(ConversationLog::open)
+                .transpose()?,
+            stopping: watch::Sender::new(false),
+            started: unix_seconds(SystemTime::now()),
+            random: RandomState::new(),
+            drawn: AtomicU64::new(0),
+            settings,
+            assistant,
+            tokenizer,
+            context,
+        })
+    }
+
+    /// Whether the server is about to stop.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// A number that nobody can foresee.
+    pub fn random(&self) -> u64 {
+        self.random
+            .hash_one(self.drawn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// What citizens are told, wherever they ask from (EU AI Act, Article 50).
+    pub fn notice(&self) -> String {
+        let kept = match self.conversations {
+            Some(_) => {
+                "Ihre Fragen und die Antworten werden gespeichert. Bitte geben Sie keine persönlichen Daten ein."
+            }
+            None => "Ihre Fragen und die Antworten werden nicht gespeichert.",
+        };
+        format!(
+            "Sie schreiben mit einer Maschine. Ein Computerprogramm (künstliche Intelligenz) erzeugt die Antworten; sie können Fehler enthalten. Verbindlich ist nur, was das Amt Ihnen mitteilt. {kept}"
+        )
+    }
+}

@@ -1,0 +1,263 @@
+//! A batch of texts gives each what it gets alone.
+
+use crate::formats::{fixture, integers, upload};
+use muni_engine::formats::load_folder;
+use muni_engine::generate::batch::MAX_TEXTS;
+use muni_engine::generate::{
+    Batch, BatchEvent, Finish, GenerateSettings, Generator, SamplingSettings, TextId,
+};
+use muni_engine::model::{KvCache, Model, Workspace};
+use muni_engine::ops::cpu::CpuDevice;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+fn model_of(device: &CpuDevice, name: &str) -> Model<CpuDevice> {
+    upload(device, load_folder(&fixture(name)).unwrap())
+}
+
+/// Prompts and settings that differ in everything: length, temperature, limits, end tokens.
+fn requests(count: u32) -> Vec<(Vec<u32>, GenerateSettings)> {
+    (0..count)
+        .map(|i| {
+            let prompt = (0..1 + i * 7 % 50).map(|t| (t * t + i) % 97).collect();
+            let settings = GenerateSettings {
+                sampling: SamplingSettings {
+                    temperature: (i % 3) as f32 * 0.5,
+                    top_p: if i % 4 == 1 { 0.8 } else { 1.0 },
+                    repetition_penalty: if i % 5 == 2 { 1.3 } else { 1.0 },
+                    seed: u64::from(i),
+                    ..SamplingSettings::default()
+                },
+                max_new_tokens: (i % 6 != 0).then_some(1 + i as usize % 9),
+                end_token: (i % 2 == 0).then_some(i),
+                ..GenerateSettings::default()
+            };
+            (prompt, settings)
+        })
+        .collect()
+}
+
+/// What a generator of its own makes of a request: the tokens that the callback sees, and why they end.
+fn alone(
+    device: &CpuDevice,
+    model: &Model<CpuDevice>,
+    request: &(Vec<u32>, GenerateSettings),
+) -> (Vec<u32>, Finish) {
+    let mut tokens = Vec::new();
+    let output = Generator::new(device, model)
+        .unwrap()
+        .generate_ids(&request.0, &request.1, &mut |token| {
+            tokens.push(token);
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+    (tokens, output.finish)
+}
+
+/// Runs a batch in which a request joins whenever there is room.
+fn together(
+    device: &CpuDevice,
+    model: &Model<CpuDevice>,
+    requests: &[(Vec<u32>, GenerateSettings)],
+    max_texts: usize,
+) -> Vec<(Vec<u32>, Finish)> {
+    let mut batch = Batch::new(device, model, max_texts).unwrap();
+    let mut waiting = requests.iter().enumerate();
+    let mut running: BTreeMap<TextId, (usize, Vec<u32>)> = BTreeMap::new();
+    let mut done = BTreeMap::new();
+    while done.len() < requests.len() {
+        while batch.has_room() {
+            let Some((index, (prompt, settings))) = waiting.next() else {
+                break;
+            };
+            let id = batch.join(prompt, settings).unwrap();
+            running.insert(id, (index, Vec::new()));
+        }
+        assert!(batch.len() <= max_texts && !batch.is_empty());
+        for event in batch.step().unwrap() {
+            match event {
+                BatchEvent::Token(id, token) => running.get_mut(&id).unwrap().1.push(token),
+                BatchEvent::Finished(id, finish) => {
+                    let (index, tokens) = running.remove(&id).unwrap();
+                    done.insert(index, (tokens, finish));
+                }
+                BatchEvent::Failed(id, error) => panic!("{id:?}: {error:#}"),
+            }
+        }
+    }
+    assert!(batch.is_empty() && running.is_empty());
+    done.into_values().collect()
+}
+
+#[test]
+fn every_text_of_a_batch_is_what_it_is_alone() {
+    let device = CpuDevice::new();
+    for name in ["gqa", "mha"] {
+        let model = model_of(&device, name);
+        let requests = requests(30);
+        let expected: Vec<_> = requests.iter().map(|r| alone(&device, &model, r)).collect();
+        for max_texts in [1, 3, 8, MAX_TEXTS] {
+            let found = together(&device, &model, &requests, max_texts);
+            assert_eq!(found, expected, "{name}, {max_texts} at once");
+        }
+    }
+}
+
+#[test]
+fn a_pass_over_many_texts_has_the_bits_of_each_alone() {
+    let device = CpuDevice::new();
+    let model = model_of(&device, "gqa");
+    let config = &model.config;
+    let mut workspace = Workspace::for_inference(&device, config, MAX_TEXTS, 1, 1)
+        .unwrap()
+        .with_texts(&device, MAX_TEXTS)
+        .unwrap();
+    let read = |count: usize, workspace: &mut Workspace<CpuDevice>| -> Vec<KvCache<CpuDevice>> {
+        (0..count as u32)
+            .map(|i| {
+                let mut cache = KvCache::new(&device, config, 40).unwrap();
+                let prompt: Vec<u32> = (0..=i % 37).map(|t| (t * 5 + i) % 131).collect();
+                model
+                    .forward_cached(&device, &prompt, &mut cache, workspace)
+                    .unwrap();
+                cache
+            })
+            .collect()
+    };
+    for count in [1, 2, 5, 8, MAX_TEXTS] {
+        let tokens: Vec<u32> = (0..count as u32).map(|i| i * 11 % 131).collect();
+        let mut caches = read(count, &mut workspace);
+        let mut refs: Vec<_> = caches.iter_mut().collect();
+        let together = model
+            .forward_texts(&device, &tokens, &mut refs, &mut workspace)
+            .unwrap();
+        let mut caches = read(count, &mut workspace);
+        for (i, cache) in caches.iter_mut().enumerate() {
+            let alone = model
+                .forward_cached(&device, &tokens[i..=i], cache, &mut workspace)
+                .unwrap();
+            let row = &together[i * config.vocab_size..][..config.vocab_size];
+            let same = row
+                .iter()
+                .zip(&alone)
+                .all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "text {i} of {count}");
+        }
+    }
+}
+
+#[test]
+fn a_prompt_has_the_same_bits_however_it_is_cut() {
+    let device = CpuDevice::new();
+    let model = model_of(&device, "gqa");
+    let prompt: Vec<u32> = (0..60).map(|t| t * 3 % 131).collect();
+    let logits = |pieces: &[usize]| {
+        let mut workspace = Workspace::for_inference(&device, &model.config, 64, 1, 1).unwrap();
+        let mut cache = KvCache::new(&device, &model.config, 64).unwrap();
+        let mut rest = &prompt[..];
+        let mut logits = Vec::new();
+        for &piece in pieces {
+            let (now, later) = rest.split_at(piece);
+            logits = model
+                .forward_cached(&device, now, &mut cache, &mut workspace)
+                .unwrap();
+            rest = later;
+        }
+        logits.iter().map(|l| l.to_bits()).collect::<Vec<_>>()
+    };
+    let whole = logits(&[60]);
+    for pieces in [&[1, 59][..], &[30, 30], &[59, 1], &[3, 5, 7, 11, 34]] {
+        assert_eq!(logits(pieces), whole, "{pieces:?}");
+    }
+}
+
+#[test]
+fn a_text_that_leaves_changes_nobody_and_makes_room() {
+    let device = CpuDevice::new();
+    let model = model_of(&device, "gqa");
+    let greedy = GenerateSettings {
+        max_new_tokens: Some(12),
+        ..GenerateSettings::default()
+    };
+    let prompt = integers(
+        &fixture("gqa").join("oracle.safetensors"),
+        "generate.prompt",
+    );
+    let expected = alone(&device, &model, &(prompt.clone(), greedy.clone()));
+    let mut batch = Batch::new(&device, &model, 2).unwrap();
+    let stays = batch.join(&prompt, &greedy).unwrap();
+    let leaves = batch.join(&[9, 8, 7], &greedy).unwrap();
+    assert!(!batch.has_room());
+    let error = batch.join(&[1], &greedy).unwrap_err().to_string();
+    assert!(error.contains("full with 2"), "{error}");
+    let mut tokens = Vec::new();
+    for step in 0.. {
+        if step == 4 {
+            batch.leave(leaves);
+            batch.leave(leaves);
+            assert!(batch.has_room());
+            // The one that joins gets the cache of the one that left.
+            batch.join(&[5], &greedy).unwrap();
+        }
+        let mut finished = None;
+        for event in batch.step().unwrap() {
+            match event {
+                BatchEvent::Token(id, token) if id == stays => tokens.push(token),
+                BatchEvent::Finished(id, finish) if id == stays => finished = Some(finish),
+                BatchEvent::Token(id, _) => assert!(id != leaves || step < 4),
+                BatchEvent::Finished(..) => {}
+                BatchEvent::Failed(_, error) => panic!("{error:#}"),
+            }
+        }
+        if let Some(finish) = finished {
+            assert_eq!((tokens, finish), expected);
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_cannot_join_is_an_error_and_a_damaged_model_fails_text_by_text() {
+    let device = CpuDevice::new();
+    let mut model = model_of(&device, "gqa");
+    for max_texts in [0, MAX_TEXTS + 1] {
+        assert!(Batch::new(&device, &model, max_texts).is_err());
+    }
+    let greedy = GenerateSettings::default();
+    let mut batch = Batch::new(&device, &model, 4).unwrap();
+    for (prompt, part) in [
+        (vec![], "empty"),
+        (vec![1; 64], "context of 64"),
+        (vec![3, 131], "token 131"),
+    ] {
+        let error = batch.join(&prompt, &greedy).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let none = GenerateSettings {
+        max_new_tokens: Some(0),
+        ..greedy.clone()
+    };
+    assert!(batch.join(&[1], &none).is_err());
+    let hot = GenerateSettings {
+        sampling: SamplingSettings {
+            temperature: -1.0,
+            ..SamplingSettings::default()
+        },
+        ..greedy.clone()
+    };
+    assert!(batch.join(&[1], &hot).is_err());
+    assert!(batch.is_empty() && batch.step().unwrap().is_empty());
+
+    // A damaged embedding shows in the logits: the texts fail, each with the reason, and leave.
+    model.parameters.values[0][7] = f32::NAN;
+    let mut batch = Batch::new(&device, &model, 4).unwrap();
+    batch.join(&[1, 2], &greedy).unwrap();
+    batch.join(&[3], &greedy).unwrap();
+    let events = batch.step().unwrap();
+    let failed = events
+        .iter()
+        .filter(|event| matches!(event, BatchEvent::Failed(_, error) if error.to_string().contains("NaN")))
+        .count();
+    assert_eq!((events.len(), failed), (2, 2), "{events:?}");
+    assert!(batch.is_empty());
+}
