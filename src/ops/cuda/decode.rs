@@ -74,7 +74,7 @@ pub(super) fn attention_texts<E: Element>(
 /// Rows `first_row..first_row + count` of `qkv` and `out`, which take positions from `past` on.
 #[allow(clippy::too_many_arguments)]
 fn cached<E: Element>(
-    op: &str,
+    op: &'static str,
     device: &CudaDevice<E>,
     qkv: &DeviceBuffer<E>,
     first_row: usize,
