@@ -226,7 +226,9 @@ impl Tiny {
         let mut command = Command::new(env!("CARGO_BIN_EXE_muni-engine"));
         command.current_dir(self.path()).args(arguments);
         // Named, so that a card in the machine changes nothing.
-        command.args(["--device", "cpu"]);
+        if !arguments.contains(&"--device") {
+            command.args(["--device", "cpu"]);
+        }
         command
     }
 

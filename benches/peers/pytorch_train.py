@@ -154,19 +154,18 @@ def make_step(arguments):
         """Token ids and positions [rows, length], attention mask, counted targets, their places (None: all), number of tokens."""
         if file is None:
             tokens = torch.randint(0, VOCAB_SIZE, (arguments.batch_size, arguments.max_length + 1), generator=generator)
-            tokens = tokens.to(device, non_blocking=True)
             return tokens[:, :-1], None, None, tokens[:, 1:].reshape(-1), None, tokens[:, 1:].numel()
         batch = json.loads(file.readline())
-        packed = packed_batch(batch, arguments.max_length if arguments.layout == "rows" else len(batch["tokens"]))
-        return *(part.to(device, non_blocking=True) for part in packed[:5]), packed[5]
+        return packed_batch(batch, arguments.max_length if arguments.layout == "rows" else len(batch["tokens"]))
 
     def step(batches):
         optimizer.zero_grad(set_to_none=True)
         all_counted = sum(len(batch[3]) for batch in batches)
         total, tokens = 0.0, 0
-        for inputs, positions, mask, targets, counted, count in batches:
+        for *tensors, count in batches:
+            tensors = [None if tensor is None else tensor.to(device, non_blocking=True) for tensor in tensors]
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                token_loss, balance = run(inputs, positions, mask, targets, counted)
+                token_loss, balance = run(*tensors)
             scaler.scale(token_loss / all_counted + balance / arguments.accumulation).backward()
             total = total + token_loss.detach() / all_counted
             tokens += count

@@ -136,7 +136,7 @@ fn cached<E: Element>(
 /// where `inputs` is a multiple of 8, x and weight begin at multiples of 16 bytes.
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn gemv<E: Element>(
-    op: &str,
+    op: &'static str,
     device: &CudaDevice<E>,
     x: Ptr<E>,
     weight: Ptr<E>,
@@ -150,6 +150,14 @@ pub(super) unsafe fn gemv<E: Element>(
         rows <= GEMV_ROWS,
         "{op}: {rows} rows, this product is for at most {GEMV_ROWS}"
     );
+    let added = if residual.is_some() {
+        rows * outputs
+    } else {
+        0
+    };
+    let read = 2 * (rows * inputs + outputs * inputs + added);
+    device.driver().operation(op, read + 2 * rows * outputs);
+    device.driver().moves(read, 2 * rows * outputs);
     // SAFETY: the caller's promise is the kernel's contract.
     unsafe {
         kernels::gemv::<E>(
@@ -188,6 +196,9 @@ pub(super) fn logits<E: Element>(
     let x = x.read(op, "x", &[first_row.saturating_add(rows), hidden])?;
     let table = table.read(op, "table", &[vocab, hidden])?;
     let logits = logits.write(op, "logits", &[rows, vocab])?;
+    let (read, written) = (2 * (rows + vocab) * hidden, 4 * rows * vocab);
+    device.driver().operation(op, read + written);
+    device.driver().moves(read, written);
     // SAFETY: the buffers are as long as the kernel's contract says; a row begins at a multiple of 16 bytes where `hidden` is one
     // of 8.
     unsafe {
