@@ -271,15 +271,17 @@ impl<D: Device> Parameters<D> {
             found == expected,
             "the parameters have {found:?} values, expected {expected:?} for this configuration"
         );
-        let values = specs
-            .iter()
-            .zip(fused)
-            .map(|(spec, values)| {
-                device
-                    .adopt_float(values)
-                    .with_context(|| format!("parameter {}", spec.name))
-            })
-            .collect::<Result<_>>()?;
+        let values = allocating(device, MemoryClass::Weights, || {
+            specs
+                .iter()
+                .zip(fused)
+                .map(|(spec, values)| {
+                    device
+                        .adopt_float(values)
+                        .with_context(|| format!("parameter {}", spec.name))
+                })
+                .collect::<Result<_>>()
+        })?;
         Ok(Self { specs, values })
     }
 

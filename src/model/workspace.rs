@@ -279,7 +279,8 @@ impl<D: Device> Workspace<D> {
             (1..=most).contains(&texts),
             "steps of {texts} texts were asked for, expected 1 to {most}, the tokens of this workspace"
         );
-        self.last_logits = device.zeros_single(texts * self.config.vocab_size)?;
+        let logits = texts * self.config.vocab_size;
+        self.last_logits = allocating(device, MemoryClass::Cache, || device.zeros_single(logits))?;
         self.max_logit_rows = texts;
         Ok(self)
     }
