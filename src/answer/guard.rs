@@ -150,9 +150,7 @@ impl Guard<'_> {
             self.look_at_the_whole();
         }
         let verdict = self.verdict();
-        if verdict != Verdict::Replaced
-            && !(verdict == Verdict::Refused && !self.reasons.is_empty())
-        {
+        if !self.is_lost() {
             self.safe = self.raw.trim_end().len();
         }
         let rest = if self.is_lost() {

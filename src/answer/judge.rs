@@ -74,13 +74,12 @@ pub(super) fn judge(sentence: &[String], wordings: &Wordings) -> Result<Origin, 
     {
         return Ok(Origin::Courtesy);
     }
-    let mut best: Option<(f32, &(Origin, Vec<Vec<String>>))> = None;
-    for fact in &wordings.facts {
-        let share = covered(sentence, &fact.1);
-        if best.is_none_or(|(most, _)| share > most) {
-            best = Some((share, fact));
-        }
-    }
+    let shares = wordings
+        .facts
+        .iter()
+        .map(|fact| (covered(sentence, &fact.1), fact));
+    // Of equals the first.
+    let best = shares.reduce(|best, next| if next.0 > best.0 { next } else { best });
     let Some((share, (origin, places))) = best else {
         return Err(vec!["unsupported".to_string()]);
     };
@@ -188,7 +187,7 @@ struct Figure<'s> {
 
 impl Figure<'_> {
     /// Where the figure stands in a sentence.
-    fn positions<'p>(&self, place: &'p [String]) -> impl Iterator<Item = usize> {
+    fn positions(&self, place: &[String]) -> impl Iterator<Item = usize> {
         let Figure { word, unit } = *self;
         (0..place.len()).filter(move |&at| {
             let next = place.get(at + 1).map(String::as_str);
