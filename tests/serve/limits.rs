@@ -467,7 +467,7 @@ fn wrong_usage_is_told_apart_from_what_cannot_be_done() {
 #[test]
 fn mixed_traffic_leaves_the_server_as_it_was() {
     let server = Server::start(&["--max-concurrent", "8", "--queue", "200"]);
-    let healthy = |i: usize| chat(QUESTION, json!({"seed": i, "stream": i % 2 == 0}));
+    let healthy = |i: usize| chat(QUESTION, json!({"seed": i, "stream": i.is_multiple_of(2)}));
     let replies = at_once(60, |i| match i % 5 {
         0 => server.request(
             "POST",
