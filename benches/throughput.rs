@@ -156,7 +156,7 @@ fn main() -> Result<()> {
         let counted: usize = batches.iter().map(Batch::counted_targets).sum();
         let scales = StepScales {
             token: 1.0 / counted as f32,
-            balance: model.config.router_aux_loss_coef as f32 / accumulation as f32,
+            balance: model.config.router_aux_loss_coef / accumulation as f32,
         };
         let start = Instant::now();
         gradients.clear(&device)?;

@@ -340,8 +340,11 @@ mod tests {
     use crate::knowledge::Knowledge;
     use std::path::Path;
 
+    /// Office, service, expected parts, the model's answer, the guarded one, the guard's verdict.
+    type Case<'a> = (&'a str, &'a str, &'a [&'a str], &'a str, &'a str, Verdict);
+
     /// Answers written by hand, judged as those of a model would be.
-    fn judged(cases: &[(&str, &str, &[&str], &str, &str, Verdict)]) -> Vec<Answer> {
+    fn judged(cases: &[Case]) -> Vec<Answer> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("knowledge");
         let knowledge = Knowledge::load(&folder).unwrap();
         let judge = Judge::new(&knowledge, None);

@@ -205,9 +205,9 @@ fn answer_html(body: &mut String, answer: &Answer) {
             escape(&faults(answer, judged).join("; "))
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         body,
-        "<dt>guard</dt><dd>{} {}</dd></dl></details>\n",
+        "<dt>guard</dt><dd>{} {}</dd></dl></details>",
         answer.verdict,
         escape(&answer.reasons.join(", "))
     );
