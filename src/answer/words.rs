@@ -95,7 +95,8 @@ const NUMBER_ENDINGS: [&str; 26] = [
 ];
 
 /// Words that state a time or an amount without a number. Folded; `*` stands for any ending.
-const QUANTITIES: [&str; 42] = [
+const QUANTITIES: [&str; 43] = [
+    "dritte*",
     "ein*tel",
     "einmal",
     "einmalig*",

@@ -187,7 +187,7 @@ fn where_the_service_is_a_guess_the_citizen_is_asked() {
         .flat_map(|office| &office.services);
     let facts = services.flat_map(|service| service.facts.values());
     let mut asked = 0;
-    for question in facts.flat_map(|fact| &fact.questions).step_by(9) {
+    for question in facts.flat_map(|fact| &fact.questions).step_by(4) {
         // Half a question may be about anything.
         let words: Vec<&str> = question.split(' ').collect();
         let half = words[words.len() / 2..].join(" ");

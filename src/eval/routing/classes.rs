@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(class_in(text, " 46"), Digit);
         assert_eq!(class_in(text, " Was"), WordStart);
         assert_eq!(class_in(text, "\n"), Whitespace);
-        let inside: Vec<_> = classes("Tel. {telefon}, {Nein}")
+        let inside: Vec<_> = classes("Tel. {telefon} und {Nein}")
             .into_iter()
             .filter(|(_, class)| *class == Placeholder)
             .map(|(token, _)| token)

@@ -350,8 +350,9 @@ fn answers_and_texts_are_whole_and_of_a_readable_length() {
             "with its article",
         ),
         (
-            "stichworte = [\"heiraten\", \"Eheschließung\", \"Trauung\"]",
-            "stichworte = []",
+            // An empty list has no place of its own: the service's first line is named.
+            "id = \"sta_eheschliessung\"\ntitel = \"Anmeldung der Eheschließung\"\nstichworte = [\"heiraten\", \"Eheschließung\", \"Trauung\"]",
+            "id = \"sta_eheschliessung\"\ntitel = \"Anmeldung der Eheschließung\"\nstichworte = []",
             Error,
             "no stichworte",
         ),
