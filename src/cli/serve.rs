@@ -127,17 +127,14 @@ struct Serve<'a> {
 impl Task for Serve<'_> {
     fn run<D: Device>(self, device: &D) -> Result<()> {
         let knowledge = &self.arguments.knowledge;
-        // The knowledge base is read while the model is.
-        let (open, assistant) = std::thread::scope(|scope| {
-            let assistant = scope.spawn(|| knowledge.open());
-            let open = self.arguments.model.open(device);
-            let assistant = assistant.join().unwrap_or_else(|_| {
-                Err(anyhow::anyhow!(
-                    "reading the knowledge base failed unexpectedly"
-                ))
-            });
-            (open, assistant)
+        // The knowledge base is read while the model is: as a job of the pool that both compute on. A thread of its own would wait for a
+        // pool of one thread, this one, for ever.
+        let mut assistant = None;
+        let open = rayon::in_place_scope(|scope| {
+            scope.spawn(|_| assistant = Some(knowledge.open()));
+            self.arguments.model.open(device)
         });
+        let assistant = assistant.context("the knowledge base was not read")?;
         let (open, assistant) = (open?, assistant?);
         serve(
             self.listener,
