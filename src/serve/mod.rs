@@ -1,12 +1,12 @@
 //! The HTTP server: OpenAI's API over the guarded assistant, the city's page and widget, health and figures.
 //!
 //! Two kinds of threads. The caller's thread is the model's: it takes requests from a bounded queue into a batch and sends
-//! each its tokens ([`engine`]). Tokio's threads read requests, watch over answers and write responses; they know the model
+//! each its tokens (`engine`). Tokio's threads read requests, watch over answers and write responses; they know the model
 //! only through the queue. An answer that nobody waits for any more is found by its closed channel and dropped.
 //!
-//! - [`connection`] accepts; [`gate`] decides who may ask ([`access`], [`rate`]) and puts the security headers on;
-//! - [`completions`] and [`openai`] speak OpenAI's API, [`chat`] makes the answer;
-//! - [`site`] and [`assets`] are everything else that is served.
+//! - `connection` accepts; `gate` decides who may ask (`access`, `rate`) and puts the security headers on;
+//! - `completions` and `openai` speak OpenAI's API, `chat` makes the answer;
+//! - `site` and `assets` are everything else that is served.
 //!
 //! Nothing that was asked or answered is kept or logged, unless the operator names a file for it.
 
