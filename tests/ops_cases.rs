@@ -165,6 +165,12 @@ const BOUNDS: &[Bound] = &[
         "logits of 80 are 1e-5 off, and so are probabilities",
     ),
     bound(
+        "head_loss, 50,257 words",
+        1e-4,
+        1e-7,
+        "words less probable than 2^-20 for a group of tokens enter by their sums",
+    ),
+    bound(
         "head_losses",
         2e-6,
         5e-8,

@@ -148,9 +148,10 @@ fn cases() -> Vec<Case> {
 
 fn check_head<D: Device>(device: &D) {
     for case in cases() {
-        let operation = match case.logits == 80.0 {
-            true => "head_loss, logits of 80",
-            false => "head_loss",
+        let operation = match case {
+            Case { logits: 80.0, .. } => "head_loss, logits of 80",
+            Case { vocab: 50257, .. } => "head_loss, 50,257 words",
+            _ => "head_loss",
         };
         let (found, expected) = (head_loss(device, case), head_loss(&ReferenceDevice, case));
         compare(operation, &format!("{case:?}"), &found, &expected);

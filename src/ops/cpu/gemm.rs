@@ -337,12 +337,27 @@ pub fn gemm_packed(
     c_row: usize,
     fetch: Fetch,
 ) {
+    gemm_packed_to(b.k, m, a, b, start, c, c_row, fetch);
+}
+
+/// As [`gemm_packed`] with the first `k` rows of `b`.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_packed_to(
+    k: usize,
+    m: usize,
+    a: Matrix,
+    b: &Packed,
+    start: Start,
+    c: &mut [f32],
+    c_row: usize,
+    fetch: Fetch,
+) {
     if m == 0 || b.n == 0 {
         return;
     }
     assert!(
-        a.covers(m, b.k),
-        "gemm: the left operand is shorter than {m} x {} needs",
+        k <= b.k && a.covers(m, k),
+        "gemm: the left operand is shorter than {m} x {k} needs, or there are not {k} of {} packed rows",
         b.k
     );
     let out = Out::new(m, b.n, start, c, c_row);
@@ -351,16 +366,24 @@ pub fn gemm_packed(
     PANELS.with_borrow_mut(|(_, packed_a)| {
         for m0 in (0..m).step_by(MC) {
             let rows = (m0, (m0 + MC).min(m));
-            for (k0, depth) in depths(b.k) {
+            for (k0, packed_depth) in depths(b.k) {
+                let depth = packed_depth.min(k.saturating_sub(k0));
+                if depth == 0 && k0 > 0 {
+                    break;
+                }
                 let left = pack_left(level.mr(), rows, k0, depth, a, packed_a);
                 let out = if k0 == 0 { out } else { out.accumulating() };
+                let panels = Panels {
+                    data: &b.panels[k0 * width..][..packed_depth * width],
+                    depth: packed_depth,
+                };
                 tiles(
                     level,
                     rows,
                     (0, b.n),
                     depth,
                     left,
-                    &b.panels[k0 * width..][..depth * width],
+                    panels,
                     out,
                     if k0 == 0 && m0 == 0 {
                         fetch
@@ -416,13 +439,17 @@ fn block(
                         Left::packed(&panels[all * k0 + m0 * depth..], level.mr(), depth)
                     }
                 };
+                let panels = Panels {
+                    data: packed_b,
+                    depth,
+                };
                 tiles(
                     level,
                     (m0, m1),
                     cols,
                     depth,
                     left,
-                    packed_b,
+                    panels,
                     out,
                     Fetch::NOTHING,
                 );
@@ -453,6 +480,14 @@ impl Left {
     }
 }
 
+/// Packed columns of `B`.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    data: &'a [f32],
+    /// Rows that were packed: a product may use fewer.
+    depth: usize,
+}
+
 #[allow(clippy::too_many_arguments)]
 fn tiles(
     level: Level,
@@ -460,7 +495,7 @@ fn tiles(
     cols: (usize, usize),
     depth: usize,
     left: Left,
-    panels: &[f32],
+    panels: Panels,
     out: Out,
     fetch: Fetch,
 ) {
@@ -470,7 +505,7 @@ fn tiles(
     let (own_pace, fetch_pace) = (nr.div_ceil(groups), fetch.len.div_ceil(steps.max(1)));
     for (panel, c0) in (cols.0..cols.1).step_by(nr).enumerate() {
         let width = nr.min(cols.1 - c0);
-        let b = panels[panel * depth * nr..][..depth * nr].as_ptr();
+        let b = panels.data[panel * panels.depth * nr..][..depth * nr].as_ptr();
         for (group, r0) in (rows.0..rows.1).step_by(mr).enumerate() {
             let height = mr.min(rows.1 - r0);
             // SAFETY: `gemm_tasks` checked that C, the start and A cover the whole product; the packed parts were sized
@@ -482,7 +517,10 @@ fn tiles(
                     out.init.add(r0 * out.init_row + c0)
                 };
                 let (ahead, pace) = if fetch.len == 0 {
-                    (b.wrapping_add(depth * (nr + group * own_pace)), own_pace)
+                    (
+                        b.wrapping_add(panels.depth * nr + depth * group * own_pace),
+                        own_pace,
+                    )
                 } else {
                     let tile = panel * groups + group;
                     (

@@ -53,11 +53,17 @@ impl Aligned {
     /// No element.
     pub const EMPTY: Self = Self(Vec::new());
 
-    /// `len` zeros, as [`zeroed`].
+    /// `len` zeros, on huge pages as [`zeroed`].
     pub fn zeroed(len: usize) -> Self {
         let lines = len.div_ceil(16);
-        // Without memory for it the plain way of allocating reports that, as every allocation in Rust does.
-        Self(zeroed(lines).unwrap_or_else(|_| vec![Line([0.0; 16]); lines]))
+        let mut buffer = Vec::<Line>::with_capacity(lines);
+        // Before the first write: the allocator zeroes what is aligned like this by hand, and pages that were touched stay small.
+        let bytes = lines * size_of::<Line>();
+        if bytes >= HUGE_FROM {
+            ask_for_huge_pages(buffer.as_mut_ptr().cast(), bytes);
+        }
+        buffer.resize(lines, Line([0.0; 16]));
+        Self(buffer)
     }
 
     /// Makes room for `len` elements; what stands there is arbitrary.
