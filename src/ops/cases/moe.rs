@@ -179,10 +179,9 @@ pub fn routing(
     load: Load,
 ) -> Result<HostRouting> {
     let rig = Rig::new(&ReferenceDevice, precision);
-    let (mut floats, mut indices) = router_forward(rig, shape, &[0, count as u32], load)?;
-    let experts = indices.swap_remove(0);
-    let (probs, weights) = (floats.swap_remove(0).1, floats.pop());
-    let weights = weights.map_or_else(Vec::new, |(_, weights)| weights);
+    let (floats, indices) = router_forward(rig, shape, &[0, count as u32], load)?;
+    let (probs, weights) = (floats[0].1.clone(), floats[1].1.clone());
+    let experts = indices[0].clone();
     Ok(HostRouting::new(probs, experts, weights, shape.experts))
 }
 
