@@ -9,6 +9,7 @@
 
 mod assistant;
 mod courtesy;
+mod emergency;
 mod guard;
 mod intents;
 mod judge;

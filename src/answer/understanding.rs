@@ -149,6 +149,7 @@ impl Assistant {
                 refers: false,
             };
         }
+        let danger = super::emergency::sign(&core).and_then(|id| self.foreign_topic(id));
         let core = self.vocabulary.correct(&core);
         let only_refers = self.intents.only_refers(&core);
         if let (Some(topic), true) = (topic, only_refers) {
@@ -161,6 +162,16 @@ impl Assistant {
         }
         let mut scores = self.index.search(&core);
         let best = scores.iter().copied().fold(0.0, f32::max);
+        if let Some(danger) = danger
+            && best < NAMED
+        {
+            return Step {
+                act,
+                core,
+                topics: vec![(danger, 1.0)],
+                refers: false,
+            };
+        }
         let refers = topic.is_some() && best < NAMED && refers_back(&core);
         if let Some(topic) = topic {
             scores[topic] += if refers { REFERS } else { STAYS };

@@ -5,6 +5,7 @@ use crate::answer::session::ConversationSettings;
 use crate::answer::{Assistant, GuardMode, Reply, Verdict};
 use crate::generate::SamplingSettings;
 use crate::knowledge::Knowledge;
+use crate::knowledge::german::MONTHS;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -112,20 +113,6 @@ pub(super) fn footer(reply: &Reply) -> Option<String> {
 
 /// `2026-07-01` as `1. Juli 2026`; anything else as it stands.
 pub(super) fn german_date(day: &str) -> String {
-    const MONTHS: [&str; 12] = [
-        "Januar",
-        "Februar",
-        "März",
-        "April",
-        "Mai",
-        "Juni",
-        "Juli",
-        "August",
-        "September",
-        "Oktober",
-        "November",
-        "Dezember",
-    ];
     let parts: Vec<&str> = day.split('-').collect();
     let written = match parts[..] {
         [year, month, day] => month

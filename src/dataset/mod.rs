@@ -16,14 +16,13 @@ mod plan;
 pub mod quality;
 mod record;
 pub mod report;
-mod stage;
 pub mod statistics;
 pub mod techniques;
 pub mod variety;
 
+pub use crate::shards::Stage;
 pub use encode::LONGEST_EXAMPLE;
 pub use record::{Record, RecordTurn, Role};
-pub use stage::Stage;
 pub use techniques::{Register, Technique, TechniqueSet};
 
 use crate::knowledge::{Knowledge, fold};

@@ -4,6 +4,7 @@
 mod bundled;
 mod check;
 mod dictionary;
+pub mod german;
 mod import;
 mod municipality;
 mod phrases;

@@ -10,12 +10,14 @@ mod manifest;
 mod packing;
 mod reader;
 mod sampler;
+mod stage;
 mod writer;
 
 pub use format::{FORMAT_VERSION, Span};
 pub use manifest::{FileEntry, Manifest, SplitCounts, TokenizerEntry};
 pub use reader::{ExampleView, ShardSet};
 pub use sampler::{LossOn, PackingReport, Sampler, SamplerConfig};
+pub use stage::Stage;
 pub use writer::{ShardInfo, ShardWriter};
 
 /// The parts of a data set: what is learned from, and what is only measured on.

@@ -3,50 +3,8 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+pub use crate::shards::Stage;
 use crate::train::step::HISTORY;
-
-/// Size of a training set, which is what a preset is chosen by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// About 75 examples.
-    Basis,
-    /// About 500 examples.
-    Large,
-    /// About 2,000 examples.
-    Super,
-    /// About 20,000 examples.
-    Ultra,
-    /// 500,000 examples and more.
-    Massive,
-}
-
-impl Stage {
-    /// All stages, the smallest first.
-    pub const ALL: [Stage; 5] = [
-        Stage::Basis,
-        Stage::Large,
-        Stage::Super,
-        Stage::Ultra,
-        Stage::Massive,
-    ];
-
-    /// The stage's name on the command line and in a shard manifest.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Basis => "basis",
-            Stage::Large => "large",
-            Stage::Super => "super",
-            Stage::Ultra => "ultra",
-            Stage::Massive => "massive",
-        }
-    }
-
-    /// The stage of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|stage| stage.name() == name)
-    }
-}
 
 /// Which tokens carry loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -118,7 +76,7 @@ struct Preset {
 const PRESETS: [Preset; 5] = [
     Preset { stage: Stage::Basis,   epochs: 40, batch_size: 2, learning_rate: 1e-3, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
     Preset { stage: Stage::Large,   epochs: 15, batch_size: 2, learning_rate: 1e-3, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Super,   epochs: 7,  batch_size: 2, learning_rate: 1e-3, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
+    Preset { stage: Stage::Super,   epochs: 9,  batch_size: 2, learning_rate: 1e-3, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
     Preset { stage: Stage::Ultra,   epochs: 4,  batch_size: 4, learning_rate: 5e-4, gradient_accumulation_steps: 2, max_length: 256, loss_on: LossOn::All },
     Preset { stage: Stage::Massive, epochs: 3,  batch_size: 4, learning_rate: 5e-5, gradient_accumulation_steps: 4, max_length: 256, loss_on: LossOn::All },
 ];
@@ -271,14 +229,14 @@ mod tests {
     fn every_stage_has_its_row_and_name() {
         for (index, stage) in Stage::ALL.into_iter().enumerate() {
             assert_eq!(PRESETS[index].stage, stage);
-            assert_eq!(Stage::from_name(stage.name()), Some(stage));
+            assert_eq!(stage.name().parse::<Stage>().unwrap(), stage);
             assert_eq!(
                 serde_json::to_value(stage).unwrap(),
                 serde_json::json!(stage.name())
             );
             TrainSettings::preset(stage).validate().unwrap();
         }
-        assert_eq!(Stage::from_name("huge"), None);
+        assert!("huge".parse::<Stage>().is_err());
     }
 
     #[test]

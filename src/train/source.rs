@@ -36,7 +36,7 @@ impl ShardFolder {
 
     /// The stage that it was made for, if that is one with a preset.
     pub fn stage(&self) -> Option<Stage> {
-        Stage::from_name(&self.set.manifest().stage)
+        self.set.manifest().stage.parse().ok()
     }
 
     /// Tokens that an example of the training split takes of a row, on average.

@@ -4,22 +4,8 @@
 use super::{Draft, Task, Technique};
 use crate::dataset::catalog::{Matter, Wish};
 use crate::dataset::draw::Draw;
+use crate::knowledge::german::MONTHS;
 use crate::knowledge::{Intent, Service};
-
-const MONTHS: [&str; 12] = [
-    "Januar",
-    "Februar",
-    "März",
-    "April",
-    "Mai",
-    "Juni",
-    "Juli",
-    "August",
-    "September",
-    "Oktober",
-    "November",
-    "Dezember",
-];
 
 /// The question with a time, and the answer with the date of its facts where that was asked. `None` for requests that belong
 /// elsewhere and where the plan would be out of place.

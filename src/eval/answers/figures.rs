@@ -2,6 +2,7 @@
 //! for such. Found on its own terms and not by what the guard uses, so that the guard's mistakes show.
 
 use crate::knowledge::fold;
+use crate::knowledge::german::NUMBER_WORDS;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -53,35 +54,6 @@ const UNITS: [(&str, &[&str]); 25] = [
     ("dezember", &["dezember"]),
 ];
 
-/// Numbers as words, folded. They count only before a unit: "zwei Personen" is no figure.
-const WORDS: [(&str, &str); 25] = [
-    ("ein", "1"),
-    ("eine", "1"),
-    ("einem", "1"),
-    ("einen", "1"),
-    ("einer", "1"),
-    ("eines", "1"),
-    ("zwei", "2"),
-    ("zweier", "2"),
-    ("drei", "3"),
-    ("dreier", "3"),
-    ("vier", "4"),
-    ("fuenf", "5"),
-    ("sechs", "6"),
-    ("sieben", "7"),
-    ("acht", "8"),
-    ("neun", "9"),
-    ("zehn", "10"),
-    ("elf", "11"),
-    ("zwoelf", "12"),
-    ("dreizehn", "13"),
-    ("vierzehn", "14"),
-    ("fuenfzehn", "15"),
-    ("achtzehn", "18"),
-    ("zwanzig", "20"),
-    ("dreissig", "30"),
-];
-
 /// Words that may stand between a number and its unit: of a range, or before the unit.
 const BETWEEN: [&str; 14] = [
     "bis",
@@ -118,7 +90,7 @@ pub fn figures(text: &str) -> BTreeSet<Figure> {
     for (index, token) in tokens.iter().enumerate() {
         let unit = unit_after(&tokens, index);
         let in_words = || {
-            let known = WORDS.iter().find(|(word, _)| *word == token.word);
+            let known = NUMBER_WORDS.iter().find(|(word, _)| *word == token.word);
             known.map(|(_, number)| number.to_string())
         };
         match (&token.digits, unit) {
@@ -227,7 +199,8 @@ fn unit_after(tokens: &[Token], index: usize) -> Option<&'static str> {
         if let Some(unit) = unit(&token.word) {
             return Some(unit);
         }
-        let number = token.digits.is_some() || WORDS.iter().any(|(word, _)| *word == token.word);
+        let number =
+            token.digits.is_some() || NUMBER_WORDS.iter().any(|(word, _)| *word == token.word);
         let between = BETWEEN.contains(&token.word.as_str());
         // "§ 17 Abs. 1" is no range: two numbers need a word between them.
         if !(between || number && BETWEEN.contains(&previous.word.as_str())) {

@@ -5,6 +5,7 @@ use super::language::{Form, ends_as_a_sentence, form, repeated_share, repeats, s
 use super::matching::{contains, fill_known, placeholders};
 use super::subject::{Subject, Subjects};
 use crate::eval::questions::{Expected, Question, REFUSALS};
+use crate::knowledge::german::MONTHS;
 use crate::knowledge::{Dictionary, Knowledge, Service, spelled_words};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -19,21 +20,6 @@ const CONTACT: [&str; 7] = [
     "oeffnungszeiten",
     "termin_url",
     "serviceportal_url",
-];
-
-const MONTHS: [&str; 12] = [
-    "Januar",
-    "Februar",
-    "März",
-    "April",
-    "Mai",
-    "Juni",
-    "Juli",
-    "August",
-    "September",
-    "Oktober",
-    "November",
-    "Dezember",
 ];
 
 /// One answer, judged.

@@ -1,31 +1,7 @@
 //! Whether an answer holds what was expected, whatever the case, the ending or the way a number is written.
 
+use crate::knowledge::german::NUMBER_WORDS;
 use crate::knowledge::{Municipality, fold};
-
-/// Numbers that are as often written as words, folded.
-const NUMBERS: [(&str, &str); 21] = [
-    ("ein", "1"),
-    ("eine", "1"),
-    ("einem", "1"),
-    ("einen", "1"),
-    ("einer", "1"),
-    ("eines", "1"),
-    ("zwei", "2"),
-    ("drei", "3"),
-    ("vier", "4"),
-    ("fuenf", "5"),
-    ("sechs", "6"),
-    ("sieben", "7"),
-    ("acht", "8"),
-    ("neun", "9"),
-    ("zehn", "10"),
-    ("elf", "11"),
-    ("zwoelf", "12"),
-    ("dreizehn", "13"),
-    ("vierzehn", "14"),
-    ("fuenfzehn", "15"),
-    ("dreissig", "30"),
-];
 
 /// Endings that German words change by case and number.
 const ENDINGS: [&str; 7] = ["en", "es", "er", "em", "e", "n", "s"];
@@ -63,7 +39,7 @@ fn words(text: &str) -> Vec<String> {
         .split(' ')
         .filter(|word| !word.is_empty())
         .map(
-            |word| match NUMBERS.iter().find(|(name, _)| *name == word) {
+            |word| match NUMBER_WORDS.iter().find(|(name, _)| *name == word) {
                 Some((_, number)) => number.to_string(),
                 None if word.contains('k') && word.starts_with(|c: char| c.is_ascii_digit()) => {
                     word.trim_end_matches('0').trim_end_matches('k').to_string()

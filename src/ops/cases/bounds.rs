@@ -144,7 +144,7 @@ pub const BOUNDS: &[Bound] = &[
         "head_loss, 50,257 words",
         1e-4,
         1e-7,
-        "words less probable than 2^-20 for a group of tokens enter by their sums",
+        "words less probable than 2^-24 for a group of tokens enter by their sums",
     ),
     bound(
         "head_losses",

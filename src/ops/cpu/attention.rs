@@ -5,7 +5,7 @@ use super::CpuDevice;
 use super::gemm::{Matrix, Start, gemm_here, gemm_shared};
 use super::scratch::Scratch;
 use super::shared::SharedMut;
-use super::simd::{dot, dot_body, exp, fma, vectorised};
+use super::simd::{LANES, dot, dot_body, exp, fma, sum_lanes, vectorised};
 use crate::ops::{AttentionShape, CachedText};
 use rayon::prelude::*;
 
@@ -124,16 +124,28 @@ fn raw_scores(
 vectorised! {
     /// Softmax of `scale * row` in place; returns the logarithm of the sum of exponentials.
     pub fn softmax(row: &mut [f32], scale: f32) -> f32 {
-        let mut max = f32::NEG_INFINITY;
-        for &x in row.iter() {
-            max = max.max(x * scale);
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (lines, rest) = row.as_chunks::<LANES>();
+        for line in lines {
+            for i in 0..LANES {
+                let x = line[i] * scale;
+                lanes[i] = if x > lanes[i] { x } else { lanes[i] };
+            }
         }
-        for x in row.iter_mut() {
+        let rest = rest.iter().map(|&x| x * scale);
+        let max = lanes.into_iter().chain(rest).fold(f32::NEG_INFINITY, f32::max);
+        let mut sums = [0.0f32; LANES];
+        let (lines, rest) = row.as_chunks_mut::<LANES>();
+        for line in lines {
+            for i in 0..LANES {
+                line[i] = exp::<FMA>(line[i] * scale - max);
+                sums[i] += line[i];
+            }
+        }
+        let mut sum = sum_lanes(sums);
+        for x in rest {
             *x = exp::<FMA>(*x * scale - max);
-        }
-        let mut sum = 0.0f32;
-        for &x in row.iter() {
-            sum += x;
+            sum += *x;
         }
         let inverse = 1.0 / sum;
         for x in row.iter_mut() {

@@ -4,9 +4,12 @@
 //! Blocks: as deep as a panel fits L1 (`PANEL`), `MC` rows so that the block of `A` stays in L2. Each element of `C` is
 //! summed in the same order whatever the number of threads: work is split over `C` only.
 
+mod pack;
+
 use super::kernel::{Level, Tile, run_tile};
 use super::memory::Aligned;
 use super::shared::SharedMut;
+use pack::{Left, pack_left, pack_left_whole, pack_panels};
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
 
@@ -16,8 +19,6 @@ use std::cell::{Cell, RefCell};
 const DEPTH: usize = 512;
 /// Rows of `A` that are used against one set of panels before the next: 144 x 512 x 4 B = 288 KiB of L2.
 const MC: usize = 144;
-/// Rows of a transposed left operand that are packed side by side: three cache lines of each column.
-const STRIP: usize = 48;
 /// Depth up to which a transposed left operand whose columns do not compete for L1's sets is read in place.
 const IN_PLACE_DEPTH: usize = 128;
 /// Multiplications below which a product is not worth splitting over threads.
@@ -458,28 +459,6 @@ fn block(
     });
 }
 
-/// Where the kernel reads `A`: in place, or in panels of `mr` rows.
-#[derive(Clone, Copy)]
-struct Left {
-    a: *const f32,
-    a_row: usize,
-    a_col: usize,
-    /// Elements from one group of `mr` rows to the next.
-    group: usize,
-}
-
-impl Left {
-    /// Groups of `mr` rows packed one after another.
-    fn packed(panels: &[f32], mr: usize, depth: usize) -> Self {
-        Self {
-            a: panels.as_ptr(),
-            a_row: 1,
-            a_col: mr,
-            group: depth * mr,
-        }
-    }
-}
-
 /// Packed columns of `B`.
 #[derive(Clone, Copy)]
 struct Panels<'a> {
@@ -543,259 +522,6 @@ fn tiles(
                 };
                 run_tile(level, &tile, height, width);
             }
-        }
-    }
-}
-
-fn pack_left(
-    mr: usize,
-    rows: (usize, usize),
-    k0: usize,
-    depth: usize,
-    a: Matrix,
-    packed: &mut Aligned,
-) -> Left {
-    if a.col == 1 || depth == 0 {
-        let from = &a.data[(rows.0 * a.row + k0).min(a.data.len())..];
-        return Left {
-            a: from.as_ptr(),
-            a_row: a.row,
-            a_col: 1,
-            group: mr * a.row,
-        };
-    }
-    if a.in_place(depth) {
-        return Left {
-            a: a.data[k0 * a.col + rows.0..].as_ptr(),
-            a_row: 1,
-            a_col: a.col,
-            group: mr,
-        };
-    }
-    // Columns are contiguous (a transpose): groups of mr rows become contiguous too, or each step of k would touch
-    // another page.
-    let groups = (rows.1 - rows.0).div_ceil(mr);
-    packed.reserve(groups * mr * depth);
-    pack_groups(mr, rows, k0, depth, a, packed);
-    Left::packed(packed, mr, depth)
-}
-
-/// Packs the rows `0..m` of a left operand: for each block of the depth, all groups of `mr` rows, on all threads.
-fn pack_left_whole(mr: usize, m: usize, k: usize, a: Matrix, packed: &mut Aligned) {
-    let all = m.next_multiple_of(mr);
-    packed.reserve(all * k);
-    for (k0, depth) in depths(k) {
-        packed[all * k0..][..all * depth]
-            .par_chunks_mut(MC * depth)
-            .enumerate()
-            .for_each(|(i, to)| {
-                let rows = (i * MC, ((i + 1) * MC).min(m));
-                pack_groups(mr, rows, k0, depth, a, to);
-            });
-    }
-}
-
-/// Groups of `mr` rows, each contiguous and column by column.
-fn pack_groups(
-    mr: usize,
-    rows: (usize, usize),
-    k0: usize,
-    depth: usize,
-    a: Matrix,
-    packed: &mut [f32],
-) {
-    match (a.row, mr) {
-        (1, 12) => pack_columns::<12>(rows, k0, depth, a, packed),
-        (1, _) => pack_columns::<6>(rows, k0, depth, a, packed),
-        _ => {
-            for p in 0..depth {
-                let column = &a.data[(k0 + p) * a.col + rows.0 * a.row..];
-                for r in 0..rows.1 - rows.0 {
-                    packed[(r / mr * depth + p) * mr + r % mr] = column[r * a.row];
-                }
-            }
-        }
-    }
-}
-
-/// Groups of `MR` rows, each contiguous, from a matrix with contiguous columns. Several groups side by side, so that whole
-/// cache lines are read; a copy of a length known when compiling is a few moves.
-fn pack_columns<const MR: usize>(
-    rows: (usize, usize),
-    k0: usize,
-    depth: usize,
-    a: Matrix,
-    packed: &mut [f32],
-) {
-    let strip = STRIP / MR * MR;
-    for (i, first) in (rows.0..rows.1).step_by(strip).enumerate() {
-        let height = strip.min(rows.1 - first);
-        let to = &mut packed[i * strip * depth..];
-        for p in 0..depth {
-            let column = &a.data[(k0 + p) * a.col + first..][..height];
-            let (whole, rest) = column.as_chunks::<MR>();
-            for (g, rows) in whole.iter().enumerate() {
-                to[(g * depth + p) * MR..][..MR].copy_from_slice(rows);
-            }
-            if !rest.is_empty() {
-                to[(whole.len() * depth + p) * MR..][..rest.len()].copy_from_slice(rest);
-            }
-        }
-    }
-}
-
-/// Packs columns `cols` and rows `k0..k0 + depth` of `b` into panels of `nr` columns, the last padded with zeros.
-fn pack_panels(
-    nr: usize,
-    depth: usize,
-    cols: (usize, usize),
-    k0: usize,
-    b: Matrix,
-    packed: &mut [f32],
-) {
-    if depth == 0 {
-        return;
-    }
-    let count = (cols.1 - cols.0).div_ceil(nr);
-    for panel in 0..count {
-        let c0 = cols.0 + panel * nr;
-        let width = nr.min(cols.1 - c0);
-        let to = &mut packed[panel * nr * depth..][..nr * depth];
-        if b.col == 1 {
-            let rows = &b.data[k0 * b.row + c0..];
-            match (width == nr, nr) {
-                (true, 32) => pack_rows::<32>(rows, b.row, to),
-                (true, 16) => pack_rows::<16>(rows, b.row, to),
-                _ => {
-                    for (p, row) in to.chunks_exact_mut(nr).enumerate() {
-                        row[..width].copy_from_slice(&rows[p * b.row..][..width]);
-                        row[width..].fill(0.0);
-                    }
-                }
-            }
-        } else {
-            pack_transposed(
-                nr,
-                depth,
-                width,
-                &b.data[k0 * b.row + c0 * b.col..],
-                b.row,
-                b.col,
-                to,
-            );
-        }
-    }
-}
-
-/// A full panel from a row-major matrix.
-#[inline]
-fn pack_rows<const NR: usize>(from: &[f32], row: usize, to: &mut [f32]) {
-    for (p, line) in to.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
-        line.copy_from_slice(&from[p * row..p * row + NR]);
-    }
-}
-
-/// One panel from a matrix whose columns are contiguous (`row == 1` in practice): a transpose in squares of 8.
-fn pack_transposed(
-    nr: usize,
-    depth: usize,
-    width: usize,
-    from: &[f32],
-    row: usize,
-    col: usize,
-    to: &mut [f32],
-) {
-    if width < nr {
-        to.fill(0.0);
-    }
-    let (square_k, square_c) = if row == 1 {
-        (depth / 8 * 8, width / 8 * 8)
-    } else {
-        (0, 0)
-    };
-    for c in (0..square_c).step_by(8) {
-        transpose_strip(
-            Level::detect(),
-            &from[c * col..],
-            col,
-            &mut to[c..],
-            nr,
-            square_k,
-        );
-    }
-    for c in 0..width {
-        let start = if c < square_c { square_k } else { 0 };
-        for p in start..depth {
-            to[p * nr + c] = from[c * col + p * row];
-        }
-    }
-}
-
-/// Eight rows of `from`, `col` apart, become eight columns of `to`, whose rows are `nr` apart: `depth` (a multiple of 8)
-/// elements each.
-fn transpose_strip(
-    level: Level,
-    from: &[f32],
-    col: usize,
-    to: &mut [f32],
-    nr: usize,
-    depth: usize,
-) {
-    for p in (0..depth).step_by(8) {
-        let (source, target) = (&from[p..7 * col + p + 8], &mut to[p * nr..(p + 7) * nr + 8]);
-        #[cfg(target_arch = "x86_64")]
-        if level != Level::Portable {
-            // SAFETY: AVX2 is there at this level; the slices above hold 8 rows of 8.
-            unsafe { transpose8_avx2(source, col, target, nr) };
-            continue;
-        }
-        let _ = level;
-        for i in 0..8 {
-            for j in 0..8 {
-                target[j * nr + i] = source[i * col + j];
-            }
-        }
-    }
-}
-
-/// # Safety
-/// AVX2; both slices hold 8 rows of 8, `col` and `nr` apart.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn transpose8_avx2(from: &[f32], col: usize, to: &mut [f32], nr: usize) {
-    use std::arch::x86_64::*;
-    // SAFETY: 8 rows of 8 by contract.
-    unsafe {
-        let row = |i: usize| _mm256_loadu_ps(from.as_ptr().add(i * col));
-        let pairs = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-        let (a0, a1) = pairs(row(0), row(1));
-        let (a2, a3) = pairs(row(2), row(3));
-        let (a4, a5) = pairs(row(4), row(5));
-        let (a6, a7) = pairs(row(6), row(7));
-        let quads = |a, b| {
-            (
-                _mm256_shuffle_ps::<0x44>(a, b),
-                _mm256_shuffle_ps::<0xEE>(a, b),
-            )
-        };
-        let (b0, b1) = quads(a0, a2);
-        let (b2, b3) = quads(a1, a3);
-        let (b4, b5) = quads(a4, a6);
-        let (b6, b7) = quads(a5, a7);
-        let low = |a, b| _mm256_permute2f128_ps::<0x20>(a, b);
-        let high = |a, b| _mm256_permute2f128_ps::<0x31>(a, b);
-        let columns = [
-            low(b0, b4),
-            low(b1, b5),
-            low(b2, b6),
-            low(b3, b7),
-            high(b0, b4),
-            high(b1, b5),
-            high(b2, b6),
-            high(b3, b7),
-        ];
-        for (j, column) in columns.into_iter().enumerate() {
-            _mm256_storeu_ps(to.as_mut_ptr().add(j * nr), column);
         }
     }
 }

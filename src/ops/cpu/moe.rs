@@ -3,7 +3,7 @@
 
 use super::gemm::{Matrix, Start, gemm};
 use super::scratch::Scratch;
-use super::simd::{LANES, dot, exp, fma, sum_lanes, vectorised};
+use super::simd::{LANES, dot, exp, sum_lanes, vectorised};
 use super::small;
 use crate::ops::{Balance, MoeShape, Routing};
 use rayon::prelude::*;
@@ -332,30 +332,36 @@ vectorised! {
         for (((row, grad_act), grad_row), (&weight, grad_weight)) in rows.zip(weights.iter().zip(grad_weight)) {
             let (gate, up) = row.split_at(f);
             let (grad_gate, grad_up) = grad_row.split_at_mut(f);
-            let mut lanes = [0.0f32; LANES];
-            let mut rest = 0.0f32;
-            let whole = f / LANES * LANES;
-            for i in (0..whole).step_by(LANES) {
-                for j in 0..LANES {
-                    let (g, u, da) = (gate[i + j], up[i + j], grad_act[i + j]);
-                    let s = 1.0 / (1.0 + exp::<FMA>(-g));
-                    let act = g * s * u;
-                    lanes[j] = fma::<FMA>(act, da, lanes[j]);
-                    let da = da * weight;
-                    grad_gate[i + j] = da * u * s * (1.0 + g * (1.0 - s));
-                    grad_up[i + j] = da * g * s;
-                    grad_act[i + j] = act * weight;
-                }
-            }
-            for i in whole..f {
-                let (g, u, da) = (gate[i], up[i], grad_act[i]);
+            // Gate's and up's gradient, the unweighted activation times its gradient, the weighted activation.
+            let slot = |g: f32, u: f32, da: f32| {
                 let s = 1.0 / (1.0 + exp::<FMA>(-g));
                 let act = g * s * u;
-                rest = fma::<FMA>(act, da, rest);
-                let da = da * weight;
-                grad_gate[i] = da * u * s * (1.0 + g * (1.0 - s));
-                grad_up[i] = da * g * s;
-                grad_act[i] = act * weight;
+                let weighted = da * weight;
+                (weighted * u * s * (1.0 + g * (1.0 - s)), weighted * g * s, act * da, act * weight)
+            };
+            let (gates, gate_rest) = gate.as_chunks::<LANES>();
+            let (ups, up_rest) = up.as_chunks::<LANES>();
+            let (acts, act_rest) = grad_act.as_chunks_mut::<LANES>();
+            let (grad_gates, grad_gate_rest) = grad_gate.as_chunks_mut::<LANES>();
+            let (grad_ups, grad_up_rest) = grad_up.as_chunks_mut::<LANES>();
+            let mut lanes = [0.0f32; LANES];
+            let lines = gates.iter().zip(ups).zip(acts).zip(grad_gates.iter_mut().zip(grad_ups));
+            for (((gate, up), act), (grad_gate, grad_up)) in lines {
+                // Arrays of their own: the compiler then knows that nothing overlaps.
+                let (mut to_gate, mut to_up, mut to_act) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+                for i in 0..LANES {
+                    let product;
+                    (to_gate[i], to_up[i], product, to_act[i]) = slot(gate[i], up[i], act[i]);
+                    lanes[i] += product;
+                }
+                (*grad_gate, *grad_up, *act) = (to_gate, to_up, to_act);
+            }
+            let mut rest = 0.0f32;
+            let ends = gate_rest.iter().zip(up_rest).zip(act_rest).zip(grad_gate_rest.iter_mut().zip(grad_up_rest));
+            for (((&gate, &up), act), (grad_gate, grad_up)) in ends {
+                let product;
+                (*grad_gate, *grad_up, product, *act) = slot(gate, up, *act);
+                rest += product;
             }
             *grad_weight = sum_lanes(lanes) + rest;
         }

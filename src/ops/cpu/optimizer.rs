@@ -19,8 +19,7 @@ vectorised! {
         let mut total = 0.0f64;
         for block in x.chunks(4096) {
             let mut lanes = [0.0f32; LANES];
-            let lines = block.chunks_exact(LANES);
-            let rest = lines.remainder();
+            let (lines, rest) = block.as_chunks::<LANES>();
             for line in lines {
                 for i in 0..LANES {
                     lanes[i] = fma::<FMA>(line[i], line[i], lanes[i]);

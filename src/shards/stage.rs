@@ -1,10 +1,12 @@
-//! The sizes in which a data set is made.
+//! The sizes in which a data set is made, and which training's presets are chosen by.
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
-/// A named size of the data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A named size of a data set, as a manifest has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// 75 examples.
     Basis,
@@ -19,7 +21,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Stage; 5] = [
+    /// All stages, the smallest first.
+    pub const ALL: [Stage; 5] = [
         Stage::Basis,
         Stage::Large,
         Stage::Super,
@@ -27,7 +30,7 @@ impl Stage {
         Stage::Massive,
     ];
 
-    /// Its name.
+    /// Its name on the command line and in a manifest.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Basis => "basis",
