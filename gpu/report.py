@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks the kernels on a card and measures them: one command, one report, under nine minutes.
 
-Needs: the built binary and Python 3. Uses where present: the test binary (conformance of single instructions, case table of
-all operations), PyTorch with Transformers (throughput), compute-sanitizer. Needs no network, no cargo and no nvcc.
+Needs: the built binary and Python 3. Uses where present: PyTorch with Transformers (throughput), compute-sanitizer. Needs no
+network, no cargo and no nvcc.
 Run:   python3 gpu/report.py                        # writes gpu-report.md and gpu-report.json
        python3 gpu/report.py --sim                  # the same on the simulator with tiny sizes, to see that the script works
 
@@ -27,6 +27,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The whole: nothing begins that could end later.
 BUDGET = 510.0
+NO_BINARY = "there is no binary: build it (cargo build --release), or name it with --engine"
 # Largest relative difference of a step's loss from the CPU's: docs/numerics.md.
 CURVE_BOUND = 4e-3
 TINY = {
@@ -49,7 +50,6 @@ class Failed(Exception):
 def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", type=pathlib.Path, help="the binary [default: target/release/muni-engine, or the one beside this script]")
-    parser.add_argument("--tests", type=pathlib.Path, help="the test binary [default: the newest target/*/deps/it-*]")
     parser.add_argument("--shards", type=pathlib.Path, default=ROOT / "shards", help="data for the runs [default: the bundled set]")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."), help="folder of the report")
     parser.add_argument("--device", default="cuda:0")
@@ -77,8 +77,6 @@ class Report:
         self.began = time.monotonic()
         self.engine = arguments.engine or newest([ROOT / "target/release/muni-engine", pathlib.Path(__file__).parent / "muni-engine",
                                                   ROOT / "target/debug/muni-engine"])
-        self.tests = arguments.tests or newest([ROOT / "target/release/deps/it-*", ROOT / "target/debug/deps/it-*",
-                                                pathlib.Path(__file__).parent / "it-*"])
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="muni-gpu-"))
         self.tiny = self.work / "tiny.json"
         self.tiny.write_text(json.dumps(TINY))
@@ -104,7 +102,7 @@ class Report:
 
     def engine_run(self, *arguments, limit, environment=None):
         if self.engine is None:
-            raise Failed("there is no binary: build it (cargo build --release), or name it with --engine")
+            raise Failed(NO_BINARY)
         return self.run([self.engine, *arguments], limit, environment)
 
     def model(self):
@@ -135,29 +133,33 @@ def plan(report, limit):
                        f"{found['total_bytes'] / 2**30:.2f} GiB planned", **found}
 
 
-def test_binary(report, limit, filters):
-    if report.tests is None:
-        raise Skipped("there is no test binary: `cargo test --no-run` makes one, --tests names it")
-    done = report.run([report.tests, *filters], limit, {"MUNI_TEST_DEVICE": report.arguments.device}, check=False)
-    counts = [line for line in done.stdout.splitlines() if line.startswith("test result:")]
-    if not counts:
-        raise Failed(f"{report.tests} said nothing of its tests: {done.stderr.strip()[-300:]}")
-    failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("test ") and line.endswith("FAILED")]
-    if failed or done.returncode != 0:
-        raise Failed(f"{len(failed)} tests failed: {', '.join(failed)}\n" + done.stdout[-1500:])
-    passed = int(counts[-1].split(" passed")[0].split()[-1])
-    if passed == 0:
-        raise Failed(f"no test is named {filters}")
-    return {"summary": f"{passed} tests passed on {report.arguments.device}", "passed": passed}
+def check_kernels(report, limit, groups):
+    """What the binary's own checks of these groups find on the device, against the manual's tables and the reference device."""
+    if report.engine is None:
+        raise Failed(NO_BINARY)
+    command = [report.engine, "doctor", "--check-kernels", "--json", "--device", report.arguments.device, "--only", *groups]
+    done = report.run(command, limit, check=False)
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        raise Failed(f"exit code {done.returncode}, and no result: {done.stderr.strip()[-1500:]}") from None
+    failed = [check for check in found["checks"] if not check["passed"]]
+    if failed or done.returncode != 0 or found["failed"] != 0:
+        lines = [f"{check['check']} {check['precision'] or ''}: {check['failed_cases']} of {check['cases']} cases failed: {finding}"
+                 for check in failed for finding in check["findings"]]
+        raise Failed(f"{len(failed)} of {len(found['checks'])} checks failed\n" + "\n".join(lines[:30] or [done.stderr.strip()[-1500:]]))
+    if found["passed"] == 0 or found["cases"] == 0 or found["values"] == 0:
+        raise Failed(f"no check ran: {groups}")
+    return {"summary": f"{found['passed']} checks, {found['cases']} cases, {found['values']} values on {found['device'][0]}", **found}
 
 
 def conformance(report, limit):
-    return test_binary(report, limit, ["cuda::conformance"])
+    return check_kernels(report, limit, ["conformance"])
 
 
 def cases(report, limit):
-    filters = ["ops_cases::dense"] if report.arguments.sim else ["ops_cases", "cuda::training"]
-    return test_binary(report, limit, filters)
+    groups = ["dense/embedding", "dense/rope"] if report.arguments.sim else ["dense", "attention", "moe", "head", "optimizer"]
+    return check_kernels(report, limit, groups)
 
 
 def metrics(out):
@@ -168,7 +170,7 @@ def metrics(out):
 def train(report, name, device, *more, enough, limit):
     """Trains until `enough(steps done)`, then Ctrl-C: the run must save and end well. Its metrics, and what it said."""
     if report.engine is None:
-        raise Failed("there is no binary: build it (cargo build --release), or name it with --engine")
+        raise Failed(NO_BINARY)
     out = report.work / name
     command = [report.engine, "train", "--shards", report.arguments.shards, "--out", out, "--device", device, *report.model(), *more]
     deadline = time.monotonic() + limit
@@ -354,7 +356,7 @@ def main():
     finally:
         shutil.rmtree(report.work, ignore_errors=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    text = {"device": arguments.device, "engine": str(report.engine), "tests": str(report.tests), "platform": platform.platform(),
+    text = {"device": arguments.device, "engine": str(report.engine), "platform": platform.platform(),
             "seconds": round(time.monotonic() - report.began, 1), "steps": results}
     (arguments.out / "gpu-report.json").write_text(json.dumps(text, indent=1) + "\n")
     (arguments.out / "gpu-report.md").write_text(markdown(report, results))

@@ -97,6 +97,77 @@ fn unknown_cards_and_stray_options_are_refused() {
     assert_eq!(doctor(&["--gpu", "rtx3070"]).status.code(), Some(2));
 }
 
+/// What `--check-kernels` says of a device: its checks, each with cases and values, and their sums.
+fn checked(device: &str, only: &[&str]) -> Vec<String> {
+    let arguments = ["--check-kernels", "--device", device, "--json", "--only"];
+    let report = json(&[&arguments, only].concat());
+    let number = |value: &Value| value.as_u64().unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    assert_eq!(number(&report["failed"]), 0, "{report}");
+    assert_eq!(number(&report["passed"]), checks.len() as u64);
+    for of in ["cases", "values"] {
+        assert!(checks.iter().all(|check| number(&check[of]) > 0));
+        let sum: u64 = checks.iter().map(|check| number(&check[of])).sum();
+        assert_eq!(number(&report[of]), sum);
+    }
+    let name = |check: &Value| {
+        assert_eq!(check["passed"], true, "{check}");
+        let precision = check["precision"].as_str().unwrap_or("none");
+        format!("{} {precision}", check["check"].as_str().unwrap())
+    };
+    checks.iter().map(name).collect()
+}
+
+#[test]
+fn kernels_are_checked_on_the_cpu_and_the_simulator() {
+    assert_eq!(
+        checked("cpu", &["dense/rope", "head/all-ignored"]),
+        ["dense/rope fp32", "head/all-ignored fp32"]
+    );
+    let found = checked("sim", &["conformance", "optimizer/broken-norm"]);
+    assert_eq!(found.len(), 10, "{found:?}");
+    assert_eq!(found[1], "conformance/mma none");
+    let last = ["optimizer/broken-norm fp16", "optimizer/broken-norm bf16"];
+    assert_eq!(found[8..], last);
+
+    let output = doctor(&["--check-kernels", "--device", "cpu", "--only", "dense/rope"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(output.status.success() && lines.len() == 3, "{text}");
+    assert!(lines[0].starts_with("cpu ("), "{text}");
+    assert!(
+        lines[1].starts_with("ok") && lines[1].contains("88 cases, at most"),
+        "{text}"
+    );
+    assert!(
+        lines[2].starts_with("0 of 1 checks failed; 88 cases"),
+        "{text}"
+    );
+}
+
+#[test]
+fn checks_of_nothing_are_refused() {
+    let names = "--only dense/ropes is no check; there are conformance/ldmatrix, ";
+    for (device, only, wanted) in [
+        ("cpu", "dense/ropes", names),
+        ("cpu", "head/gpt2-vocabulary", "none of the checks"),
+        ("cuda:4096", "dense", "cuda:4096"),
+    ] {
+        let all = ["--check-kernels", "--device", device, "--only", only];
+        let output = doctor(&all);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(wanted), "{said}");
+    }
+    for wrong in [
+        &["--device", "cpu"][..],
+        &["--only", "moe"],
+        &["--check-kernels", "--plan"],
+    ] {
+        assert_eq!(doctor(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
 /// Tables of docs/roofline.md: marker, arguments.
 const TABLES: [(&str, &[&str]); 3] = [
     ("cards", &["--plan", "--gpu", "all"]),

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::ops::Device;
+use crate::ops::cases;
 use crate::ops::cpu::CpuDevice;
 use crate::ops::cuda::cudarc_driver::{self, CudarcDriver};
 use crate::ops::cuda::driver::Driver;
@@ -18,6 +19,14 @@ use crate::ops::cuda::{CudaDevice, LossScaling};
 pub(super) trait Task {
     /// Does it.
     fn run<D: Device>(self, device: &D) -> Result<()>;
+}
+
+/// What is done with a device in each precision that it stores, and with the driver below it where there is one.
+pub(super) trait Inspection {
+    /// Looks at the driver.
+    fn driver(&mut self, driver: &Arc<dyn Driver>);
+    /// Looks at the device.
+    fn device<D: Device>(&mut self, device: &D, precision: cases::Precision);
 }
 
 /// Arguments of every command that computes.
@@ -37,7 +46,7 @@ pub(super) struct DeviceArguments {
 
 /// A device as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum DeviceChoice {
+pub(super) enum DeviceChoice {
     Auto,
     Cpu,
     Cuda(usize),
@@ -64,6 +73,36 @@ impl FromStr for DeviceChoice {
             (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
             _ => Err("expected auto, cpu, sim or cuda:N, e.g. cuda:0".to_string()),
         }
+    }
+}
+
+impl DeviceChoice {
+    /// Has the device looked at in every precision, without a loss scale. The simulator runs each launch under all of its
+    /// schedules.
+    ///
+    /// # Errors
+    /// When the device cannot be had, with what is missing.
+    pub(super) fn inspect(self, inspection: &mut impl Inspection) -> Result<()> {
+        let driver: Arc<dyn Driver> = match self {
+            Self::Cuda(number) => Arc::new(CudarcDriver::new(number)?),
+            Self::Simulator => Arc::new(SimDriver::new(true)?),
+            Self::Auto => match cudarc_driver::first_card() {
+                Some(driver) => Arc::new(driver),
+                None => return Self::Cpu.inspect(inspection),
+            },
+            Self::Cpu => {
+                inspection.device(&CpuDevice::new(), cases::Precision::Single);
+                return Ok(());
+            }
+        };
+        inspection.driver(&driver);
+        let scaling = LossScaling::Fixed(1.0);
+        let device = CudaDevice::<f16>::on(driver.clone(), scaling)?;
+        inspection.device(&device, cases::Precision::Half);
+        drop(device);
+        let device = CudaDevice::<bf16>::on(driver, scaling)?;
+        inspection.device(&device, cases::Precision::Bfloat);
+        Ok(())
     }
 }
 

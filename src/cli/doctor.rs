@@ -1,9 +1,13 @@
-//! `muni-engine doctor`: what this machine and this build can do, and what a run would take of a card, present or not.
+//! `muni-engine doctor`: what this machine and this build can do, what a run would take of a card, present or not, and whether the
+//! kernels compute what they should.
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use super::check_kernels;
+use super::device::DeviceChoice;
 use super::plan::{Request, card_of, table};
 use crate::model::ModelConfig;
 use crate::ops::Device;
@@ -38,6 +42,15 @@ pub struct Arguments {
     /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million parameters].
     #[arg(long, value_name = "FILE", requires = "plan")]
     model_config: Option<PathBuf>,
+    /// Run every kernel on inputs whose results are known: one line per check. Fails where one does.
+    #[arg(long, conflicts_with = "plan")]
+    check_kernels: bool,
+    /// What to check: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", requires = "check_kernels", value_parser = DeviceChoice::from_str)]
+    device: DeviceChoice,
+    /// Checks to run, or groups of them, e.g. conformance dense moe/router [default: all].
+    #[arg(long, value_name = "NAME", requires = "check_kernels", num_args = 1..)]
+    only: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -45,9 +58,10 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
-    match arguments.plan {
-        true => plan(&arguments),
-        false => report(arguments.json),
+    match (arguments.plan, arguments.check_kernels) {
+        (true, _) => plan(&arguments),
+        (_, true) => check_kernels::run(arguments.device, &arguments.only, arguments.json),
+        _ => report(arguments.json),
     }
 }
 

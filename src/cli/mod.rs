@@ -3,6 +3,7 @@
 
 mod assistant;
 mod chat;
+mod check_kernels;
 mod dataset;
 mod demo;
 mod device;
@@ -48,7 +49,7 @@ enum Command {
     Routing(routing::Arguments),
     /// Answer over HTTP: OpenAI's API, a page for citizens, a widget for the city's own pages.
     Serve(Box<serve::Arguments>),
-    /// Show what this machine and this build can do, and what training takes of a card.
+    /// Show what this machine and this build can do, what training takes of a card, and whether the kernels compute what they should.
     Doctor(doctor::Arguments),
     /// Time training steps on random tokens.
     #[command(hide = true)]

@@ -1,6 +1,6 @@
 //! The operation set: everything the model and the trainer compute, as one trait with explicit forward and backward
 //! pairs. `model` and `train` are written once over [`Device`]; `cpu` and `cuda` implement it; `reference` is the
-//! slow, obvious twin that tests hold them to.
+//! slow, obvious twin that `cases` holds them to.
 //!
 //! Rules of the trait
 //! - Matrices are row-major and dense; a weight is `[out, in]`, an activation `[tokens, features]`.
@@ -10,6 +10,7 @@
 //! - An operation checks lengths and ranges that it can see and returns an error naming itself and the values.
 //! - Operations are issued in order and may run asynchronously; only `download_*` waits.
 
+pub mod cases;
 pub mod checks;
 pub mod cpu;
 pub mod cuda;

@@ -1,7 +1,7 @@
 //! The CUDA engine's own machinery: what the simulator finds, what single instructions do, what ptxas says, how kernels are
 //! read. The operations themselves are in the case table (`ops_cases`).
 
-mod conformance;
+pub(crate) mod conformance;
 mod counting;
 pub(crate) mod device;
 mod faults;

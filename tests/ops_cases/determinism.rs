@@ -1,18 +1,19 @@
 //! The same bits on any number of threads: what is summed by several of them is cut into parts that do not depend on
 //! their number, and the parts are added in their order.
 
-use super::moe::Load;
-use super::*;
+use anyhow::Result;
 use muni_engine::ops::AttentionShape;
+use muni_engine::ops::cases::moe::Load;
+use muni_engine::ops::cases::{Outputs, Precision, Rig, attention, dense, head, moe, optimizer};
 use muni_engine::ops::cpu::CpuDevice;
 
 /// Runs once on pools of 1, 2 and 3 threads, each with a fresh device, and compares bits.
-fn same_bits_on_any_pool(name: &str, run: impl Fn(&CpuDevice) -> Outputs + Sync) {
+fn same_bits_on_any_pool(name: &str, run: impl Fn(Rig<CpuDevice>) -> Result<Outputs> + Sync) {
     let bits = |threads: usize| -> Vec<(&'static str, Vec<u32>)> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         let outputs = pool.build().unwrap().install(|| {
             assert_eq!(rayon::current_num_threads(), threads);
-            run(&CpuDevice::new())
+            run(Rig::new(&CpuDevice::new(), Precision::Single)).unwrap()
         });
         let to_bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
         outputs
@@ -32,21 +33,21 @@ fn same_bits_on_any_pool(name: &str, run: impl Fn(&CpuDevice) -> Outputs + Sync)
 #[test]
 fn dense_operations_are_deterministic() {
     for rows in [7, 65, 257] {
-        same_bits_on_any_pool("embedding_backward", |device| {
-            dense::embedding_backward(device, (rows, 131, 40))
+        same_bits_on_any_pool("embedding_backward", |rig| {
+            dense::embedding_backward(rig, (rows, 131, 40))
         });
-        same_bits_on_any_pool("rmsnorm_backward", |device| {
-            dense::rmsnorm_backward(device, (rows, 384))
+        same_bits_on_any_pool("rmsnorm_backward", |rig| {
+            dense::rmsnorm_backward(rig, (rows, 384))
         });
         for shape in [(rows, 384, 448), (rows, 36, 131)] {
-            same_bits_on_any_pool("linear_forward", |device| {
-                dense::linear_forward(device, shape, true)
+            same_bits_on_any_pool("linear_forward", |rig| {
+                dense::linear_forward(rig, shape, true)
             });
-            same_bits_on_any_pool("linear_backward_input", |device| {
-                dense::linear_backward_input(device, shape, true)
+            same_bits_on_any_pool("linear_backward_input", |rig| {
+                dense::linear_backward_input(rig, shape, true)
             });
-            same_bits_on_any_pool("linear_backward_weight", |device| {
-                dense::linear_backward_weight(device, shape)
+            same_bits_on_any_pool("linear_backward_weight", |rig| {
+                dense::linear_backward_weight(rig, shape)
             });
         }
     }
@@ -60,11 +61,11 @@ fn attention_is_deterministic() {
         head_dim: 36,
     };
     for lengths in [&[300][..], &[5, 130, 1, 17, 64]] {
-        same_bits_on_any_pool("attention_forward", |device| {
-            attention::attention_forward(device, &shape, lengths, 1.0)
+        same_bits_on_any_pool("attention_forward", |rig| {
+            attention::attention_forward(rig, &shape, lengths, 1.0)
         });
-        same_bits_on_any_pool("attention_backward", |device| {
-            attention::attention_backward(device, &shape, lengths, 1.0)
+        same_bits_on_any_pool("attention_backward", |rig| {
+            attention::attention_backward(rig, &shape, lengths, 1.0)
         });
     }
 }
@@ -74,14 +75,14 @@ fn router_and_experts_are_deterministic() {
     let shape = moe::shape(36, 44, 5, 2);
     for rows in [17, 257] {
         for load in [Load::Random, Load::OneTakesAll] {
-            same_bits_on_any_pool("router_backward", |device| {
-                moe::router_backward(device, &shape, &[0, 9, rows as u32], load)
+            same_bits_on_any_pool("router_backward", |rig| {
+                moe::router_backward(rig, &shape, &[0, 9, rows as u32], load)
             });
-            same_bits_on_any_pool("experts_forward", |device| {
-                moe::experts_forward(device, &shape, rows, load, 1.0)
+            same_bits_on_any_pool("experts_forward", |rig| {
+                moe::experts_forward(rig, &shape, rows, load, 1.0)
             });
-            same_bits_on_any_pool("experts_backward", |device| {
-                moe::experts_backward(device, &shape, rows, load, 1.0)
+            same_bits_on_any_pool("experts_backward", |rig| {
+                moe::experts_backward(rig, &shape, rows, load, 1.0)
             });
         }
     }
@@ -94,13 +95,13 @@ fn head_loss_is_deterministic() {
         head::Case::new(600, 1031, 36, 0),
         head::Case::new(130, 257, 384, 3),
     ] {
-        same_bits_on_any_pool("head_loss", |device| head::head_loss(device, case));
+        same_bits_on_any_pool("head_loss", |rig| head::head_loss(rig, case));
     }
 }
 
 #[test]
 fn global_norm_is_deterministic() {
-    same_bits_on_any_pool("global_norm", |device| {
-        optimizer::global_norm(device, &[17, 200_003, 65_537, 400_000], 3.0)
+    same_bits_on_any_pool("global_norm", |rig| {
+        optimizer::global_norm(rig, &[17, 200_003, 65_537, 400_000], 3.0)
     });
 }

@@ -1,9 +1,8 @@
 //! Mistakes of a caller: every operation returns an error that begins with its name, and changes nothing.
 
-use super::moe::{HostRouting, Load};
 use super::*;
 use anyhow::Result;
-use muni_engine::ops::cpu::CpuDevice;
+use muni_engine::ops::cases::moe::{self, HostRouting, Load};
 use muni_engine::ops::{AdamStep, AttentionShape, Balance, CachedText, MoeShape, Routing};
 
 const ATTENTION: AttentionShape = AttentionShape {
@@ -12,6 +11,27 @@ const ATTENTION: AttentionShape = AttentionShape {
     head_dim: 6,
 };
 const MOE: MoeShape = moe::shape(10, 12, 4, 2);
+
+fn rig<D: Device>(device: &D) -> Rig<'_, D> {
+    Rig::new(device, Precision::Single)
+}
+
+fn float<D: Device>(device: &D, values: &[f32]) -> D::Float {
+    rig(device).float(values).unwrap()
+}
+
+fn single<D: Device>(device: &D, values: &[f32]) -> D::Single {
+    rig(device).single(values).unwrap()
+}
+
+fn input_index<D: Device>(device: &D, values: &[u32]) -> D::Index {
+    rig(device).input_index(values).unwrap()
+}
+
+/// A right routing of 5 tokens.
+fn host_routing() -> HostRouting {
+    moe::routing(Precision::Single, &MOE, 5, Load::Random).unwrap()
+}
 
 /// The call was refused by the operation `name`.
 fn expect_refused(name: &str, case: &str, result: Result<()>) {
@@ -212,7 +232,7 @@ fn check_attention_lengths<D: Device>(device: &D) {
 
 fn check_moe_lengths<D: Device>(device: &D) {
     let (shape, count) = (&MOE, 5);
-    let host = moe::routing(shape, count, Load::Random);
+    let host = host_routing();
     let (x, w13, w2) = (count * 10, 4 * 24 * 10, 4 * 10 * 12);
     check_lengths("router_forward", &[], |b| {
         let (x, weight) = (b.float(device, x), b.float(device, 40));
@@ -458,7 +478,7 @@ fn check_ranges<D: Device>(device: &D) {
 
 fn check_offsets<D: Device>(device: &D) {
     let whole = |len: usize| float(device, &vec![0.5; len]);
-    let host = moe::routing(&MOE, 5, Load::Random);
+    let host = host_routing();
     for wrong in [
         [0, 3, 2, 5],
         [0, 3, 3, 5],
@@ -496,7 +516,7 @@ fn check_offsets<D: Device>(device: &D) {
         if device.token_granule(64) > 1 && wrong == [0, 2, 3, 4] {
             continue;
         }
-        let mut routing = host.upload(device);
+        let mut routing = host.upload(rig(device)).unwrap();
         let mut balance = Balance::new(device, &MOE, 3).unwrap();
         let result = device.router_forward(
             &whole(50),
@@ -514,7 +534,7 @@ fn check_offsets<D: Device>(device: &D) {
             &grad,
             &whole(50),
             &whole(40),
-            &host.upload(device),
+            &host.upload(rig(device)).unwrap(),
             &balance,
             &offsets,
             3,
@@ -541,9 +561,12 @@ fn check_routings<D: Device>(device: &D) {
         |r| r.slot_source.swap(0, 9),
     ];
     for (i, spoil) in spoil.into_iter().enumerate() {
-        let mut host = moe::routing(&MOE, 5, Load::Random);
+        let mut host = host_routing();
         spoil(&mut host);
-        let (routing, case) = (host.upload(device), format!("spoilt routing {i}"));
+        let (routing, case) = (
+            host.upload(rig(device)).unwrap(),
+            format!("spoilt routing {i}"),
+        );
         let result = device.experts_forward(
             &whole(50),
             &routing,
@@ -577,7 +600,7 @@ fn check_routings<D: Device>(device: &D) {
         MoeShape { top_k: 0, ..MOE },
         MoeShape { experts: 0, ..MOE },
     ] {
-        let mut routing = moe::routing(&MOE, 5, Load::Random).upload(device);
+        let mut routing = host_routing().upload(rig(device)).unwrap();
         let mut balance = Balance::new(device, &MOE, 1).unwrap();
         let groups = input_index(device, &[0, 5]);
         let result = device.router_forward(

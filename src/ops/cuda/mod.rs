@@ -6,6 +6,7 @@
 //! operation waits to look at it.
 
 pub mod arena;
+pub mod conformance;
 pub mod counting;
 pub mod cudarc_driver;
 mod cudarc_staging;

@@ -1,5 +1,5 @@
 //! Slow, obvious operations: every formula of [`Device`] as it is written there, sums in `f64`, whole softmax rows, nothing
-//! kept that can be computed again. Tests hold the fast devices to it; it is never optimised.
+//! kept that can be computed again. The case table (`ops::cases`) holds the fast devices to it; it is never optimised.
 
 // Loops over named indices are the formulas; iterator chains would hide them.
 #![allow(clippy::needless_range_loop)]

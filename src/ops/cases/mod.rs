@@ -1,0 +1,132 @@
+//! The operation case table: every operation of [`Device`] against the reference device, on seeded inputs. Tests run it on the
+//! CPU and the simulator, `muni-engine doctor --check-kernels` on whatever a machine has.
+//!
+//! Each buffer is longer than the operation needs. Behind an input stand NaNs (or indices out of range), so that a read
+//! past the used part spoils the result; behind an output stand sentinels that must keep their bits. Outputs that the
+//! trait writes (`=`) begin as NaN, outputs that it adds to (`+=`) begin as random values.
+//!
+//! Inputs of devices that store 16 bits are rounded for the reference too, so that only the kernels' own error is left.
+//!
+//! A check that loses its cases does not pass: each says how many it has, in each precision.
+
+pub mod attention;
+pub mod bounds;
+pub mod dense;
+pub mod head;
+pub mod moe;
+pub mod optimizer;
+mod rig;
+mod tally;
+
+pub use rig::{Rig, TAIL, Values, WRONG_INDEX};
+pub use tally::{Measured, Outcome, Outputs, Tally, difference};
+
+use serde::Serialize;
+use std::fmt;
+
+use super::Device;
+
+/// Storage precision of the device under test.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub enum Precision {
+    /// `f32`.
+    #[serde(rename = "fp32")]
+    Single,
+    /// 16 bits, 11 of them significant.
+    #[serde(rename = "fp16")]
+    Half,
+    /// 16 bits, 8 of them significant.
+    #[serde(rename = "bf16")]
+    Bfloat,
+}
+
+impl Precision {
+    /// `single` where the device stores `f32`, else `half`: for values that fp16 does not reach (65504 at most), and for
+    /// sizes, because the simulator is slow.
+    pub fn choose<T>(self, single: T, half: T) -> T {
+        match self {
+            Self::Single => single,
+            Self::Half | Self::Bfloat => half,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Single => "fp32",
+            Self::Half => "fp16",
+            Self::Bfloat => "bf16",
+        })
+    }
+}
+
+/// Some operations of a device with all their cases.
+pub struct Check<D: Device> {
+    /// `file/what`.
+    pub name: &'static str,
+    /// Cases that it has in fp32, fp16 and bf16; 0 where it is not for that precision.
+    cases: [usize; 3],
+    run: fn(Rig<'_, D>, &mut Tally),
+}
+
+impl<D: Device> Check<D> {
+    /// How many cases it has; 0 where it is not for this precision.
+    pub fn cases(&self, precision: Precision) -> usize {
+        self.cases[precision as usize]
+    }
+
+    /// Runs all cases; one that fails does not stop the others.
+    pub fn run(&self, device: &D, precision: Precision) -> Outcome {
+        let rig = Rig::new(device, precision);
+        let (name, cases) = (self.name, self.cases(precision));
+        Outcome::of(name, Some(precision), cases, |tally| (self.run)(rig, tally))
+    }
+}
+
+/// The table.
+pub fn checks<D: Device>() -> [Check<D>; 16] {
+    let check = |name, single, half, run| Check {
+        name,
+        cases: [single, half, half],
+        run,
+    };
+    [
+        check("dense/embedding", 88, 88, dense::check_embedding),
+        check("dense/rmsnorm", 330, 330, dense::check_rmsnorm),
+        check("dense/linear", 290, 60, dense::check_linear),
+        check("dense/rope", 88, 88, dense::check_rope),
+        check("attention/segments", 26, 27, attention::check_segments),
+        check("attention/cached", 16, 16, attention::check_cached),
+        check("attention/texts", 5, 5, attention::check_texts),
+        check("moe/router", 360, 360, moe::check_router),
+        check("moe/experts", 100, 48, moe::check_experts),
+        check("head/loss", 165, 65, head::check_loss),
+        Check {
+            name: "head/gpt2-vocabulary",
+            // Once: it takes long on the simulator, and bf16 differs in nothing that depends on the vocabulary.
+            cases: [0, 1, 0],
+            run: head::check_gpt2_vocabulary,
+        },
+        check("head/all-ignored", 1, 1, head::check_all_ignored),
+        check("head/broken-input", 16, 16, head::check_broken_input),
+        check(
+            "optimizer/global-norm",
+            14,
+            14,
+            optimizer::check_global_norm,
+        ),
+        check("optimizer/adamw", 64, 64, optimizer::check_adamw),
+        check("optimizer/broken-norm", 2, 2, optimizer::check_broken_norm),
+    ]
+}
+
+/// Runs an operation on the device and on the reference device as one case, and compares.
+macro_rules! same_as_reference {
+    ($tally:ident, $rig:ident, $operation:expr, $case:expr, $run:ident $(, $argument:expr)*) => {
+        $tally.compare($rig.precision, $operation, $case, || {
+            Ok(($run($rig $(, $argument)*)?, $run($rig.reference() $(, $argument)*)?))
+        })
+    };
+}
+use same_as_reference;
