@@ -98,7 +98,7 @@ fn words_that_are_improbable_everywhere() {
         };
     }
     for (i, value) in table.iter_mut().enumerate() {
-        let improbable = i / HIDDEN % 3 == 0 && i % HIDDEN == 0;
+        let improbable = (i / HIDDEN).is_multiple_of(3) && i.is_multiple_of(HIDDEN);
         *value = if improbable {
             -40.0
         } else {
