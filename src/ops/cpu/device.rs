@@ -2,7 +2,7 @@
 
 use super::gemm::{Matrix, Start, gemm};
 use super::kernel::Level;
-use super::memory::zeroed;
+use super::memory::{self, zeroed};
 use super::{CpuDevice, attention, head, moe, norm, optimizer, small};
 use crate::ops::checks::{
     RoutingIndices, element_count, expect_adam_step, expect_attention_shape, expect_len,
@@ -18,6 +18,9 @@ use rayon::prelude::*;
 /// Positions from which a caller's mistake is likelier than a text: 2^20 positions of angles take 256 MB at a head size of 64.
 const MAX_POSITION: u32 = 1 << 20;
 
+/// Elements that fit into a core's second cache: a smaller buffer is cleared where it will be read.
+const IN_CACHE: usize = 1 << 18;
+
 fn upload<T: Copy>(values: &[T], buffer: &mut [T]) -> Result<()> {
     prefix_mut("upload", "buffer", buffer, &[values.len()])?.copy_from_slice(values);
     Ok(())
@@ -28,9 +31,12 @@ fn download<T: Copy>(buffer: &[T], len: usize) -> Result<Vec<T>> {
 }
 
 fn clear(buffer: &mut [f32], len: usize) -> Result<()> {
-    prefix_mut("clear", "buffer", buffer, &[len])?
-        .par_chunks_mut(1 << 16)
-        .for_each(|part| part.fill(0.0));
+    let buffer = prefix_mut("clear", "buffer", buffer, &[len])?;
+    if len < IN_CACHE {
+        buffer.fill(0.0);
+    } else {
+        buffer.par_chunks_mut(1 << 16).for_each(memory::clear);
+    }
     Ok(())
 }
 

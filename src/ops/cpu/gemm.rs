@@ -6,7 +6,7 @@
 
 mod pack;
 
-use super::kernel::{Level, Tile, run_tile};
+use super::kernel::{Level, Tile, run_strip, run_tile};
 use super::memory::Aligned;
 use super::shared::SharedMut;
 use pack::{Left, pack_left, pack_left_whole, pack_panels};
@@ -425,11 +425,16 @@ fn block(
     if rows.0 >= rows.1 || cols.0 >= cols.1 {
         return;
     }
+    let nr = level.nr();
     PANELS.with_borrow_mut(|(packed_b, packed_a)| {
         for (k0, depth) in depths(k) {
-            let size = (cols.1 - cols.0).next_multiple_of(level.nr()) * depth;
+            let size = (cols.1 - cols.0).next_multiple_of(nr) * depth;
             packed_b.reserve(size);
-            pack_panels(level.nr(), depth, cols, k0, b, &mut packed_b[..size]);
+            pack_panels(nr, depth, cols, k0, b, &mut packed_b[..size]);
+            let panels = Panels {
+                data: packed_b,
+                depth,
+            };
             let out = if k0 == 0 { out } else { out.accumulating() };
             for m0 in (rows.0..rows.1).step_by(MC) {
                 let m1 = (m0 + MC).min(rows.1);
@@ -439,10 +444,6 @@ fn block(
                         let all = rows.next_multiple_of(level.mr());
                         Left::packed(&panels[all * k0 + m0 * depth..], level.mr(), depth)
                     }
-                };
-                let panels = Panels {
-                    data: packed_b,
-                    depth,
                 };
                 tiles(
                     level,
@@ -479,48 +480,47 @@ fn tiles(
     fetch: Fetch,
 ) {
     let (mr, nr) = (level.mr(), level.nr());
-    let groups = (rows.1 - rows.0).div_ceil(mr);
+    let height = rows.1 - rows.0;
+    let groups = height.div_ceil(mr);
     let steps = groups * (cols.1 - cols.0).div_ceil(nr) * depth;
-    let (own_pace, fetch_pace) = (nr.div_ceil(groups), fetch.len.div_ceil(steps.max(1)));
     for (panel, c0) in (cols.0..cols.1).step_by(nr).enumerate() {
         let width = nr.min(cols.1 - c0);
         let b = panels.data[panel * panels.depth * nr..][..depth * nr].as_ptr();
-        for (group, r0) in (rows.0..rows.1).step_by(mr).enumerate() {
-            let height = mr.min(rows.1 - r0);
-            // SAFETY: `gemm_tasks` checked that C, the start and A cover the whole product; the packed parts were sized
-            // by their packing; tasks own disjoint rows and columns of C.
-            unsafe {
-                let init = if out.init.is_null() {
+        // Each tile asks for its share of the next panel, or of what will be read after the product.
+        let (ahead, pace) = if fetch.len == 0 {
+            (b.wrapping_add(panels.depth * nr), nr.div_ceil(groups))
+        } else {
+            let pace = fetch.len.div_ceil(steps.max(1));
+            (fetch.from.wrapping_add(panel * groups * depth * pace), pace)
+        };
+        let tile = |group: usize| {
+            let r0 = rows.0 + group * mr;
+            Tile {
+                k: depth,
+                a: left.a.wrapping_add(group * left.group),
+                a_row: left.a_row,
+                a_col: left.a_col,
+                b,
+                c: out.c.wrapping_add(r0 * out.c_row + c0),
+                c_row: out.c_row,
+                init: if out.init.is_null() {
                     out.init
                 } else {
-                    out.init.add(r0 * out.init_row + c0)
-                };
-                let (ahead, pace) = if fetch.len == 0 {
-                    (
-                        b.wrapping_add(panels.depth * nr + depth * group * own_pace),
-                        own_pace,
-                    )
-                } else {
-                    let tile = panel * groups + group;
-                    (
-                        fetch.from.wrapping_add(tile * depth * fetch_pace),
-                        fetch_pace,
-                    )
-                };
-                let tile = Tile {
-                    k: depth,
-                    a: left.a.add(group * left.group),
-                    a_row: left.a_row,
-                    a_col: left.a_col,
-                    b,
-                    c: out.c.add(r0 * out.c_row + c0),
-                    c_row: out.c_row,
-                    init,
-                    init_row: out.init_row,
-                    ahead,
-                    pace,
-                };
-                run_tile(level, &tile, height, width);
+                    out.init.wrapping_add(r0 * out.init_row + c0)
+                },
+                init_row: out.init_row,
+                ahead: ahead.wrapping_add(group * depth * pace),
+                pace,
+            }
+        };
+        // Whole tiles in one go; what is left at the lower and the right edge one by one.
+        let whole = if width == nr { height / mr } else { 0 };
+        // SAFETY: `gemm_tasks` checked that C, the start and A cover the whole product; the packed parts were sized
+        // by their packing; tasks own disjoint rows and columns of C.
+        unsafe {
+            run_strip(level, &tile(0), whole, left.group);
+            for group in whole..groups {
+                run_tile(level, &tile(group), mr.min(height - group * mr), width);
             }
         }
     }

@@ -15,7 +15,7 @@ mod gradients;
 use super::gemm::{Fetch, Matrix, Packed, Start, gemm_packed};
 use super::scratch::Scratch;
 use super::shared::SharedMut;
-use super::simd::{exp, vectorised};
+use super::simd::{LANES, exp, vectorised};
 use crate::ops::IGNORE_TARGET;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -185,22 +185,69 @@ fn statistics(
     (log_sum, losses)
 }
 
+/// Rows of a block of logits that are gone through side by side, so that what each token has is read and written once for all.
+const ROWS: usize = 4;
+
 vectorised! {
     /// Turns a block `[rows, n]` of logits into exponentials over each token's running maximum, this block included, and adds
     /// them to its running sum.
     pub fn exponentials(block: &mut [f32], max: &mut [f32], sum: &mut [f32], before: &mut [f32]) {
         let n = max.len();
+        // Not f32::max: a NaN logit must reach the loss.
+        let greater = |x: f32, max: f32| if x <= max { max } else { x };
         before.copy_from_slice(max);
-        for row in block.chunks_exact(n) {
-            for t in 0..n {
-                // Not f32::max: a NaN logit must reach the loss.
-                max[t] = if row[t] <= max[t] { max[t] } else { row[t] };
+        let whole = n / LANES * LANES;
+        for rows in block.chunks(ROWS * n) {
+            if rows.len() < ROWS * n {
+                for row in rows.chunks_exact(n) {
+                    max.iter_mut().zip(row).for_each(|(max, &x)| *max = greater(x, *max));
+                }
+                continue;
+            }
+            let rows: [&[f32]; ROWS] = std::array::from_fn(|r| &rows[r * n..][..n]);
+            for t in (0..whole).step_by(LANES) {
+                let mut lanes = [0.0f32; LANES];
+                lanes.copy_from_slice(&max[t..t + LANES]);
+                for row in rows {
+                    let row = &row[t..t + LANES];
+                    for i in 0..LANES {
+                        lanes[i] = greater(row[i], lanes[i]);
+                    }
+                }
+                max[t..t + LANES].copy_from_slice(&lanes);
+            }
+            for row in rows {
+                max[whole..].iter_mut().zip(&row[whole..]).for_each(|(max, &x)| *max = greater(x, *max));
             }
         }
         for t in 0..n {
             sum[t] *= exp::<FMA>(before[t] - max[t]);
         }
-        for row in block.chunks_exact_mut(n) {
+        let mut groups = block.chunks_exact_mut(ROWS * n);
+        for rows in &mut groups {
+            for t in (0..whole).step_by(LANES) {
+                let (mut lanes, mut sums) = ([0.0f32; LANES], [0.0f32; LANES]);
+                lanes.copy_from_slice(&max[t..t + LANES]);
+                sums.copy_from_slice(&sum[t..t + LANES]);
+                for r in 0..ROWS {
+                    let row = &mut rows[r * n + t..][..LANES];
+                    let mut e = [0.0f32; LANES];
+                    for i in 0..LANES {
+                        e[i] = exp::<FMA>(row[i] - lanes[i]);
+                        sums[i] += e[i];
+                    }
+                    row.copy_from_slice(&e);
+                }
+                sum[t..t + LANES].copy_from_slice(&sums);
+            }
+            for row in rows.chunks_exact_mut(n) {
+                for t in whole..n {
+                    row[t] = exp::<FMA>(row[t] - max[t]);
+                    sum[t] += row[t];
+                }
+            }
+        }
+        for row in groups.into_remainder().chunks_exact_mut(n) {
             for t in 0..n {
                 row[t] = exp::<FMA>(row[t] - max[t]);
                 sum[t] += row[t];

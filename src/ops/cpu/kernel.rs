@@ -89,6 +89,64 @@ pub struct Tile {
     pub pace: usize,
 }
 
+/// Computes `count` whole tiles below one another on the same panel of `B`, the first of which is `tile`: each next one has
+/// its rows of `A` `a_step` elements further, those of `C` and `init` `mr` rows further, and asks for what the last one did not.
+///
+/// # Safety
+/// As [`run_tile`] for each of them.
+#[inline]
+pub unsafe fn run_strip(level: Level, tile: &Tile, count: usize, a_step: usize) {
+    // SAFETY: the caller promises the instruction set and the extents.
+    unsafe {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => avx512_strip(tile, count, a_step),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => avx2_strip(tile, count, a_step),
+            Level::Portable => for_strip(tile, count, a_step, 6, |tile| portable::<6>(tile)),
+        }
+    }
+}
+
+/// Calls `run` for each tile of a strip.
+#[inline(always)]
+fn for_strip(tile: &Tile, count: usize, a_step: usize, mr: usize, run: impl Fn(&Tile)) {
+    let mut tile = *tile;
+    for _ in 0..count {
+        run(&tile);
+        tile.a = tile.a.wrapping_add(a_step);
+        tile.c = tile.c.wrapping_add(mr * tile.c_row);
+        if !tile.init.is_null() {
+            tile.init = tile.init.wrapping_add(mr * tile.init_row);
+        }
+        tile.ahead = tile.ahead.wrapping_add(tile.k * tile.pace);
+    }
+}
+
+/// # Safety
+/// As [`run_strip`], on a processor with AVX-512F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512_strip(tile: &Tile, count: usize, a_step: usize) {
+    for_strip(tile, count, a_step, 12, |tile| {
+        ask_for_init(tile, 12, 32);
+        // SAFETY: as this function's contract.
+        unsafe { avx512_twelve(tile) }
+    });
+}
+
+/// # Safety
+/// As [`run_strip`], on a processor with AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2_strip(tile: &Tile, count: usize, a_step: usize) {
+    for_strip(tile, count, a_step, 6, |tile| {
+        ask_for_init(tile, 6, 16);
+        // SAFETY: as this function's contract.
+        unsafe { avx2_six(tile) }
+    });
+}
+
 /// Computes a tile with `rows <= mr` valid rows and `cols <= nr` valid columns.
 ///
 /// # Safety
@@ -134,29 +192,52 @@ pub unsafe fn run_tile(level: Level, tile: &Tile, rows: usize, cols: usize) {
     }
 }
 
-/// Fetches where the tile will be written, and what it is added to, while it is computed: at its end one row after another
-/// would wait for memory, which costs the logits of a large vocabulary two fifths of their time.
+/// Fetches what the tile is added to, unless that is its old value.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn ask_for_output(tile: &Tile, rows: usize, cols: usize) {
+fn ask_for_init(tile: &Tile, rows: usize, cols: usize) {
     use std::arch::x86_64::*;
-    for r in 0..rows {
-        let to = tile.c.wrapping_add(r * tile.c_row);
-        // SAFETY: prefetching any address is allowed.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_ET0>(to.cast_const().cast());
-            _mm_prefetch::<_MM_HINT_ET0>(to.wrapping_add(cols - 1).cast_const().cast());
-        }
-    }
     if tile.init.is_null() || std::ptr::eq(tile.init, tile.c) {
         return;
     }
     for r in 0..rows {
         let from = tile.init.wrapping_add(r * tile.init_row);
-        // SAFETY: as above.
+        // SAFETY: prefetching any address is allowed.
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(from.cast());
             _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(cols - 1).cast());
+        }
+    }
+}
+
+/// The loop over a tile's depth in as many rounds as it has rows: each begins by asking for one row of the output. At its end one
+/// row after another would wait for memory, which costs the logits of a large vocabulary two fifths of their time; asked for all at once,
+/// they fill the queue of what is on its way, and the operands wait.
+#[cfg(target_arch = "x86_64")]
+#[repr(C)]
+struct Rounds {
+    /// Bytes from one row of the output to the next.
+    row: usize,
+    /// Steps of a round.
+    steps: usize,
+    /// Steps of the last round.
+    last: usize,
+    /// Address of the row after the last round's.
+    end: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Rounds {
+    #[inline]
+    fn new(tile: &Tile, rows: usize) -> Self {
+        // A loop shorter than that is over before the first row is there.
+        let rounds = if tile.k >= 2 * rows { rows } else { 1 };
+        let steps = tile.k / rounds;
+        Self {
+            row: 4 * tile.c_row,
+            steps,
+            last: tile.k - steps * (rounds - 1),
+            end: tile.c.wrapping_add(rounds * tile.c_row).addr(),
         }
     }
 }
@@ -166,7 +247,7 @@ fn ask_for_output(tile: &Tile, rows: usize, cols: usize) {
 #[inline]
 unsafe fn run_full_width(level: Level, tile: &Tile, rows: usize) {
     #[cfg(target_arch = "x86_64")]
-    ask_for_output(tile, rows, level.nr());
+    ask_for_init(tile, rows, level.nr());
     // SAFETY: the caller promises the instruction set and the extents.
     unsafe {
         match level {
@@ -213,16 +294,25 @@ unsafe fn run_full_width(level: Level, tile: &Tile, rows: usize) {
 /// As [`run_tile`] with 6 rows and 16 columns, on a processor with AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
+#[inline]
 unsafe fn avx2_six(tile: &Tile) {
     use std::arch::x86_64::*;
     let t = *tile;
     let mut acc = [_mm256_setzero_ps(); 12];
+    let rounds = Rounds::new(tile, 6);
     // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address is allowed. The
-    // assembly reads `k` rows of 16 values at `b` and `k` columns of 6 values at `a`, and writes registers only.
+    // assembly reads `k` rows of 16 values at `b` and `k` columns of 6 values at `a` and `rounds`, and writes registers only.
     unsafe {
         if t.k > 0 {
             let [a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11] = &mut acc;
             std::arch::asm!(
+                "3:",
+                "prefetchw [{c}]",
+                "prefetchw [{c} + 60]",
+                "add {c}, [{rounds}]",
+                "mov {k}, [{rounds} + 8]",
+                "cmp {c}, [{rounds} + 24]",
+                "cmove {k}, [{rounds} + 16]",
                 "2:",
                 "vmovups {b0}, [{b}]",
                 "vmovups {b1}, [{b} + 32]",
@@ -251,12 +341,16 @@ unsafe fn avx2_six(tile: &Tile) {
                 "add {ahead}, {pace}",
                 "dec {k}",
                 "jnz 2b",
+                "cmp {c}, [{rounds} + 24]",
+                "jne 3b",
+                c = inout(reg) t.c => _,
+                rounds = in(reg) &rounds,
                 b = inout(reg) t.b => _,
                 low = inout(reg) t.a => _,
                 high = inout(reg) t.a.wrapping_add(3 * t.a_row) => _,
                 row = in(reg) 4 * t.a_row,
                 col = in(reg) 4 * t.a_col,
-                k = inout(reg) t.k => _,
+                k = out(reg) _,
                 ahead = inout(reg) t.ahead => _,
                 pace = in(reg) 4 * t.pace,
                 b0 = out(ymm_reg) _,
@@ -335,17 +429,27 @@ unsafe fn avx2<const M: usize>(tile: &Tile) {
 /// As [`run_tile`] with 12 rows and 32 columns, on a processor with AVX-512F.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
+#[inline]
 unsafe fn avx512_twelve(tile: &Tile) {
     use std::arch::x86_64::*;
     let t = *tile;
     let mut acc = [_mm512_setzero_ps(); 24];
+    let rounds = Rounds::new(tile, 12);
     // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address is allowed. The
-    // assembly reads `k` rows of 32 values at `b` and `k` columns of 12 values at `a`, and writes registers only.
+    // assembly reads `k` rows of 32 values at `b` and `k` columns of 12 values at `a` and `rounds`, and writes registers only.
     unsafe {
         if t.k > 0 {
             #[rustfmt::skip]
             let [a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, a18, a19, a20, a21, a22, a23] = &mut acc;
             std::arch::asm!(
+                "3:",
+                "prefetchw [{c}]",
+                "prefetchw [{c} + 64]",
+                "prefetchw [{c} + 124]",
+                "add {c}, [{rounds}]",
+                "mov {k}, [{rounds} + 8]",
+                "cmp {c}, [{rounds} + 24]",
+                "cmove {k}, [{rounds} + 16]",
                 "2:",
                 "vmovups {b0}, [{b}]",
                 "vmovups {b1}, [{b} + 64]",
@@ -394,6 +498,10 @@ unsafe fn avx512_twelve(tile: &Tile) {
                 "add {r9}, {col}",
                 "dec {k}",
                 "jnz 2b",
+                "cmp {c}, [{rounds} + 24]",
+                "jne 3b",
+                c = inout(reg) t.c => _,
+                rounds = in(reg) &rounds,
                 b = inout(reg) t.b => _,
                 r0 = inout(reg) t.a => _,
                 r3 = inout(reg) t.a.wrapping_add(3 * t.a_row) => _,
@@ -401,7 +509,7 @@ unsafe fn avx512_twelve(tile: &Tile) {
                 r9 = inout(reg) t.a.wrapping_add(9 * t.a_row) => _,
                 row = in(reg) 4 * t.a_row,
                 col = in(reg) 4 * t.a_col,
-                k = inout(reg) t.k => _,
+                k = out(reg) _,
                 ahead = inout(reg) t.ahead => _,
                 pace = in(reg) 4 * t.pace,
                 b0 = out(zmm_reg) _,

@@ -4,26 +4,42 @@
 use anyhow::{Context, Result};
 use std::ops::{Deref, DerefMut};
 
-/// Bytes from which a buffer is worth huge pages (2 MiB each on x86-64).
-const HUGE_FROM: usize = 4 << 20;
+/// Bytes of a huge page on x86-64.
+const HUGE: usize = 2 << 20;
+/// Bytes from which on a buffer is worth one.
+const WORTH: usize = HUGE / 2;
+/// What the allocator needs of a mapping besides the buffer, generously.
+const OVERHEAD: usize = 256;
+
+/// Bytes to ask for instead of `bytes`: the mapping is then a multiple of huge pages, and Linux lays only such ones out so that
+/// all of their pages can be huge. What is added is never written.
+fn whole_pages(bytes: usize) -> usize {
+    if bytes >= WORTH {
+        (bytes + OVERHEAD).next_multiple_of(HUGE) - OVERHEAD
+    } else {
+        bytes
+    }
+}
 
 /// A buffer of `len` zeros straight from the system: pages that are never touched cost nothing.
 ///
 /// # Errors
 /// If the memory is not there.
 pub fn zeroed<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
-    let buffer = bytemuck::allocation::try_zeroed_slice_box::<T>(len)
+    let size = size_of::<T>();
+    // Where the size overflows, the allocation of `len` itself fails.
+    let room = len
+        .checked_mul(size)
+        .map_or(len, |bytes| whole_pages(bytes) / size.max(1));
+    let buffer = bytemuck::allocation::try_zeroed_slice_box::<T>(room.max(len))
         .map(Vec::from)
         .ok();
-    let mut buffer = buffer.with_context(|| {
-        format!(
-            "no memory for a buffer of {len} elements of {} bytes",
-            size_of::<T>()
-        )
-    })?;
-    if size_of_val(buffer.as_slice()) >= HUGE_FROM {
-        ask_for_huge_pages(buffer.as_mut_ptr().cast(), size_of_val(buffer.as_slice()));
+    let mut buffer = buffer
+        .with_context(|| format!("no memory for a buffer of {len} elements of {size} bytes"))?;
+    if room * size >= WORTH {
+        ask_for_huge_pages(buffer.as_mut_ptr().cast(), room * size);
     }
+    buffer.truncate(len);
     Ok(buffer)
 }
 
@@ -31,14 +47,42 @@ pub fn zeroed<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
 #[cfg(target_os = "linux")]
 fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
     const PAGE: usize = 4096;
-    let skip = start.align_offset(PAGE);
-    let whole = (bytes - skip.min(bytes)) / PAGE * PAGE;
-    // SAFETY: the range lies inside a live allocation; this advice changes how it is backed, never what it holds.
-    unsafe { libc::madvise(start.wrapping_add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
+    // From the page that the allocator's own header shares with the buffer: a mapping that is advised in part is two mappings,
+    // and a huge page lies within one.
+    let before = start.addr() % PAGE;
+    let first = start.wrapping_sub(before);
+    let pages = (before + bytes).next_multiple_of(PAGE);
+    // SAFETY: the pages hold a live allocation; this advice changes how they are backed, never what they hold.
+    unsafe { libc::madvise(first.cast(), pages, libc::MADV_HUGEPAGE) };
+    // The allocator has written its header already, into a small page.
+    // SAFETY: as above.
+    unsafe { libc::madvise(first.cast(), pages.min(HUGE), libc::MADV_COLLAPSE) };
 }
 
 #[cfg(not(target_os = "linux"))]
 fn ask_for_huge_pages(_start: *mut u8, _bytes: usize) {}
+
+/// Zeros for a buffer that is not read soon: past the caches where the processor can, which would first fetch what is
+/// overwritten and then throw out what is needed.
+pub fn clear(buffer: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m128, _mm_setzero_ps, _mm_sfence, _mm_stream_ps};
+        // SAFETY: any bits are a vector of four floats.
+        let (head, vectors, tail) = unsafe { buffer.align_to_mut::<__m128>() };
+        head.fill(0.0);
+        for vector in vectors {
+            // SAFETY: the vector is this slice's own and aligned; SSE is in every x86-64 processor.
+            unsafe { _mm_stream_ps((&raw mut *vector).cast(), _mm_setzero_ps()) };
+        }
+        tail.fill(0.0);
+        // Streaming stores are not ordered with others: whoever is told of them must find them done.
+        // SAFETY: SSE, as above.
+        unsafe { _mm_sfence() };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    buffer.fill(0.0);
+}
 
 /// A cache line.
 #[repr(C, align(64))]
@@ -56,10 +100,11 @@ impl Aligned {
     /// `len` zeros, on huge pages as [`zeroed`].
     pub fn zeroed(len: usize) -> Self {
         let lines = len.div_ceil(16);
-        let mut buffer = Vec::<Line>::with_capacity(lines);
+        let room = whole_pages(lines * size_of::<Line>()) / size_of::<Line>();
+        let mut buffer = Vec::<Line>::with_capacity(room);
         // Before the first write: the allocator zeroes what is aligned like this by hand, and pages that were touched stay small.
-        let bytes = lines * size_of::<Line>();
-        if bytes >= HUGE_FROM {
+        let bytes = buffer.capacity() * size_of::<Line>();
+        if bytes >= WORTH {
             ask_for_huge_pages(buffer.as_mut_ptr().cast(), bytes);
         }
         buffer.resize(lines, Line([0.0; 16]));

@@ -35,11 +35,6 @@ impl<'a> SharedMut<'a> {
         self.pointer.wrapping_add(from)
     }
 
-    /// The address of element `at`, which may lie outside: for hints only.
-    pub fn address(&self, at: usize) -> *const f32 {
-        self.pointer.wrapping_add(at).cast_const()
-    }
-
     /// Elements `from..from + len`, all of them this task's own.
     ///
     /// # Safety

@@ -137,49 +137,59 @@ pub fn pack_panels(
     b: Matrix,
     packed: &mut [f32],
 ) {
-    if depth == 0 {
+    let count = cols.1 - cols.0;
+    if depth == 0 || count == 0 {
         return;
     }
-    let count = (cols.1 - cols.0).div_ceil(nr);
-    for panel in 0..count {
-        let c0 = cols.0 + panel * nr;
-        let width = nr.min(cols.1 - c0);
-        let to = &mut packed[panel * nr * depth..][..nr * depth];
-        if b.col == 1 {
-            let rows = &b.data[k0 * b.row + c0..];
-            match (width == nr, nr) {
-                (true, 32) => pack_rows::<32>(rows, b.row, to),
-                (true, 16) => pack_rows::<16>(rows, b.row, to),
-                _ => {
-                    for (p, row) in to.chunks_exact_mut(nr).enumerate() {
-                        row[..width].copy_from_slice(&rows[p * b.row..][..width]);
-                        row[width..].fill(0.0);
-                    }
-                }
-            }
-        } else {
-            pack_transposed(
-                nr,
-                depth,
-                width,
-                &b.data[k0 * b.row + c0 * b.col..],
-                b.row,
-                b.col,
-                to,
-            );
+    let from = &b.data[k0 * b.row + cols.0 * b.col..];
+    if b.col == 1 {
+        match nr {
+            32 => pack_rows::<32>(depth, count, from, b.row, packed),
+            _ => pack_rows::<16>(depth, count, from, b.row, packed),
+        }
+        return;
+    }
+    for (panel, to) in packed
+        .chunks_exact_mut(nr * depth)
+        .enumerate()
+        .take(count.div_ceil(nr))
+    {
+        let c0 = panel * nr;
+        pack_transposed(
+            nr,
+            depth,
+            nr.min(count - c0),
+            &from[c0 * b.col..],
+            b.row,
+            b.col,
+            to,
+        );
+    }
+}
+
+/// Panels from a row-major matrix, row by row: a large matrix is then read from memory as it lies there.
+fn pack_rows<const NR: usize>(
+    depth: usize,
+    count: usize,
+    from: &[f32],
+    row: usize,
+    packed: &mut [f32],
+) {
+    for p in 0..depth {
+        let (whole, rest) = from[p * row..][..count].as_chunks::<NR>();
+        let mut at = p * NR;
+        for line in whole {
+            packed[at..at + NR].copy_from_slice(line);
+            at += NR * depth;
+        }
+        if !rest.is_empty() {
+            packed[at..at + rest.len()].copy_from_slice(rest);
+            packed[at + rest.len()..at + NR].fill(0.0);
         }
     }
 }
 
-/// A full panel from a row-major matrix.
-#[inline]
-fn pack_rows<const NR: usize>(from: &[f32], row: usize, to: &mut [f32]) {
-    for (p, line) in to.as_chunks_mut::<NR>().0.iter_mut().enumerate() {
-        line.copy_from_slice(&from[p * row..p * row + NR]);
-    }
-}
-
-/// One panel from a matrix whose columns are contiguous (`row == 1` in practice): a transpose in squares of 8.
+/// One panel from a matrix whose columns are contiguous (`row == 1` in practice): a transpose in squares.
 fn pack_transposed(
     nr: usize,
     depth: usize,
@@ -192,20 +202,18 @@ fn pack_transposed(
     if width < nr {
         to.fill(0.0);
     }
+    let side = if nr == 32 { 16 } else { 8 };
     let (square_k, square_c) = if row == 1 {
-        (depth / 8 * 8, width / 8 * 8)
+        (depth / side * side, width / side * side)
     } else {
         (0, 0)
     };
-    for c in (0..square_c).step_by(8) {
-        transpose_strip(
-            Level::detect(),
-            &from[c * col..],
-            col,
-            &mut to[c..],
-            nr,
-            square_k,
-        );
+    for c in (0..square_c).step_by(side) {
+        for p in (0..square_k).step_by(side) {
+            let source = &from[c * col + p..(c + side - 1) * col + p + side];
+            let target = &mut to[p * nr + c..(p + side - 1) * nr + c + side];
+            transpose_square(Level::detect(), side, source, col, target, nr);
+        }
     }
     for c in 0..width {
         let start = if c < square_c { square_k } else { 0 };
@@ -215,29 +223,81 @@ fn pack_transposed(
     }
 }
 
-/// Eight rows of `from`, `col` apart, become eight columns of `to`, whose rows are `nr` apart: `depth` (a multiple of 8)
-/// elements each.
-fn transpose_strip(
+/// `side` rows of `side`, `col` apart, become columns of `to`, whose rows are `nr` apart.
+fn transpose_square(
     level: Level,
+    side: usize,
     from: &[f32],
     col: usize,
     to: &mut [f32],
     nr: usize,
-    depth: usize,
 ) {
-    for p in (0..depth).step_by(8) {
-        let (source, target) = (&from[p..7 * col + p + 8], &mut to[p * nr..(p + 7) * nr + 8]);
+    assert!(from.len() >= (side - 1) * col + side && to.len() >= (side - 1) * nr + side);
+    match (level, side) {
+        // SAFETY: the processor has the level's instructions, and both slices hold the square.
         #[cfg(target_arch = "x86_64")]
-        if level != Level::Portable {
-            // SAFETY: AVX2 is there at this level; the slices above hold 8 rows of 8.
-            unsafe { transpose8_avx2(source, col, target, nr) };
-            continue;
-        }
-        let _ = level;
-        for i in 0..8 {
-            for j in 0..8 {
-                target[j * nr + i] = source[i * col + j];
+        (Level::Avx512, 16) => unsafe { transpose16_avx512(from, col, to, nr) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512 | Level::Avx2, 8) => unsafe { transpose8_avx2(from, col, to, nr) },
+        _ => {
+            for i in 0..side {
+                for j in 0..side {
+                    to[j * nr + i] = from[i * col + j];
+                }
             }
+        }
+    }
+}
+
+/// # Safety
+/// AVX-512F; both slices hold 16 rows of 16, `col` and `nr` apart.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose16_avx512(from: &[f32], col: usize, to: &mut [f32], nr: usize) {
+    use std::arch::x86_64::*;
+    // Quarters of a row of 16: first pairs of rows, then fours, then quarters change places.
+    // SAFETY: 16 rows of 16 by contract.
+    let rows: [__m512; 16] =
+        std::array::from_fn(|i| unsafe { _mm512_loadu_ps(from.as_ptr().add(i * col)) });
+    let pairs: [__m512; 16] = std::array::from_fn(|i| {
+        let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
+        if i % 2 == 0 {
+            _mm512_unpacklo_ps(a, b)
+        } else {
+            _mm512_unpackhi_ps(a, b)
+        }
+    });
+    // fours[4 g + j] holds, in quarter q, column 4 q + j of the rows 4 g..4 g + 4.
+    let fours: [__m512; 16] = std::array::from_fn(|i| {
+        let (g, j) = (i / 4, i % 4);
+        let (a, b) = (pairs[4 * g + j / 2], pairs[4 * g + 2 + j / 2]);
+        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+        _mm512_castpd_ps(if j % 2 == 0 {
+            _mm512_unpacklo_pd(a, b)
+        } else {
+            _mm512_unpackhi_pd(a, b)
+        })
+    });
+    for j in 0..4 {
+        let (a, b, c, d) = (fours[j], fours[4 + j], fours[8 + j], fours[12 + j]);
+        let low = [
+            _mm512_shuffle_f32x4::<0x44>(a, b),
+            _mm512_shuffle_f32x4::<0x44>(c, d),
+        ];
+        let high = [
+            _mm512_shuffle_f32x4::<0xEE>(a, b),
+            _mm512_shuffle_f32x4::<0xEE>(c, d),
+        ];
+        let columns = [
+            _mm512_shuffle_f32x4::<0x88>(low[0], low[1]),
+            _mm512_shuffle_f32x4::<0xDD>(low[0], low[1]),
+            _mm512_shuffle_f32x4::<0x88>(high[0], high[1]),
+            _mm512_shuffle_f32x4::<0xDD>(high[0], high[1]),
+        ];
+        for (q, column) in columns.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr().add((4 * q + j) * nr), column) };
         }
     }
 }

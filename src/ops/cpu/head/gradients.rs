@@ -427,7 +427,6 @@ impl<'s> Work<'s> {
         let (tokens, hidden, count) = (block.tokens, pass.hidden, block.rows.len());
         let gradients = &block.gradients[..count * block.stride];
         let left = Matrix::rows(gradients, block.stride);
-        let next_grad = Fetch::new(pass.grad_table.address((last + 1) * hidden), BLOCK * hidden);
         let mut next = Fetch::NOTHING;
         if last - first + 1 == count {
             // SAFETY: parts of the vocabulary are disjoint, and this task alone handles its part.
@@ -445,7 +444,10 @@ impl<'s> Work<'s> {
                 fetch,
             );
             self.packed.pack(count, hidden, Matrix::rows(own, hidden));
-            next = next_grad;
+            // The exponentials of the next block are the first thing that it reads.
+            let n = pass.chunk.len();
+            let exponentials = pass.kept.exponentials.as_ptr();
+            next = Fetch::new(exponentials.wrapping_add((last + 1) * n), BLOCK * n);
         } else {
             let gathered = &mut self.gathered[..count * hidden];
             gemm_packed_to(
