@@ -8,6 +8,9 @@ use rayon::prelude::*;
 /// Rows of a transposed left operand that are packed side by side: three cache lines of each column.
 const STRIP: usize = 48;
 
+/// Columns of a right operand that are packed side by side: a multiple of every panel's width.
+const SIDE_BY_SIDE: usize = 128;
+
 /// Where the kernel reads `A`: in place, or in panels of `mr` rows.
 #[derive(Clone, Copy)]
 pub struct Left {
@@ -167,7 +170,8 @@ pub fn pack_panels(
     }
 }
 
-/// Panels from a row-major matrix, row by row: a large matrix is then read from memory as it lies there.
+/// Panels from a row-major matrix, [`SIDE_BY_SIDE`] at a time: a large matrix is then read from memory nearly as it lies there, and
+/// the lines that are written, which are often a multiple of L1's ways apart, do not throw out each other.
 fn pack_rows<const NR: usize>(
     depth: usize,
     count: usize,
@@ -175,16 +179,20 @@ fn pack_rows<const NR: usize>(
     row: usize,
     packed: &mut [f32],
 ) {
-    for p in 0..depth {
-        let (whole, rest) = from[p * row..][..count].as_chunks::<NR>();
-        let mut at = p * NR;
-        for line in whole {
-            packed[at..at + NR].copy_from_slice(line);
-            at += NR * depth;
-        }
-        if !rest.is_empty() {
-            packed[at..at + rest.len()].copy_from_slice(rest);
-            packed[at + rest.len()..at + NR].fill(0.0);
+    let strips = packed.chunks_mut(SIDE_BY_SIDE * depth);
+    for (first, packed) in (0..count).step_by(SIDE_BY_SIDE).zip(strips) {
+        let width = SIDE_BY_SIDE.min(count - first);
+        for p in 0..depth {
+            let (whole, rest) = from[p * row + first..][..width].as_chunks::<NR>();
+            let mut at = p * NR;
+            for line in whole {
+                packed[at..at + NR].copy_from_slice(line);
+                at += NR * depth;
+            }
+            if !rest.is_empty() {
+                packed[at..at + rest.len()].copy_from_slice(rest);
+                packed[at + rest.len()..at + NR].fill(0.0);
+            }
         }
     }
 }
