@@ -77,8 +77,9 @@ vectorised! {
             let mut lanes = [0.0f32; LANES];
             let whole = cols / LANES * LANES;
             for i in (0..whole).step_by(LANES) {
+                let (grad_out, weight, x) = (&grad_out[i..i + LANES], &weight[i..i + LANES], &x[i..i + LANES]);
                 for j in 0..LANES {
-                    lanes[j] += grad_out[i + j] * weight[i + j] * x[i + j];
+                    lanes[j] += grad_out[j] * weight[j] * x[j];
                 }
             }
             let mut sum = sum_lanes(lanes);
