@@ -2,15 +2,21 @@
 //! probabilities from the saved logarithm of each row's sum (Dao 2023) and needs no `[T, T]` matrix.
 
 use super::CpuDevice;
-use super::gemm::{Matrix, Start, gemm_here, gemm_shared};
+use super::gemm::{Matrix, Packed, Shared, gemm_packed_columns, gemm_packed_shared, gemm_shared};
 use super::scratch::Scratch;
 use super::shared::SharedMut;
 use super::simd::{LANES, dot, dot_body, exp, fma, sum_lanes, vectorised};
 use crate::ops::{AttentionShape, CachedText};
 use rayon::prelude::*;
+use std::cell::RefCell;
 
 /// Queries per block: its scores against 256 keys take 64 KiB.
 const QUERIES: usize = 64;
+
+thread_local! {
+    /// A task's keys and values, packed once for all of its queries; their memory is kept between tasks.
+    static OPERANDS: RefCell<[Packed; 3]> = RefCell::default();
+}
 
 /// The parts of one `qkv` row, and the tasks that operations are split into.
 struct Layout {
@@ -38,6 +44,16 @@ impl Layout {
 
     fn value(&self, row: usize, kv: usize) -> usize {
         self.key(row, kv) + self.shape.kv_size()
+    }
+
+    /// What begins at `from` in the rows of `qkv`, a head's worth of columns.
+    fn rows<'a>(&self, qkv: &'a [f32], from: usize) -> Matrix<'a> {
+        Matrix::rows(&qkv[from..], self.stride)
+    }
+
+    /// Its transpose.
+    fn transposed<'a>(&self, qkv: &'a [f32], from: usize) -> Matrix<'a> {
+        Matrix::transposed(&qkv[from..], self.stride)
     }
 
     /// Query heads that read key/value head `kv`.
@@ -74,51 +90,36 @@ pub fn forward(
         .with_max_len(1)
         .for_each(|(start, end, kv)| {
             let mut scores = scratch.take(QUERIES * (end - start));
-            for head in layout.heads_of(kv) {
-                for q0 in (start..end).step_by(QUERIES) {
-                    let q1 = (q0 + QUERIES).min(end);
-                    let (rows, keys, d) = (q1 - q0, q1 - start, shape.head_dim);
-                    raw_scores(&layout, qkv, (start, q0, q1), head, kv, &mut scores);
-                    for r in 0..rows {
-                        let row = &mut scores[r * keys..(r + 1) * keys];
-                        let visible = q0 - start + r + 1;
-                        row[visible..].fill(0.0);
-                        let sum = softmax(&mut row[..visible], layout.scale);
-                        // SAFETY: this task alone handles this row and head.
-                        unsafe { log_sum.slice((q0 + r) * shape.heads + head, 1)[0] = sum };
+            let (len, d) = (end - start, shape.head_dim);
+            OPERANDS.with_borrow_mut(|[k, v, _]| {
+                k.pack(d, len, layout.transposed(qkv, layout.key(start, kv)));
+                v.pack(len, d, layout.rows(qkv, layout.value(start, kv)));
+                for head in layout.heads_of(kv) {
+                    for q0 in (start..end).step_by(QUERIES) {
+                        let q1 = (q0 + QUERIES).min(end);
+                        let (rows, keys) = (q1 - q0, q1 - start);
+                        let q = layout.rows(qkv, layout.query(q0, head));
+                        gemm_packed_columns(rows, keys, q, k, &mut scores, keys);
+                        for r in 0..rows {
+                            let row = &mut scores[r * keys..(r + 1) * keys];
+                            let visible = q0 - start + r + 1;
+                            row[visible..].fill(0.0);
+                            let sum = softmax(&mut row[..visible], layout.scale);
+                            // SAFETY: this task alone handles this row and head.
+                            unsafe { log_sum.slice((q0 + r) * shape.heads + head, 1)[0] = sum };
+                        }
+                        let p = Matrix::rows(&scores, keys);
+                        let to = Shared {
+                            all: out,
+                            at: q0 * shape.out_size() + head * d,
+                            row: shape.out_size(),
+                        };
+                        // SAFETY: these columns of these rows are this task's alone.
+                        unsafe { gemm_packed_shared(keys, rows, p, v, to) };
                     }
-                    let v = Matrix::rows(&qkv[layout.value(start, kv)..], layout.stride);
-                    let at = q0 * shape.out_size() + head * d;
-                    let p = Matrix::rows(&scores, keys);
-                    // SAFETY: these columns of these rows are this task's alone.
-                    unsafe { gemm_shared(rows, d, keys, p, v, false, out, at, shape.out_size()) };
                 }
-            }
+            });
         });
-}
-
-/// `scores[r, key] = q[r] . k[key]` of queries `q0..q1` against keys `start..q1`, not scaled.
-fn raw_scores(
-    layout: &Layout,
-    qkv: &[f32],
-    (start, q0, q1): (usize, usize, usize),
-    head: usize,
-    kv: usize,
-    scores: &mut [f32],
-) {
-    let keys = q1 - start;
-    let q = Matrix::rows(&qkv[layout.query(q0, head)..], layout.stride);
-    let k = Matrix::transposed(&qkv[layout.key(start, kv)..], layout.stride);
-    gemm_here(
-        q1 - q0,
-        keys,
-        layout.shape.head_dim,
-        q,
-        k,
-        Start::Zero,
-        scores,
-        keys,
-    );
 }
 
 vectorised! {
@@ -186,8 +187,7 @@ pub fn backward(
     shape: &AttentionShape,
 ) {
     let layout = Layout::new(shape);
-    let d = shape.head_dim;
-    grad_qkv.fill(0.0);
+    let (d, stride) = (shape.head_dim, layout.stride);
     let grad = SharedMut::new(grad_qkv);
     tasks(segments, shape.kv_heads)
         .into_par_iter()
@@ -196,45 +196,56 @@ pub fn backward(
             let len = end - start;
             let mut p = scratch.take(QUERIES * len);
             let mut ds = scratch.take(QUERIES * len);
-            for head in layout.heads_of(kv) {
-                for q0 in (start..end).step_by(QUERIES) {
-                    let q1 = (q0 + QUERIES).min(end);
-                    let (rows, keys) = (q1 - q0, q1 - start);
-                    let go_at = |row: usize| row * shape.out_size() + head * d;
-                    let go = Matrix::rows(&grad_out[go_at(q0)..], shape.out_size());
-                    raw_scores(&layout, qkv, (start, q0, q1), head, kv, &mut p);
-                    let v = Matrix::transposed(&qkv[layout.value(start, kv)..], layout.stride);
-                    gemm_here(rows, keys, d, go, v, Start::Zero, &mut ds, keys);
-                    for r in 0..rows {
-                        let row = q0 + r;
-                        let visible = row - start + 1;
-                        let (p, ds) = (&mut p[r * keys..][..keys], &mut ds[r * keys..][..keys]);
-                        p[visible..].fill(0.0);
-                        ds[visible..].fill(0.0);
-                        probabilities(
-                            &mut p[..visible],
-                            layout.scale,
-                            log_sum[row * shape.heads + head],
-                        );
-                        let delta = dot(&grad_out[go_at(row)..][..d], &out[go_at(row)..][..d]);
-                        softmax_gradient(&p[..visible], &mut ds[..visible], delta, layout.scale);
-                    }
-                    let q = Matrix::rows(&qkv[layout.query(q0, head)..], layout.stride);
-                    let k = Matrix::rows(&qkv[layout.key(start, kv)..], layout.stride);
-                    let dq = layout.query(q0, head);
-                    let (dk, dv) = (layout.key(start, kv), layout.value(start, kv));
-                    let by_query = Matrix::rows(&ds, keys);
-                    let (ds_by_key, p_by_key) =
-                        (Matrix::transposed(&ds, keys), Matrix::transposed(&p, keys));
-                    // SAFETY: this task alone handles key/value head `kv` of this segment and the query heads that
-                    // read it.
-                    unsafe {
-                        gemm_shared(rows, d, keys, by_query, k, false, grad, dq, layout.stride);
-                        gemm_shared(keys, d, rows, ds_by_key, q, true, grad, dk, layout.stride);
-                        gemm_shared(keys, d, rows, p_by_key, go, true, grad, dv, layout.stride);
-                    }
+            let to = |at: usize| Shared {
+                all: grad,
+                at,
+                row: stride,
+            };
+            let (dk, dv) = (layout.key(start, kv), layout.value(start, kv));
+            for row in 0..len {
+                for at in [dk, dv] {
+                    // SAFETY: this task alone handles key/value head `kv` of this segment.
+                    unsafe { grad.slice(at + row * stride, d) }.fill(0.0);
                 }
             }
+            OPERANDS.with_borrow_mut(|[k, v_transposed, k_transposed]| {
+                k.pack(len, d, layout.rows(qkv, dk));
+                k_transposed.pack(d, len, layout.transposed(qkv, dk));
+                v_transposed.pack(d, len, layout.transposed(qkv, dv));
+                for head in layout.heads_of(kv) {
+                    for q0 in (start..end).step_by(QUERIES) {
+                        let q1 = (q0 + QUERIES).min(end);
+                        let (rows, keys) = (q1 - q0, q1 - start);
+                        let go_at = |row: usize| row * shape.out_size() + head * d;
+                        let go = Matrix::rows(&grad_out[go_at(q0)..], shape.out_size());
+                        let dq = layout.query(q0, head);
+                        let q = layout.rows(qkv, dq);
+                        gemm_packed_columns(rows, keys, q, k_transposed, &mut p, keys);
+                        gemm_packed_columns(rows, keys, go, v_transposed, &mut ds, keys);
+                        for r in 0..rows {
+                            let row = q0 + r;
+                            let visible = row - start + 1;
+                            let (p, ds) = (&mut p[r * keys..][..keys], &mut ds[r * keys..][..keys]);
+                            p[visible..].fill(0.0);
+                            ds[visible..].fill(0.0);
+                            let (p, ds) = (&mut p[..visible], &mut ds[..visible]);
+                            probabilities(p, layout.scale, log_sum[row * shape.heads + head]);
+                            let delta = dot(&grad_out[go_at(row)..][..d], &out[go_at(row)..][..d]);
+                            softmax_gradient(p, ds, delta, layout.scale);
+                        }
+                        let by_query = Matrix::rows(&ds, keys);
+                        let (ds_by_key, p_by_key) =
+                            (Matrix::transposed(&ds, keys), Matrix::transposed(&p, keys));
+                        // SAFETY: this task alone handles key/value head `kv` of this segment and the query heads that
+                        // read it.
+                        unsafe {
+                            gemm_packed_shared(keys, rows, by_query, k, to(dq));
+                            gemm_shared(keys, d, rows, ds_by_key, q, true, to(dk));
+                            gemm_shared(keys, d, rows, p_by_key, go, true, to(dv));
+                        }
+                    }
+                }
+            });
         });
 }
 

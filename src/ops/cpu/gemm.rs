@@ -191,12 +191,37 @@ pub fn gemm_here(
     gemm_tasks(1, m, n, k, a, b, start, c, c_row);
 }
 
-/// As [`gemm_here`] into `c` from element `at` on, added to it with `add`: for tasks that own columns of the same rows,
-/// which no `&mut` slice can express.
+/// Part of a matrix that tasks share, each of them its own rows and columns, which no `&mut` slice can express.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    /// The matrix.
+    pub all: SharedMut<'a>,
+    /// The part's first element.
+    pub at: usize,
+    /// Elements from one row to the next.
+    pub row: usize,
+}
+
+impl Shared<'_> {
+    fn out(self, m: usize, n: usize, add: bool) -> Out {
+        let c = self.all.part(self.at, (m - 1) * self.row + n);
+        Out {
+            c,
+            c_row: self.row,
+            init: if add {
+                c.cast_const()
+            } else {
+                std::ptr::null()
+            },
+            init_row: self.row,
+        }
+    }
+}
+
+/// As [`gemm_here`] into a part of `c`, added to it with `add`.
 ///
 /// # Safety
 /// While this runs, nobody else reads or writes the `m` x `n` elements of `c`.
-#[allow(clippy::too_many_arguments)]
 pub unsafe fn gemm_shared(
     m: usize,
     n: usize,
@@ -204,9 +229,7 @@ pub unsafe fn gemm_shared(
     a: Matrix,
     b: Matrix,
     add: bool,
-    c: SharedMut,
-    at: usize,
-    c_row: usize,
+    c: Shared,
 ) {
     if m == 0 || n == 0 {
         return;
@@ -215,27 +238,20 @@ pub unsafe fn gemm_shared(
         a.covers(m, k) && b.covers(k, n),
         "gemm: an operand is shorter than {m} x {n} x {k} needs"
     );
-    let pointer = c.part(at, (m - 1) * c_row + n);
-    let init = if add {
-        pointer.cast_const()
-    } else {
-        std::ptr::null()
-    };
-    let out = Out {
-        c: pointer,
-        c_row,
-        init,
-        init_row: c_row,
-    };
-    block(
-        Level::detect(),
-        (0, m),
-        (0, n),
-        k,
-        Operand::Plain(a),
-        b,
-        out,
-    );
+    let (rows, cols, out) = ((0, m), (0, n), c.out(m, n, add));
+    block(Level::detect(), rows, cols, k, Operand::Plain(a), b, out);
+}
+
+/// As [`gemm_packed_to`] into a part of `c`.
+///
+/// # Safety
+/// While this runs, nobody else reads or writes the `m` x `n` elements of `c`, `n` being the columns of `b`.
+pub unsafe fn gemm_packed_shared(k: usize, m: usize, a: Matrix, b: &Packed, c: Shared) {
+    if m == 0 || b.n == 0 {
+        return;
+    }
+    b.check(m, b.n, k, a);
+    product_packed((m, b.n, k), a, b, c.out(m, b.n, false), Fetch::NOTHING);
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -303,6 +319,16 @@ pub struct Packed {
 }
 
 impl Packed {
+    /// That a product with the first `n` columns and `k` rows has its operands.
+    fn check(&self, m: usize, n: usize, k: usize, a: Matrix) {
+        assert!(
+            k <= self.k && n <= self.n && a.covers(m, k),
+            "gemm: the left operand is shorter than {m} x {k} needs, or there are not {k} x {n} of {} x {} packed elements",
+            self.k,
+            self.n
+        );
+    }
+
     /// Packs `b` (k x n), replacing what was packed before.
     pub fn pack(&mut self, k: usize, n: usize, b: Matrix) {
         assert!(
@@ -356,12 +382,23 @@ pub fn gemm_packed_to(
     if m == 0 || b.n == 0 {
         return;
     }
-    assert!(
-        k <= b.k && a.covers(m, k),
-        "gemm: the left operand is shorter than {m} x {k} needs, or there are not {k} of {} packed rows",
-        b.k
-    );
+    b.check(m, b.n, k, a);
     let out = Out::new(m, b.n, start, c, c_row);
+    product_packed((m, b.n, k), a, b, out, fetch);
+}
+
+/// As [`gemm_packed`] with the first `n` columns of `b`, from nothing.
+pub fn gemm_packed_columns(m: usize, n: usize, a: Matrix, b: &Packed, c: &mut [f32], c_row: usize) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    b.check(m, n, b.k, a);
+    let out = Out::new(m, n, Start::Zero, c, c_row);
+    product_packed((m, n, b.k), a, b, out, Fetch::NOTHING);
+}
+
+/// `out = a b` with the first `n` columns and `k` rows of `b`; the callers have checked that everything is there.
+fn product_packed((m, n, k): (usize, usize, usize), a: Matrix, b: &Packed, out: Out, fetch: Fetch) {
     let level = Level::detect();
     let width = b.n.next_multiple_of(level.nr());
     PANELS.with_borrow_mut(|(_, packed_a)| {
@@ -378,20 +415,12 @@ pub fn gemm_packed_to(
                     data: &b.panels[k0 * width..][..packed_depth * width],
                     depth: packed_depth,
                 };
-                tiles(
-                    level,
-                    rows,
-                    (0, b.n),
-                    depth,
-                    left,
-                    panels,
-                    out,
-                    if k0 == 0 && m0 == 0 {
-                        fetch
-                    } else {
-                        Fetch::NOTHING
-                    },
-                );
+                let fetch = if k0 == 0 && m0 == 0 {
+                    fetch
+                } else {
+                    Fetch::NOTHING
+                };
+                tiles(level, rows, (0, n), depth, left, panels, out, fetch);
             }
         }
     });

@@ -34,6 +34,22 @@ vectorised! {
     }
 }
 
+/// Elements between what an update works on and what it asks memory for.
+const AHEAD: usize = 512;
+
+/// Asks for the cache line of an address, which may be any.
+#[inline(always)]
+fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is in every x86-64 processor, and prefetching any address is allowed.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// What changes from one AdamW update to the next.
 #[derive(Clone, Copy)]
 pub struct Update {
@@ -76,13 +92,18 @@ vectorised! {
         let (fresh1, fresh2) = (1.0 - step.beta1, 1.0 - step.beta2);
         let n = weight.len();
         let (gradient, first, second) = (&gradient[..n], &mut first[..n], &mut second[..n]);
-        for i in 0..n {
-            let g = gradient[i] * update.clip;
-            let m = fma::<FMA>(first[i], step.beta1, fresh1 * g);
-            let v = fma::<FMA>(second[i], step.beta2, fresh2 * g * g);
-            first[i] = m;
-            second[i] = v;
-            weight[i] = weight[i] * keep - rate * m / fma::<FMA>(v.sqrt(), root, step.epsilon);
+        for from in (0..n).step_by(LANES) {
+            for ahead in [&*weight, gradient, &*first, &*second] {
+                prefetch(ahead.as_ptr().wrapping_add(from + AHEAD));
+            }
+            for i in from..n.min(from + LANES) {
+                let g = gradient[i] * update.clip;
+                let m = fma::<FMA>(first[i], step.beta1, fresh1 * g);
+                let v = fma::<FMA>(second[i], step.beta2, fresh2 * g * g);
+                first[i] = m;
+                second[i] = v;
+                weight[i] = weight[i] * keep - rate * m / fma::<FMA>(v.sqrt(), root, step.epsilon);
+            }
         }
     }
 }

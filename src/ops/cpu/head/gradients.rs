@@ -45,9 +45,12 @@ impl Order {
     fn new(kept: &Kept, log_sum: &[f32], vocab: usize) -> Self {
         let n = log_sum.len();
         let (mut counts, mut factors, mut sampled) = (vec![0u32; n], vec![0.0f32; n], 0);
+        let mut block = None;
         for row in (0..vocab).step_by(SAMPLE) {
             sampled += 1;
-            block_factors(kept.references_of(row, n), log_sum, &mut factors);
+            if block.replace(row / BLOCK) != Some(row / BLOCK) {
+                block_factors(kept.references_of(row, n), log_sum, &mut factors);
+            }
             count_needed(kept.exponentials_of(row, n), &factors, &mut counts);
         }
         let mut tokens: Vec<u32> = (0..n as u32).collect();
