@@ -554,3 +554,6 @@ fn tiles(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

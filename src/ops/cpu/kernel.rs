@@ -103,7 +103,7 @@ pub unsafe fn run_strip(level: Level, tile: &Tile, count: usize, a_step: usize) 
             Level::Avx512 => avx512_strip(tile, count, a_step),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => avx2_strip(tile, count, a_step),
-            Level::Portable => for_strip(tile, count, a_step, 6, |tile| portable::<6>(tile)),
+            _ => for_strip(tile, count, a_step, 6, |tile| portable::<6>(tile)),
         }
     }
 }

@@ -131,3 +131,44 @@ impl DerefMut for Aligned {
         bytemuck::cast_slice_mut(&mut self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeroed_buffers_have_their_length_and_zeros() {
+        for len in [0, 1, WORTH / 4 - 1, WORTH / 4, 3 * HUGE / 4 + 5] {
+            let buffer = zeroed::<f32>(len).unwrap();
+            assert_eq!(buffer.len(), len);
+            assert!(buffer.iter().all(|&x| x == 0.0));
+            let aligned = Aligned::zeroed(len);
+            assert_eq!(aligned.len(), len.next_multiple_of(16));
+            assert!(aligned.iter().all(|&x| x == 0.0));
+            assert_eq!(aligned.as_ptr().addr() % 64, 0);
+        }
+        let message = zeroed::<f32>(usize::MAX / 2).unwrap_err().to_string();
+        assert!(message.contains("no memory for a buffer of"), "{message}");
+    }
+
+    #[test]
+    fn large_buffers_fill_whole_pages() {
+        assert_eq!(whole_pages(WORTH - 1), WORTH - 1);
+        for bytes in [WORTH, HUGE, HUGE + 1, 5 * HUGE - OVERHEAD + 1] {
+            let room = whole_pages(bytes);
+            assert!(room >= bytes && room < bytes + HUGE + OVERHEAD, "{room}");
+            assert_eq!((room + OVERHEAD) % HUGE, 0);
+        }
+    }
+
+    #[test]
+    fn clearing_touches_its_own_elements_only() {
+        for (from, to) in [(0, 100), (1, 99), (3, 4), (7, 7), (2, 66)] {
+            let mut buffer = [1.0f32; 100];
+            clear(&mut buffer[from..to]);
+            for (i, &x) in buffer.iter().enumerate() {
+                assert_eq!(x == 0.0, (from..to).contains(&i), "{i} of {from}..{to}");
+            }
+        }
+    }
+}

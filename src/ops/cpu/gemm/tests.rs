@@ -1,0 +1,153 @@
+//! Every entry point against sums in f64, at sizes that leave edges on all sides and depths of one and of several blocks.
+
+use super::*;
+
+/// Numbers between -1 and 1 that look random.
+fn numbers(len: usize, seed: usize) -> Vec<f32> {
+    (0..len)
+        .map(|i| ((i + seed) * 7919 % 1013) as f32 / 506.0 - 1.0)
+        .collect()
+}
+
+fn at(matrix: &Matrix, r: usize, c: usize) -> f64 {
+    f64::from(matrix.data[r * matrix.row + c * matrix.col])
+}
+
+/// Holds the `m` x `n` elements of `c` to `start + a b`, and the rest of `c` to what it was.
+fn expect(
+    (m, n, k): (usize, usize, usize),
+    a: Matrix,
+    b: Matrix,
+    start: impl Fn(usize, usize) -> f32,
+    (before, c, from, row): (&[f32], &[f32], usize, usize),
+) {
+    let mut own = vec![false; c.len()];
+    for i in 0..m {
+        for j in 0..n {
+            let sum: f64 = (0..k).map(|p| at(&a, i, p) * at(&b, p, j)).sum();
+            let (want, got) = (
+                sum + f64::from(start(i, j)),
+                f64::from(c[from + i * row + j]),
+            );
+            let bound = 1e-6 * (2.0 + k as f64).sqrt() * 10.0;
+            assert!(
+                (want - got).abs() < bound,
+                "{m} x {n} x {k} at ({i}, {j}): {got}, expected {want}"
+            );
+            own[from + i * row + j] = true;
+        }
+    }
+    for ((own, before), now) in own.iter().zip(before).zip(c) {
+        assert!(
+            *own || before == now,
+            "{m} x {n} x {k} wrote beyond its part"
+        );
+    }
+}
+
+/// Sizes around the tiles of every instruction set, and depths of none, one and three blocks.
+const SIZES: [(usize, usize, usize); 8] = [
+    (1, 1, 1),
+    (12, 32, 23),
+    (13, 33, 64),
+    (24, 64, 384),
+    (37, 70, 100),
+    (150, 130, 17),
+    (6, 16, 0),
+    (29, 45, 1100),
+];
+
+#[test]
+fn products_are_the_sums_in_every_layout() {
+    for (m, n, k) in SIZES {
+        let (a, b) = (numbers(m * k + 1, 1), numbers(k * n + 1, 2));
+        for (a, b) in [
+            (Matrix::rows(&a, k), Matrix::rows(&b, n)),
+            (Matrix::transposed(&a, m), Matrix::rows(&b, n)),
+            (Matrix::rows(&a, k), Matrix::transposed(&b, k)),
+            (Matrix::transposed(&a, m), Matrix::transposed(&b, k)),
+        ] {
+            let row = n + 5;
+            let (before, other) = (numbers(m * row, 3), numbers(m * n, 4));
+            let mut c = before.clone();
+            gemm(m, n, k, a, b, Start::Zero, &mut c, row);
+            expect((m, n, k), a, b, |_, _| 0.0, (&before, &c, 0, row));
+            let mut c = before.clone();
+            gemm_here(m, n, k, a, b, Start::Accumulate, &mut c, row);
+            let old = |i: usize, j: usize| before[i * row + j];
+            expect((m, n, k), a, b, old, (&before, &c, 0, row));
+            let mut c = before.clone();
+            gemm(m, n, k, a, b, Start::From(&other, n), &mut c, row);
+            let start = |i: usize, j: usize| other[i * n + j];
+            expect((m, n, k), a, b, start, (&before, &c, 0, row));
+        }
+    }
+}
+
+#[test]
+fn a_packed_operand_serves_products_of_fewer_rows_and_columns() {
+    for (m, n, depth) in SIZES {
+        let b = numbers(depth * n + 1, 2);
+        for b in [Matrix::rows(&b, n), Matrix::transposed(&b, depth)] {
+            let mut packed = Packed::default();
+            packed.pack(depth, n, b);
+            for k in [0, 1, depth / 3, depth * 2 / 3, depth] {
+                let k = k.min(depth);
+                let a = numbers(m * k + 1, 1);
+                let a = Matrix::rows(&a, k);
+                let (row, from) = (n + 3, 7);
+                let before = numbers(m * row + from, 3);
+                let mut c = before.clone();
+                let to = &mut c[from..];
+                gemm_packed_to(k, m, a, &packed, Start::Accumulate, to, row, Fetch::NOTHING);
+                let old = |i: usize, j: usize| before[from + i * row + j];
+                expect((m, n, k), a, b, old, (&before, &c, from, row));
+                let mut c = before.clone();
+                let to = Shared {
+                    all: SharedMut::new(&mut c),
+                    at: from,
+                    row,
+                };
+                // SAFETY: nobody else has `c`.
+                unsafe { gemm_packed_shared(k, m, a, &packed, to) };
+                expect((m, n, k), a, b, |_, _| 0.0, (&before, &c, from, row));
+            }
+            let a = numbers(m * depth + 1, 1);
+            let a = Matrix::rows(&a, depth);
+            for n in [1, n / 2, n] {
+                let before = numbers(m * n, 3);
+                let mut c = before.clone();
+                gemm_packed_columns(m, n, a, &packed, &mut c, n);
+                expect((m, n, depth), a, b, |_, _| 0.0, (&before, &c, 0, n));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_shared_matrix_is_added_to() {
+    let (m, n, k, row, from) = (25, 33, 40, 50, 9);
+    let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+    let (a, b) = (Matrix::transposed(&a, m), Matrix::rows(&b, n));
+    let before = numbers(m * row + from, 3);
+    let mut c = before.clone();
+    let to = Shared {
+        all: SharedMut::new(&mut c),
+        at: from,
+        row,
+    };
+    // SAFETY: nobody else has `c`.
+    unsafe { gemm_shared(m, n, k, a, b, true, to) };
+    let old = |i: usize, j: usize| before[from + i * row + j];
+    expect((m, n, k), a, b, old, (&before, &c, from, row));
+}
+
+#[test]
+#[should_panic(expected = "there are not 9 x 4 of 8 x 4 packed elements")]
+fn more_rows_than_were_packed_are_refused() {
+    let mut packed = Packed::default();
+    packed.pack(8, 4, Matrix::rows(&[0.0; 32], 4));
+    let a = [0.0; 9];
+    let (a, start) = (Matrix::rows(&a, 9), Start::Zero);
+    gemm_packed_to(9, 1, a, &packed, start, &mut [0.0; 4], 4, Fetch::NOTHING);
+}
