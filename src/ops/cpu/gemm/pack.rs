@@ -170,8 +170,8 @@ pub fn pack_panels(
     }
 }
 
-/// Panels from a row-major matrix, [`SIDE_BY_SIDE`] at a time: a large matrix is then read from memory nearly as it lies there, and
-/// the lines that are written, which are often a multiple of L1's ways apart, do not throw out each other.
+/// Panels from a row-major matrix, [`SIDE_BY_SIDE`] columns at a time: a large matrix is then read from memory nearly as it lies
+/// there, and the lines that are written, which often fall into the same set of L1, are too few to throw out each other.
 fn pack_rows<const NR: usize>(
     depth: usize,
     count: usize,
