@@ -2,7 +2,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use muni_engine::ops::{
-    AdamStep, AttentionShape, Balance, Device, MoeShape, Routing, cpu::CpuDevice,
+    AdamStep, AttentionShape, Balance, Device, MoeShape, Routing,
+    cpu::{Buffer, CpuDevice},
 };
 use std::hint::black_box;
 
@@ -21,8 +22,18 @@ const ATTENTION: AttentionShape = AttentionShape {
     head_dim: 64,
 };
 
+fn zeros<T: bytemuck::Pod>(len: usize) -> Buffer<T> {
+    Buffer::zeroed(len).expect("memory")
+}
+
+fn buffer<T: bytemuck::Pod>(values: &[T]) -> Buffer<T> {
+    let mut buffer = zeros(values.len());
+    buffer.copy_from_slice(values);
+    buffer
+}
+
 /// Uniform values in `-scale..scale`.
-fn values(len: usize, scale: f32, seed: u64) -> Vec<f32> {
+fn values(len: usize, scale: f32, seed: u64) -> Buffer<f32> {
     let mut state = seed;
     let mut next = || {
         state = state
@@ -30,7 +41,9 @@ fn values(len: usize, scale: f32, seed: u64) -> Vec<f32> {
             .wrapping_add(1_442_695_040_888_963_407);
         ((state >> 40) as f32 / 8_388_608.0 - 1.0) * scale
     };
-    (0..len).map(|_| next()).collect()
+    let mut buffer = zeros(len);
+    buffer.fill_with(&mut next);
+    buffer
 }
 
 fn head(c: &mut Criterion) {
@@ -40,12 +53,10 @@ fn head(c: &mut Criterion) {
         values(VOCAB * HIDDEN, 0.02, 2),
     );
     let targets: Vec<u32> = (0..TOKENS).map(|i| (i * 37 % VOCAB) as u32).collect();
-    let (mut loss, mut grad_x, mut grad_table) = (
-        vec![0.0],
-        vec![0.0; TOKENS * HIDDEN],
-        vec![0.0; VOCAB * HIDDEN],
-    );
-    let scale = vec![1e-3];
+    let targets = buffer(&targets);
+    let (mut loss, mut grad_x, mut grad_table) =
+        (zeros(1), zeros(TOKENS * HIDDEN), zeros(VOCAB * HIDDEN));
+    let scale = buffer(&[1e-3]);
     let mut group = c.benchmark_group("head");
     group
         .sample_size(10)
@@ -68,7 +79,7 @@ fn head(c: &mut Criterion) {
                 .expect("valid shapes");
         });
     });
-    let mut losses = vec![0.0; TOKENS];
+    let mut losses = zeros(TOKENS);
     group.bench_function("losses", |b| {
         b.iter(|| {
             device
@@ -87,12 +98,11 @@ fn experts(c: &mut Criterion) {
     let w2 = values(MOE.experts * MOE.intermediate * HIDDEN, 0.02, 6);
     let mut routing = Routing::new(&device, &MOE, TOKENS).expect("memory");
     let mut balance = Balance::new(&device, &MOE, 1).expect("memory");
-    let groups = vec![0, TOKENS as u32];
-    let mut gate_up = vec![0.0; TOKENS * MOE.top_k * 2 * MOE.intermediate];
-    let mut out = vec![0.0; TOKENS * HIDDEN];
-    let (mut grad_x, mut grad_w13, mut grad_w2) =
-        (out.clone(), vec![0.0; w13.len()], vec![0.0; w2.len()]);
-    let mut grad_weights = vec![0.0; TOKENS * MOE.top_k];
+    let groups = buffer(&[0, TOKENS as u32]);
+    let mut gate_up = zeros(TOKENS * MOE.top_k * 2 * MOE.intermediate);
+    let mut out = zeros(TOKENS * HIDDEN);
+    let (mut grad_x, mut grad_w13, mut grad_w2) = (out.clone(), zeros(w13.len()), zeros(w2.len()));
+    let mut grad_weights = zeros(TOKENS * MOE.top_k);
     let mut group = c.benchmark_group("experts");
     group
         .sample_size(10)
@@ -156,10 +166,10 @@ fn experts(c: &mut Criterion) {
 fn attention(c: &mut Criterion) {
     let device = CpuDevice::new();
     let qkv = values(TOKENS * ATTENTION.qkv_size(), 1.0, 7);
-    let segments: Vec<u32> = (0..=4).map(|row| row * 256).collect();
-    let mut out = vec![0.0; TOKENS * ATTENTION.out_size()];
-    let mut log_sum = vec![0.0; TOKENS * ATTENTION.heads];
-    let mut grad = vec![0.0; qkv.len()];
+    let segments = buffer(&[0, 256, 512, 768, 1024]);
+    let mut out = zeros(TOKENS * ATTENTION.out_size());
+    let mut log_sum = zeros(TOKENS * ATTENTION.heads);
+    let mut grad = zeros(qkv.len());
     let mut group = c.benchmark_group("attention");
     group.throughput(Throughput::Elements(TOKENS as u64));
     group.bench_function("forward", |b| {
@@ -193,8 +203,8 @@ fn dense(c: &mut Criterion) {
     let device = CpuDevice::new();
     let (outputs, x) = (ATTENTION.qkv_size(), values(TOKENS * HIDDEN, 1.0, 8));
     let weight = values(outputs * HIDDEN, 0.02, 9);
-    let (mut y, mut grad) = (vec![0.0; TOKENS * outputs], vec![0.0; weight.len()]);
-    let mut grad_x = vec![0.0; x.len()];
+    let (mut y, mut grad) = (zeros(TOKENS * outputs), zeros(weight.len()));
+    let mut grad_x = zeros(x.len());
     let mut group = c.benchmark_group("linear 384 -> 768");
     group.throughput(Throughput::Elements((TOKENS * HIDDEN * outputs) as u64));
     group.bench_function("forward", |b| {
@@ -225,9 +235,9 @@ fn optimizer(c: &mut Criterion) {
     let device = CpuDevice::new();
     let len = VOCAB * HIDDEN;
     let mut weight = values(len, 0.02, 10);
-    let gradient = values(len, 1e-3, 11);
+    let mut gradient = values(len, 1e-3, 11);
     let mut state = device.adam_state(&weight).expect("memory");
-    let (mut norm, rate) = (vec![0.0, 9.0], vec![1e-4]);
+    let (mut norm, rate) = (buffer(&[0.0, 9.0]), buffer(&[1e-4]));
     let step = AdamStep {
         beta1: 0.9,
         beta2: 0.95,
@@ -249,7 +259,15 @@ fn optimizer(c: &mut Criterion) {
     group.bench_function("adamw", |b| {
         b.iter(|| {
             device
-                .adamw(&mut weight, &gradient, &mut state, &norm, &rate, &step, len)
+                .adamw(
+                    &mut weight,
+                    &mut gradient,
+                    &mut state,
+                    &norm,
+                    &rate,
+                    &step,
+                    len,
+                )
                 .expect("valid shapes")
         });
     });

@@ -8,12 +8,12 @@
 
 use anyhow::{Context, Result, bail};
 use muni_engine::formats::load_folder;
-use muni_engine::model::{
-    Batch, Model, ModelConfig, Parameters, StepScales, Workspace, random_weights,
-};
-use muni_engine::ops::{AdamStep, Device, cpu::CpuDevice};
+use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
+use muni_engine::ops::{Device, cpu::CpuDevice};
 use muni_engine::shards::{LossOn, Sampler, SamplerConfig, ShardSet, Split};
 use muni_engine::tokenizer::Tokenizer;
+use muni_engine::train::step::Engine;
+use muni_engine::train::{Stage, TrainSettings};
 use std::io::Write;
 use std::path::Path;
 use std::str::FromStr;
@@ -134,64 +134,31 @@ fn main() -> Result<()> {
         }
     };
     let device = CpuDevice::new();
-    let mut parameters = Parameters::upload(&device, &config, &weights)?;
+    let parameters = Parameters::upload(&device, &config, &weights)?;
+    let model = Model::new(config, parameters)?;
+    let settings = TrainSettings {
+        batch_size: rows,
+        max_length: length,
+        gradient_accumulation_steps: accumulation,
+        ..TrainSettings::preset(Stage::Massive)
+    };
+    // The trainer's own step, a logical batch at a time.
+    let mut engine = Engine::new(&device, model, &weights, &settings, 1)?;
     drop(weights);
-    let mut gradients = Parameters::zeros(&device, &config)?;
-    let mut workspace = Workspace::new(&device, &config, rows * length, rows * length, 1)?;
-    let (mut norm, rate) = (device.zeros_single(2)?, vec![5e-5]);
-    let specs = config.parameters();
-    let mut states = Vec::new();
-    for value in &parameters.values {
-        states.push(device.adam_state(value)?);
-    }
-    let mut model = Model::new(config, parameters)?;
     let (mut speeds, mut last_loss) = (Vec::new(), 0.0);
     for step in 0..warmup + steps {
         let batches = (0..accumulation)
-            .map(|i| source.batch(&model.config, rows, length, step * accumulation + i))
+            .map(|i| source.batch(&engine.model.config, rows, length, step * accumulation + i))
             .collect::<Result<Vec<Batch>>>()?;
         if let Some(file) = &mut dumped {
             batches.iter().try_for_each(|batch| dump(file, batch))?;
         }
-        let counted: usize = batches.iter().map(Batch::counted_targets).sum();
-        let scales = StepScales {
-            token: 1.0 / counted as f32,
-            balance: model.config.router_aux_loss_coef / accumulation as f32,
-        };
         let start = Instant::now();
-        gradients.clear(&device)?;
-        for batch in &batches {
-            model.forward_backward(&device, batch, &mut workspace, &mut gradients, scales)?;
-        }
-        last_loss = workspace.totals(&device)?.token_loss_sum / counted as f64;
-        let list: Vec<_> = gradients
-            .values
-            .iter()
-            .zip(&specs)
-            .map(|(g, s)| (g, s.len()))
-            .collect();
-        device.global_norm(&list, &mut norm)?;
-        parameters = model.parameters;
-        for (((weight, gradient), state), spec) in parameters
-            .values
-            .iter_mut()
-            .zip(&gradients.values)
-            .zip(&mut states)
-            .zip(&specs)
-        {
-            let update = AdamStep {
-                beta1: 0.9,
-                beta2: 0.95,
-                epsilon: 1e-8,
-                weight_decay: if spec.decay { 0.1 } else { 0.0 },
-                max_norm: 1.0,
-            };
-            device.adamw(weight, gradient, state, &norm, &rate, &update, spec.len())?;
-        }
-        model.parameters = parameters;
+        let rate = settings.learning_rate;
+        let result = engine.step(&device, &batches, step as u64 + 1, rate)?;
+        last_loss = result.loss;
         if step >= warmup {
-            let tokens: usize = batches.iter().map(Batch::len).sum();
-            speeds.push(tokens as f64 / start.elapsed().as_secs_f64());
+            speeds.push(result.tokens as f64 / start.elapsed().as_secs_f64());
         }
     }
     if let Some(mut file) = dumped {

@@ -6,10 +6,10 @@
 // adamw:  n = norm[1], rate = rate[0], g = gradient / loss scale * min(1, max_norm / (norm + 1e-6))
 //         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //         master = master (1 - rate decay) - rate m / (1 - beta1^n) / (sqrt(v / (1 - beta2^n)) + epsilon)
-//         weight = master, rounded. Where norm[0] is not finite, nothing is written.
+//         weight = master, rounded; gradient = 0. Where norm[0] is not finite, only the gradient is written.
 //
 // gradient and weight in T, all else in f32; any length. Each thread owns 8 neighbouring elements, 16 bytes per access. The norm's
-// sums have one order: 16,384 squares per block in f32 (`parts`), the parts in f64 by one block. AdamW moves 28 bytes per parameter.
+// sums have one order: 16,384 squares per block in f32 (`parts`), the parts in f64 by one block. AdamW moves 30 bytes per parameter.
 #include "common.cuh"
 #include "loss_scale.cuh"
 
@@ -88,20 +88,35 @@ __device__ __forceinline__ float update(const Update& u, float gradient, float& 
   return master;
 }
 
+/// A thread's elements, for the next step to add to.
 template <class T>
-__device__ __forceinline__ void adamw(T* weight, float* master, float* first, float* second, const T* gradient, const float* norm,
+__device__ __forceinline__ void clear(T* gradient, long long begin, int len, bool whole) {
+  if (whole) {
+    store16(gradient + begin, Pack<T>{});
+    return;
+  }
+  for (long long i = begin; i < len; ++i) gradient[i] = from_float<T>(0.0f);
+}
+
+template <class T>
+__device__ __forceinline__ void adamw(T* weight, float* master, float* first, float* second, T* gradient, const float* norm,
                                       const float* scale_state, const float* rates, float beta1, float beta2, float log_beta1,
                                       float log_beta2, float decay, float epsilon, float max_norm, int len) {
+  const long long begin = ((long long)(blockIdx.x) * kThreads + threadIdx.x) * kOwn;
+  const bool whole = begin + kOwn <= len;
   const float n = norm[0];
-  if (!isfinite(n)) return;
+  if (!isfinite(n)) {
+    clear(gradient, begin, len, whole);
+    return;
+  }
   // 1 - beta^updates, without the cancellation of that difference.
   const float rate = rates[0], updates = norm[1];
   const float correction1 = -expm1f(updates * log_beta1), correction2 = -expm1f(updates * log_beta2);
   const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)), beta1, beta2, 1.0f - rate * decay,
                  rate / correction1, 1.0f / correction2, epsilon};
-  const long long begin = ((long long)(blockIdx.x) * kThreads + threadIdx.x) * kOwn;
-  if (begin + kOwn > len) {
+  if (!whole) {
     for (long long i = begin; i < len; ++i) weight[i] = from_float<T>(update(u, to_float(gradient[i]), master[i], first[i], second[i]));
+    clear(gradient, begin, len, whole);
     return;
   }
   // All reads before any write: the compiler cannot know that the buffers are apart.
@@ -124,6 +139,7 @@ __device__ __forceinline__ void adamw(T* weight, float* master, float* first, fl
     store16(second + begin + 4 * half, v[half]);
   }
   store16(weight + begin, w);
+  clear(gradient, begin, len, whole);
 }
 
 // Grid ceil(len / 16384): one part each.
@@ -136,14 +152,14 @@ extern "C" __global__ void __launch_bounds__(256) grad_squares_bf16(float* part,
 
 // Grid ceil(len / 2048). norm [2], rate [1]; log_beta1 = ln beta1.
 extern "C" __global__ void __launch_bounds__(256)
-    adamw_f16(__half* weight, float* master, float* first, float* second, const __half* gradient, const float* norm,
+    adamw_f16(__half* weight, float* master, float* first, float* second, __half* gradient, const float* norm,
               const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1, float log_beta2,
               float decay, float epsilon, float max_norm, int len) {
   adamw(weight, master, first, second, gradient, norm, scale_state, rate, beta1, beta2, log_beta1, log_beta2, decay, epsilon,
         max_norm, len);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    adamw_bf16(__nv_bfloat16* weight, float* master, float* first, float* second, const __nv_bfloat16* gradient,
+    adamw_bf16(__nv_bfloat16* weight, float* master, float* first, float* second, __nv_bfloat16* gradient,
                const float* norm, const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1,
                float log_beta2, float decay, float epsilon, float max_norm, int len) {
   adamw(weight, master, first, second, gradient, norm, scale_state, rate, beta1, beta2, log_beta1, log_beta2, decay, epsilon,

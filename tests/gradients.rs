@@ -506,7 +506,7 @@ fn adamw() {
         DEVICE
             .adamw(
                 &mut weight,
-                &gradient,
+                &mut gradient.clone(),
                 &mut state,
                 &norm,
                 &vec![rate],

@@ -149,7 +149,7 @@ fn optimizer_steps_equal_pytorch<D: Device>(device: &D) {
             .enumerate()
         {
             let batch = fixture.batch(&format!("steps.{index}."));
-            let (gradients, totals) = step(device, &model, &[&batch]);
+            let (mut gradients, totals) = step(device, &model, &[&batch]);
             let token_loss = totals.token_loss_sum / batch.counted_targets() as f64;
             let loss =
                 token_loss + f64::from(model.config.router_aux_loss_coef) * totals.router_loss_sum;
@@ -183,7 +183,7 @@ fn optimizer_steps_equal_pytorch<D: Device>(device: &D) {
                 };
                 let (weight, gradient) = (
                     &mut model.parameters.values[parameter],
-                    &gradients.values[parameter],
+                    &mut gradients.values[parameter],
                 );
                 device
                     .adamw(

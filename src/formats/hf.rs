@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 
 const CONFIG_FILE: &str = "config.json";
@@ -20,11 +21,11 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_EXPERTS: usize = 1 << 20;
 
 /// A model as it was on disk.
-pub struct LoadedModel {
+pub struct LoadedModel<W = Vec<f32>> {
     /// Its sizes.
     pub config: ModelConfig,
-    /// Its weights, one vector per entry of `config.parameters()`.
-    pub fused: Vec<Vec<f32>>,
+    /// Its weights, one buffer per entry of `config.parameters()`.
+    pub fused: Vec<W>,
 }
 
 /// Saves a model as `dir`, replacing a model folder that is there in one step: a crash or a full disk leaves the old one.
@@ -78,12 +79,12 @@ pub fn load_folder(dir: &Path) -> Result<LoadedModel> {
     load_folder_into(dir, &|len| Ok(vec![0.0; len]))
 }
 
-/// As [`load_folder`], with the weights in vectors of zeros that `allocate` makes for a number of elements: a device's own kind
+/// As [`load_folder`], with the weights in buffers of zeros that `allocate` makes for a number of elements: a device's own kind
 /// of memory saves a copy of the whole model.
-pub fn load_folder_into(
+pub fn load_folder_into<W: DerefMut<Target = [f32]>>(
     dir: &Path,
-    allocate: &dyn Fn(usize) -> Result<Vec<f32>>,
-) -> Result<LoadedModel> {
+    allocate: &dyn Fn(usize) -> Result<W>,
+) -> Result<LoadedModel<W>> {
     let dir = &find_folder(dir)?;
     let config = load_config(dir)?;
     let weights = Weights::open(dir)?;
@@ -96,7 +97,7 @@ pub fn load_folder_into(
     check_head(&weights)?;
     check_nothing_left(dir, &config, &weights, &places)?;
     // Allocated only now: every size has been held against what is really in the files.
-    let mut fused: Vec<Vec<f32>> = config
+    let mut fused: Vec<W> = config
         .parameters()
         .iter()
         .map(|parameter| allocate(parameter.len()))
@@ -122,8 +123,8 @@ pub fn load_config(dir: &Path) -> Result<ModelConfig> {
     ModelConfig::from_json(&read_text(&path, MAX_CONFIG_BYTES)?, &path)
 }
 
-fn check_lengths(config: &ModelConfig, fused: &[Vec<f32>]) -> Result<()> {
-    let found: Vec<usize> = fused.iter().map(Vec::len).collect();
+fn check_lengths<W: Deref<Target = [f32]>>(config: &ModelConfig, fused: &[W]) -> Result<()> {
+    let found: Vec<usize> = fused.iter().map(|values| values.len()).collect();
     let expected: Vec<usize> = config.parameters().iter().map(|spec| spec.len()).collect();
     ensure!(
         found == expected,

@@ -259,13 +259,13 @@ impl<D: Device> Parameters<D> {
         Ok(parameters)
     }
 
-    /// As [`Parameters::upload`], with vectors that the device may keep.
+    /// As [`Parameters::upload`], with memory that the device may keep.
     ///
     /// # Errors
     /// As there.
-    pub fn adopt(device: &D, config: &ModelConfig, fused: Vec<Vec<f32>>) -> Result<Self> {
+    pub fn adopt(device: &D, config: &ModelConfig, fused: Vec<D::Host>) -> Result<Self> {
         let specs = config.parameters();
-        let found: Vec<usize> = fused.iter().map(Vec::len).collect();
+        let found: Vec<usize> = fused.iter().map(|values| values.len()).collect();
         let expected: Vec<usize> = specs.iter().map(ParameterSpec::len).collect();
         ensure!(
             found == expected,

@@ -6,7 +6,8 @@
 //! - Matrices are row-major and dense; a weight is `[out, in]`, an activation `[tokens, features]`.
 //! - Buffers may be longer than the operation needs (they are sized for the largest batch): an operation reads and
 //!   writes the first `rows * cols` elements only.
-//! - `=` or `+=` is said per output. Gradients of weights are always `+=`: a step clears them once and accumulates.
+//! - `=` or `+=` is said per output. Gradients of weights are always `+=`: they are made of zeros, and the update that has used
+//!   them leaves zeros behind.
 //! - An operation checks lengths and ranges that it can see and returns an error naming itself and the values.
 //! - Operations are issued in order and may run asynchronously; only `download_*` waits.
 
@@ -171,6 +172,8 @@ pub trait Device: Sync {
     type Single: Send + Sync;
     /// Always `u32`: tokens, positions, offsets.
     type Index: Send + Sync;
+    /// Memory on the host from which weights come; see [`Device::adopt_float`].
+    type Host: std::ops::DerefMut<Target = [f32]>;
     /// Operations that [`Device::record`] kept.
     type Graph: Send;
 
@@ -187,22 +190,16 @@ pub trait Device: Sync {
     fn zeros_index(&self, len: usize) -> Result<Self::Index>;
     /// Rounds `values` into the first elements of `buffer`.
     fn upload_float(&self, values: &[f32], buffer: &mut Self::Float) -> Result<()>;
-    /// Zeros on the host that [`Device::adopt_float`] takes over best.
+    /// Zeros on the host, for values that [`Device::adopt_float`] will take over.
     ///
     /// # Errors
     /// If there is no memory.
-    fn host_buffer(&self, len: usize) -> Result<Vec<f32>> {
-        Ok(vec![0.0; len])
-    }
-    /// A buffer with these values. A device that computes on the host takes the vector itself: a model of 187 MB is then not copied.
+    fn host_buffer(&self, len: usize) -> Result<Self::Host>;
+    /// A buffer with these values. A device that computes on the host takes the memory itself: a model of 187 MB is then not copied.
     ///
     /// # Errors
     /// If there is no memory.
-    fn adopt_float(&self, values: Vec<f32>) -> Result<Self::Float> {
-        let mut buffer = self.zeros_float(values.len())?;
-        self.upload_float(&values, &mut buffer)?;
-        Ok(buffer)
-    }
+    fn adopt_float(&self, values: Self::Host) -> Result<Self::Float>;
     /// Copies `values` into the first elements of `buffer`.
     fn upload_single(&self, values: &[f32], buffer: &mut Self::Single) -> Result<()>;
     /// Copies `values` into the first elements of `buffer`.
@@ -621,12 +618,14 @@ pub trait Device: Sync {
         norm: &mut Self::Single,
     ) -> Result<()>;
     /// One AdamW update of a weight, number `norm[1]` (from 1), with the learning rate `rate[0]`; the gradient is clipped by
-    /// `norm[0]` as `step.max_norm` says. Where `norm[0]` is not finite nothing is changed: the trainer sees it in the norm.
+    /// `norm[0]` as `step.max_norm` says. Where `norm[0]` is not finite neither weight nor state is changed: the trainer sees it
+    /// in the norm. The gradient is zero afterwards, whatever the norm: clearing what has just been read is cheaper than doing so
+    /// before the next step.
     #[allow(clippy::too_many_arguments)]
     fn adamw(
         &self,
         weight: &mut Self::Float,
-        gradient: &Self::Float,
+        gradient: &mut Self::Float,
         state: &mut AdamState<Self>,
         norm: &Self::Single,
         rate: &Self::Single,

@@ -14,8 +14,6 @@ use crate::model::ModelConfig;
 const HALF: f64 = 2.0;
 /// Bytes of a statistic or an index.
 const SINGLE: f64 = 4.0;
-/// What a profile calls the zeroing of memory, which is no kernel.
-pub const ZEROING: &str = "zeroing";
 /// Most tokens of a chunk of the head.
 const CHUNK: usize = 2048;
 
@@ -326,14 +324,6 @@ pub fn operations(config: &ModelConfig, shape: &StepShape) -> Vec<Operation> {
         3.0 * row + 4.0 * SINGLE * tokens,
     );
     add(
-        "clearing gradients",
-        &[ZEROING],
-        Memory,
-        1.0,
-        0.0,
-        HALF * parameters,
-    );
-    add(
         "global norm",
         &["grad_squares", "grad_norm"],
         Memory,
@@ -347,8 +337,8 @@ pub fn operations(config: &ModelConfig, shape: &StepShape) -> Vec<Operation> {
         Memory,
         1.0,
         0.0,
-        // Gradient read, weight written, master and both moments read and written.
-        parameters * (2.0 * HALF + 6.0 * SINGLE),
+        // Weight written, gradient, master and both moments read and written.
+        parameters * (3.0 * HALF + 6.0 * SINGLE),
     );
     all
 }
@@ -447,7 +437,7 @@ mod tests {
             };
             operations(&config, &shape)
                 .iter()
-                .filter(|o| ["clearing gradients", "global norm", "AdamW"].contains(&o.name))
+                .filter(|o| ["global norm", "AdamW"].contains(&o.name))
                 .map(|o| o.bytes)
                 .sum()
         };

@@ -71,8 +71,8 @@ impl<D: Device> AdamW<D> {
         device.upload_inputs(&mut [], &mut [(&[rate], &mut self.rate)])
     }
 
-    /// One update of all parameters from `gradients`. A norm that is not finite means that nothing was changed. Only issues
-    /// operations, the same ones each time.
+    /// One update of all parameters from `gradients`, which are zero afterwards. A norm that is not finite means that no
+    /// parameter was changed. Only issues operations, the same ones each time.
     ///
     /// # Errors
     /// Whatever the device says.
@@ -80,7 +80,7 @@ impl<D: Device> AdamW<D> {
         &mut self,
         device: &D,
         parameters: &mut Parameters<D>,
-        gradients: &Parameters<D>,
+        gradients: &mut Parameters<D>,
         settings: &TrainSettings,
     ) -> Result<()> {
         let lens: Vec<usize> = parameters.specs.iter().map(|spec| spec.len()).collect();
@@ -96,7 +96,7 @@ impl<D: Device> AdamW<D> {
                 max_norm: settings.max_grad_norm,
             };
             let weight = &mut parameters.values[index];
-            let gradient = &gradients.values[index];
+            let gradient = &mut gradients.values[index];
             let (norm, rate) = (&self.norm, &self.rate);
             device.adamw(weight, gradient, state, norm, rate, &update, lens[index])?;
         }

@@ -16,8 +16,10 @@ pub const HISTORY: usize = 64;
 pub struct Engine<D: Device> {
     /// The weights.
     pub model: Model<D>,
-    /// Their gradients, cleared at each step.
+    /// Their gradients: zeros between steps, because the update clears what it has used.
     pub gradients: Parameters<D>,
+    /// Whether a step has begun and not ended, because something failed: the gradients hold what nobody wants.
+    unfinished: bool,
     /// Moments and master weights.
     pub optimizer: AdamW<D>,
     /// Activations of one micro-batch.
@@ -82,6 +84,7 @@ impl<D: Device> Engine<D> {
             })?,
             optimizer: AdamW::new(device, &model.config, weights)?,
             model,
+            unfinished: false,
             workspace,
             settings: settings.clone(),
             micro_batch,
@@ -122,6 +125,9 @@ impl<D: Device> Engine<D> {
             balance: self.model.config.router_aux_loss_coef / batches.len() as f32,
         };
         self.optimizer.set_rate(device, learning_rate)?;
+        if std::mem::replace(&mut self.unfinished, true) {
+            self.gradients.clear(device)?;
+        }
         let parts = batches.chunks(self.micro_batch);
         let count = parts.len();
         for (index, part) in parts.enumerate() {
@@ -138,6 +144,7 @@ impl<D: Device> Engine<D> {
                 },
             )?;
         }
+        self.unfinished = false;
         let at = self.pending.len() * self.record_len;
         self.optimizer.record_norm(device, &mut self.history, at)?;
         let recorded = self
@@ -165,7 +172,6 @@ impl<D: Device> Engine<D> {
         } = self;
         graphs.run(device, part, &mut || {
             if part.first {
-                gradients.clear(device)?;
                 workspace.clear_loss(device)?;
             }
             model.forward_backward_staged(device, &part.staged, workspace, gradients)?;
@@ -247,5 +253,67 @@ impl<D: Device> Engine<D> {
             counted += batch.counted_targets();
         }
         Ok((counted > 0).then(|| sum / counted as f64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ModelConfig, random_weights};
+    use crate::ops::cpu::CpuDevice;
+    use crate::train::Stage;
+
+    fn engine(device: &CpuDevice) -> Engine<CpuDevice> {
+        let config = ModelConfig {
+            vocab_size: 50,
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 8,
+            num_local_experts: 2,
+            num_experts_per_tok: 1,
+            max_position_embeddings: 8,
+            ..ModelConfig::default_47m()
+        };
+        let settings = TrainSettings {
+            batch_size: 1,
+            max_length: 8,
+            gradient_accumulation_steps: 2,
+            ..TrainSettings::preset(Stage::Massive)
+        };
+        let weights = random_weights(&config, 5);
+        let parameters = Parameters::upload(device, &config, &weights).unwrap();
+        let model = Model::new(config, parameters).unwrap();
+        Engine::new(device, model, &weights, &settings, 1).unwrap()
+    }
+
+    fn batch(tokens: [u32; 4]) -> Batch {
+        let mut batch = Batch::new();
+        batch.push_segment(&tokens, &[1, 2, 3, 4]).unwrap();
+        batch
+    }
+
+    #[test]
+    fn gradients_are_zero_after_a_step_and_a_failed_step_leaves_none() {
+        let device = CpuDevice::new();
+        let good = [batch([5, 6, 7, 8]), batch([9, 10, 11, 12])];
+        let mut whole = engine(&device);
+        let expected = whole.step(&device, &good, 1, 1e-3).unwrap();
+        for gradient in &whole.gradients.values {
+            assert!(gradient.iter().all(|&value| value == 0.0));
+        }
+        // The second micro-batch has a token that the model does not know.
+        let mut failing = engine(&device);
+        let broken = [batch([20, 21, 22, 23]), batch([9, 10, 99, 12])];
+        failing.step(&device, &broken, 1, 1e-3).unwrap_err();
+        failing.workspace.totals(&device).unwrap();
+        let found = failing.step(&device, &good, 1, 1e-3).unwrap();
+        assert_eq!(found.grad_norm.to_bits(), expected.grad_norm.to_bits());
+        let bits = |engine: &Engine<CpuDevice>| -> Vec<Vec<f32>> {
+            engine.model.parameters.download(&device).unwrap()
+        };
+        assert!(bits(&failing) == bits(&whole), "the weights differ");
     }
 }

@@ -338,11 +338,19 @@ fn check_head_and_optimizer_lengths<D: Device>(device: &D) {
         device.global_norm(&[(&one, 7), (&two, 3)], &mut norm)
     });
     check_lengths("adamw", &[], |b| {
-        let (mut weight, gradient) = (b.float(device, 7), b.float(device, 7));
+        let (mut weight, mut gradient) = (b.float(device, 7), b.float(device, 7));
         let mut state = device.adam_state(&[0.5; 7]).unwrap();
         (state.first, state.second) = (b.single(device, 7), b.single(device, 7));
         let (norm, rate) = (b.single(device, 2), b.single(device, 1));
-        device.adamw(&mut weight, &gradient, &mut state, &norm, &rate, &STEP, 7)
+        device.adamw(
+            &mut weight,
+            &mut gradient,
+            &mut state,
+            &norm,
+            &rate,
+            &STEP,
+            7,
+        )
     });
     check_lengths("copy_single", &[], |b| {
         let (from, mut to) = (b.single(device, 3), b.single(device, 7));
@@ -643,11 +651,20 @@ fn check_adam_steps<D: Device>(device: &D) {
     ] {
         let mut weight = float(device, &[0.5; 7]);
         let mut state = device.adam_state(&[0.5; 7]).unwrap();
-        let (gradient, norm) = (float(device, &[1.0; 7]), single(device, &[1.0, 1.0]));
+        let (mut gradient, norm) = (float(device, &[1.0; 7]), single(device, &[1.0, 1.0]));
         let rate = single(device, &[1e-3]);
-        let result = device.adamw(&mut weight, &gradient, &mut state, &norm, &rate, &step, 7);
+        let result = device.adamw(
+            &mut weight,
+            &mut gradient,
+            &mut state,
+            &norm,
+            &rate,
+            &step,
+            7,
+        );
         expect_refused("adamw", &format!("{step:?}"), result);
         assert_eq!(device.download_float(&weight, 7).unwrap(), [0.5; 7]);
+        assert_eq!(device.download_float(&gradient, 7).unwrap(), [1.0; 7]);
     }
 }
 

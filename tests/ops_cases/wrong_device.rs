@@ -4,6 +4,7 @@
 use super::*;
 use anyhow::Result;
 use muni_engine::ops::cases::Outcome;
+use muni_engine::ops::cpu::Buffer;
 use muni_engine::ops::cuda::rehearsal::RehearsalDriver;
 use muni_engine::ops::{
     AdamState, AdamStep, AttentionShape, Balance, CachedText, MoeShape, Routing,
@@ -45,14 +46,15 @@ fn balance_of(given: &Balance<Off>) -> Balance<CpuDevice> {
     }
 }
 
-type Floats = Vec<f32>;
-type Indices = Vec<u32>;
+type Floats = Buffer<f32>;
+type Indices = Buffer<u32>;
 
 #[rustfmt::skip]
 impl Device for Off {
     type Float = Floats;
     type Single = Floats;
     type Index = Indices;
+    type Host = Floats;
     type Graph = ();
 
     fn name(&self) -> String {
@@ -62,11 +64,13 @@ impl Device for Off {
     fn zeros_single(&self, len: usize) -> Result<Floats> { self.device.zeros_single(len) }
     fn zeros_index(&self, len: usize) -> Result<Indices> { self.device.zeros_index(len) }
     fn upload_float(&self, values: &[f32], buffer: &mut Floats) -> Result<()> { self.device.upload_float(values, buffer) }
+    fn host_buffer(&self, len: usize) -> Result<Floats> { self.device.host_buffer(len) }
+    fn adopt_float(&self, values: Floats) -> Result<Floats> { self.device.adopt_float(values) }
     fn upload_single(&self, values: &[f32], buffer: &mut Floats) -> Result<()> { self.device.upload_single(values, buffer) }
     fn upload_index(&self, values: &[u32], buffer: &mut Indices) -> Result<()> { self.device.upload_index(values, buffer) }
-    fn download_float(&self, buffer: &Floats, len: usize) -> Result<Floats> { self.device.download_float(buffer, len) }
-    fn download_single(&self, buffer: &Floats, len: usize) -> Result<Floats> { self.device.download_single(buffer, len) }
-    fn download_index(&self, buffer: &Indices, len: usize) -> Result<Indices> { self.device.download_index(buffer, len) }
+    fn download_float(&self, buffer: &Floats, len: usize) -> Result<Vec<f32>> { self.device.download_float(buffer, len) }
+    fn download_single(&self, buffer: &Floats, len: usize) -> Result<Vec<f32>> { self.device.download_single(buffer, len) }
+    fn download_index(&self, buffer: &Indices, len: usize) -> Result<Vec<u32>> { self.device.download_index(buffer, len) }
     fn clear_float(&self, buffer: &mut Floats, len: usize) -> Result<()> { self.device.clear_float(buffer, len) }
     fn clear_single(&self, buffer: &mut Floats, len: usize) -> Result<()> { self.device.clear_single(buffer, len) }
     fn copy_single(&self, from: &Floats, len: usize, to: &mut Floats, at: usize) -> Result<()> { self.device.copy_single(from, len, to, at) }
@@ -169,7 +173,7 @@ impl Device for Off {
         let done = self.device.global_norm(gradients, norm);
         self.spoil("global_norm", done, norm)
     }
-    fn adamw(&self, weight: &mut Floats, gradient: &Floats, state: &mut AdamState<Self>, norm: &Floats, rate: &Floats, step: &AdamStep, len: usize) -> Result<()> {
+    fn adamw(&self, weight: &mut Floats, gradient: &mut Floats, state: &mut AdamState<Self>, norm: &Floats, rate: &Floats, step: &AdamStep, len: usize) -> Result<()> {
         let mut inner: AdamState<CpuDevice> = AdamState {
             master: state.master.take(),
             first: std::mem::take(&mut state.first),

@@ -116,7 +116,7 @@ pub fn checks<D: Device>() -> [Check<D>; 16] {
             14,
             optimizer::check_global_norm,
         ),
-        check("optimizer/adamw", 64, 64, optimizer::check_adamw),
+        check("optimizer/adamw", 72, 72, optimizer::check_adamw),
         check("optimizer/broken-norm", 2, 2, optimizer::check_broken_norm),
     ]
 }

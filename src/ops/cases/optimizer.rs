@@ -6,8 +6,8 @@ use super::{Outputs, Rig, Tally, Values, same_as_reference};
 use crate::ops::reference::ReferenceDevice;
 use crate::ops::{AdamState, AdamStep, Device};
 
-/// Lengths on both sides of the CPU's chunk of 65,536.
-const LENGTHS: [usize; 8] = [1, 3, 17, 65, 4097, 65_536, 65_537, 200_003];
+/// Lengths on both sides of the CPU's chunks of 16,384 and 65,536.
+const LENGTHS: [usize; 9] = [1, 3, 17, 65, 4097, 16_385, 65_536, 65_537, 200_003];
 
 /// Norm of several gradients, the first of `scale`.
 ///
@@ -77,7 +77,7 @@ fn adamw<D: Device>(
     let mut values = Values::new(len);
     let start = rig.rounded(&values.normal(len, 1.0));
     let mut weight = rig.added(&start)?;
-    let gradient = values.normal(len, 1.0);
+    let mut gradient = rig.added(&values.normal(len, 1.0))?;
     // Moments as earlier updates left them; a second moment near 0 would make one element's update the whole error.
     let first = values.normal(len, 0.1);
     let second = values.normal(len, 0.1);
@@ -87,7 +87,7 @@ fn adamw<D: Device>(
     state.second = rig.added_single(&second)?;
     rig.device.adamw(
         &mut weight,
-        &rig.input(&gradient)?,
+        &mut gradient,
         &mut state,
         &rig.input_single(&[norm, number])?,
         &rig.input_single(&[rate])?,
@@ -104,6 +104,7 @@ fn adamw<D: Device>(
         ("master", master),
         ("first", rig.read_single(&state.first, len)?),
         ("second", rig.read_single(&state.second, len)?),
+        ("gradient", rig.read(&gradient, len)?),
     ])
 }
 
@@ -155,19 +156,28 @@ pub(super) fn check_broken_norm<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
             let mut gradient = Values::new(1).normal(len, 1.0);
             gradient[66_000] = broken;
             let before = rig.rounded(&Values::new(2).normal(len, 1.0));
-            let (mut weight, gradient) = (rig.added(&before)?, rig.input(&gradient)?);
+            let (mut weight, mut gradient) = (rig.added(&before)?, rig.added(&gradient)?);
             let mut state = rig.device.adam_state(&before)?;
             let mut norm = rig.added_single(&[0.0, 0.0])?;
             rig.device.global_norm(&[(&gradient, len)], &mut norm)?;
             let rate = rig.input_single(&[FIRST.1])?;
-            rig.device
-                .adamw(&mut weight, &gradient, &mut state, &norm, &rate, &STEP, len)?;
+            rig.device.adamw(
+                &mut weight,
+                &mut gradient,
+                &mut state,
+                &norm,
+                &rate,
+                &STEP,
+                len,
+            )?;
             ensure!(rig.read(&weight, len)? == before, "the weight changed");
+            let cleared = rig.read(&gradient, len)?.iter().all(|&value| value == 0.0);
+            ensure!(cleared, "the gradient is not zero");
             for moment in [&state.first, &state.second] {
                 let moment = rig.device.download_single(moment, len)?;
                 ensure!(moment.iter().all(|&value| value == 0.0), "a moment changed");
             }
-            Ok(3 * len)
+            Ok(4 * len)
         });
     }
 }
@@ -211,14 +221,11 @@ fn follow_loss_scale<D: Device>(rig: Rig<'_, D>) -> Result<(usize, (Outputs, Out
     );
     // The scale is 2048 by now, but these gradients were made with 1024.
     let before = rig.rounded(&Values::new(5).normal(len, 1.0));
-    let moment = first_moment(rig, &before, &sound, first)?;
+    let moment = first_moment(rig, &before, &scaled, first)?;
     let twin = Rig::new(&ReferenceDevice, rig.precision);
     let moments = (
         vec![("first", moment)],
-        vec![(
-            "first",
-            first_moment(twin, &before, &twin.input(&values)?, first)?,
-        )],
+        vec![("first", first_moment(twin, &before, &values, first)?)],
     );
 
     let doubled = norm_of(&sound)? * 2.0;
@@ -245,15 +252,23 @@ fn follow_loss_scale<D: Device>(rig: Rig<'_, D>) -> Result<(usize, (Outputs, Out
 fn first_moment<D: Device>(
     rig: Rig<'_, D>,
     before: &[f32],
-    gradient: &D::Float,
+    gradient: &[f32],
     norm: f32,
 ) -> Result<Vec<f32>> {
     let len = before.len();
+    let mut gradient = rig.added(gradient)?;
     let mut weight = rig.added(before)?;
     let mut state = rig.device.adam_state(before)?;
     let norm = rig.input_single(&[norm, FIRST.0])?;
     let rate = rig.input_single(&[FIRST.1])?;
-    rig.device
-        .adamw(&mut weight, gradient, &mut state, &norm, &rate, &STEP, len)?;
+    rig.device.adamw(
+        &mut weight,
+        &mut gradient,
+        &mut state,
+        &norm,
+        &rate,
+        &STEP,
+        len,
+    )?;
     rig.device.download_single(&state.first, len)
 }

@@ -2,7 +2,7 @@
 
 use super::gemm::{Matrix, Start, gemm};
 use super::kernel::Level;
-use super::memory::{self, zeroed};
+use super::memory::{self, Buffer};
 use super::{CpuDevice, attention, head, moe, norm, optimizer, small};
 use crate::ops::checks::{
     RoutingIndices, element_count, expect_adam_step, expect_attention_shape, expect_len,
@@ -69,9 +69,10 @@ fn check_routing(
 }
 
 impl Device for CpuDevice {
-    type Float = Vec<f32>;
-    type Single = Vec<f32>;
-    type Index = Vec<u32>;
+    type Float = Buffer<f32>;
+    type Single = Buffer<f32>;
+    type Index = Buffer<u32>;
+    type Host = Buffer<f32>;
     type Graph = ();
 
     fn name(&self) -> String {
@@ -87,59 +88,65 @@ impl Device for CpuDevice {
         )
     }
 
-    fn zeros_float(&self, len: usize) -> Result<Vec<f32>> {
-        zeroed(len)
+    fn zeros_float(&self, len: usize) -> Result<Buffer<f32>> {
+        Buffer::zeroed(len)
     }
 
-    fn zeros_single(&self, len: usize) -> Result<Vec<f32>> {
-        zeroed(len)
+    fn zeros_single(&self, len: usize) -> Result<Buffer<f32>> {
+        Buffer::zeroed(len)
     }
 
-    fn zeros_index(&self, len: usize) -> Result<Vec<u32>> {
-        zeroed(len)
+    fn zeros_index(&self, len: usize) -> Result<Buffer<u32>> {
+        Buffer::zeroed(len)
     }
 
-    fn upload_float(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
+    fn upload_float(&self, values: &[f32], buffer: &mut Buffer<f32>) -> Result<()> {
         upload(values, buffer)
     }
 
-    fn host_buffer(&self, len: usize) -> Result<Vec<f32>> {
-        zeroed(len)
+    fn host_buffer(&self, len: usize) -> Result<Buffer<f32>> {
+        Buffer::zeroed(len)
     }
 
-    fn adopt_float(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+    fn adopt_float(&self, values: Buffer<f32>) -> Result<Buffer<f32>> {
         Ok(values)
     }
 
-    fn upload_single(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
+    fn upload_single(&self, values: &[f32], buffer: &mut Buffer<f32>) -> Result<()> {
         upload(values, buffer)
     }
 
-    fn upload_index(&self, values: &[u32], buffer: &mut Vec<u32>) -> Result<()> {
+    fn upload_index(&self, values: &[u32], buffer: &mut Buffer<u32>) -> Result<()> {
         upload(values, buffer)
     }
 
-    fn download_float(&self, buffer: &Vec<f32>, len: usize) -> Result<Vec<f32>> {
+    fn download_float(&self, buffer: &Buffer<f32>, len: usize) -> Result<Vec<f32>> {
         download(buffer, len)
     }
 
-    fn download_single(&self, buffer: &Vec<f32>, len: usize) -> Result<Vec<f32>> {
+    fn download_single(&self, buffer: &Buffer<f32>, len: usize) -> Result<Vec<f32>> {
         download(buffer, len)
     }
 
-    fn download_index(&self, buffer: &Vec<u32>, len: usize) -> Result<Vec<u32>> {
+    fn download_index(&self, buffer: &Buffer<u32>, len: usize) -> Result<Vec<u32>> {
         download(buffer, len)
     }
 
-    fn clear_float(&self, buffer: &mut Vec<f32>, len: usize) -> Result<()> {
+    fn clear_float(&self, buffer: &mut Buffer<f32>, len: usize) -> Result<()> {
         clear(buffer, len)
     }
 
-    fn clear_single(&self, buffer: &mut Vec<f32>, len: usize) -> Result<()> {
+    fn clear_single(&self, buffer: &mut Buffer<f32>, len: usize) -> Result<()> {
         clear(buffer, len)
     }
 
-    fn copy_single(&self, from: &Vec<f32>, len: usize, to: &mut Vec<f32>, at: usize) -> Result<()> {
+    fn copy_single(
+        &self,
+        from: &Buffer<f32>,
+        len: usize,
+        to: &mut Buffer<f32>,
+        at: usize,
+    ) -> Result<()> {
         let op = "copy_single";
         let from = prefix(op, "from", from, &[len])?;
         prefix_mut(op, "to", to, &[at.saturating_add(len)])?[at..].copy_from_slice(from);
@@ -148,9 +155,9 @@ impl Device for CpuDevice {
 
     fn embedding_forward(
         &self,
-        table: &Vec<f32>,
-        tokens: &Vec<u32>,
-        out: &mut Vec<f32>,
+        table: &Buffer<f32>,
+        tokens: &Buffer<u32>,
+        out: &mut Buffer<f32>,
         count: usize,
         vocab: usize,
         hidden: usize,
@@ -169,9 +176,9 @@ impl Device for CpuDevice {
 
     fn embedding_backward(
         &self,
-        grad_out: &Vec<f32>,
-        tokens: &Vec<u32>,
-        grad_table: &mut Vec<f32>,
+        grad_out: &Buffer<f32>,
+        tokens: &Buffer<u32>,
+        grad_table: &mut Buffer<f32>,
         count: usize,
         vocab: usize,
         hidden: usize,
@@ -194,11 +201,11 @@ impl Device for CpuDevice {
 
     fn rmsnorm_forward(
         &self,
-        x: &Vec<f32>,
-        weight: &Vec<f32>,
+        x: &Buffer<f32>,
+        weight: &Buffer<f32>,
         epsilon: f32,
-        out: &mut Vec<f32>,
-        inv_rms: &mut Vec<f32>,
+        out: &mut Buffer<f32>,
+        inv_rms: &mut Buffer<f32>,
         rows: usize,
         cols: usize,
     ) -> Result<()> {
@@ -214,12 +221,12 @@ impl Device for CpuDevice {
 
     fn rmsnorm_backward(
         &self,
-        grad_out: &Vec<f32>,
-        x: &Vec<f32>,
-        weight: &Vec<f32>,
-        inv_rms: &Vec<f32>,
-        grad_x: &mut Vec<f32>,
-        grad_weight: &mut Vec<f32>,
+        grad_out: &Buffer<f32>,
+        x: &Buffer<f32>,
+        weight: &Buffer<f32>,
+        inv_rms: &Buffer<f32>,
+        grad_x: &mut Buffer<f32>,
+        grad_weight: &mut Buffer<f32>,
         rows: usize,
         cols: usize,
     ) -> Result<()> {
@@ -246,10 +253,10 @@ impl Device for CpuDevice {
 
     fn linear_forward(
         &self,
-        x: &Vec<f32>,
-        weight: &Vec<f32>,
-        residual: Option<&Vec<f32>>,
-        y: &mut Vec<f32>,
+        x: &Buffer<f32>,
+        weight: &Buffer<f32>,
+        residual: Option<&Buffer<f32>>,
+        y: &mut Buffer<f32>,
         rows: usize,
         inputs: usize,
         outputs: usize,
@@ -281,9 +288,9 @@ impl Device for CpuDevice {
 
     fn linear_backward_input(
         &self,
-        grad_y: &Vec<f32>,
-        weight: &Vec<f32>,
-        grad_x: &mut Vec<f32>,
+        grad_y: &Buffer<f32>,
+        weight: &Buffer<f32>,
+        grad_x: &mut Buffer<f32>,
         accumulate: bool,
         rows: usize,
         inputs: usize,
@@ -313,9 +320,9 @@ impl Device for CpuDevice {
 
     fn linear_backward_weight(
         &self,
-        grad_y: &Vec<f32>,
-        x: &Vec<f32>,
-        grad_weight: &mut Vec<f32>,
+        grad_y: &Buffer<f32>,
+        x: &Buffer<f32>,
+        grad_weight: &mut Buffer<f32>,
         rows: usize,
         inputs: usize,
         outputs: usize,
@@ -340,8 +347,8 @@ impl Device for CpuDevice {
 
     fn rope_forward(
         &self,
-        qkv: &mut Vec<f32>,
-        positions: &Vec<u32>,
+        qkv: &mut Buffer<f32>,
+        positions: &Buffer<u32>,
         theta: f32,
         shape: &AttentionShape,
         count: usize,
@@ -351,8 +358,8 @@ impl Device for CpuDevice {
 
     fn rope_backward(
         &self,
-        grad_qkv: &mut Vec<f32>,
-        positions: &Vec<u32>,
+        grad_qkv: &mut Buffer<f32>,
+        positions: &Buffer<u32>,
         theta: f32,
         shape: &AttentionShape,
         count: usize,
@@ -370,10 +377,10 @@ impl Device for CpuDevice {
 
     fn attention_forward(
         &self,
-        qkv: &Vec<f32>,
-        segments: &Vec<u32>,
-        out: &mut Vec<f32>,
-        log_sum: &mut Vec<f32>,
+        qkv: &Buffer<f32>,
+        segments: &Buffer<u32>,
+        out: &mut Buffer<f32>,
+        log_sum: &mut Buffer<f32>,
         shape: &AttentionShape,
         segment_count: usize,
         count: usize,
@@ -390,12 +397,12 @@ impl Device for CpuDevice {
 
     fn attention_backward(
         &self,
-        grad_out: &Vec<f32>,
-        qkv: &Vec<f32>,
-        out: &Vec<f32>,
-        log_sum: &Vec<f32>,
-        segments: &Vec<u32>,
-        grad_qkv: &mut Vec<f32>,
+        grad_out: &Buffer<f32>,
+        qkv: &Buffer<f32>,
+        out: &Buffer<f32>,
+        log_sum: &Buffer<f32>,
+        segments: &Buffer<u32>,
+        grad_qkv: &mut Buffer<f32>,
         shape: &AttentionShape,
         segment_count: usize,
         count: usize,
@@ -423,10 +430,10 @@ impl Device for CpuDevice {
 
     fn attention_cached(
         &self,
-        qkv: &Vec<f32>,
-        keys: &mut Vec<f32>,
-        values: &mut Vec<f32>,
-        out: &mut Vec<f32>,
+        qkv: &Buffer<f32>,
+        keys: &mut Buffer<f32>,
+        values: &mut Buffer<f32>,
+        out: &mut Buffer<f32>,
         shape: &AttentionShape,
         past: usize,
         count: usize,
@@ -445,9 +452,9 @@ impl Device for CpuDevice {
 
     fn attention_cached_texts(
         &self,
-        qkv: &Vec<f32>,
+        qkv: &Buffer<f32>,
         texts: &mut [CachedText<'_, Self>],
-        out: &mut Vec<f32>,
+        out: &mut Buffer<f32>,
         shape: &AttentionShape,
         capacity: usize,
     ) -> Result<()> {
@@ -466,11 +473,11 @@ impl Device for CpuDevice {
 
     fn router_forward(
         &self,
-        x: &Vec<f32>,
-        weight: &Vec<f32>,
+        x: &Buffer<f32>,
+        weight: &Buffer<f32>,
         routing: &mut Routing<Self>,
         balance: &mut Balance<Self>,
-        groups: &Vec<u32>,
+        groups: &Buffer<u32>,
         group_count: usize,
         shape: &MoeShape,
         count: usize,
@@ -506,17 +513,17 @@ impl Device for CpuDevice {
 
     fn router_backward(
         &self,
-        grad_weights: &Vec<f32>,
-        x: &Vec<f32>,
-        weight: &Vec<f32>,
+        grad_weights: &Buffer<f32>,
+        x: &Buffer<f32>,
+        weight: &Buffer<f32>,
         routing: &Routing<Self>,
         balance: &Balance<Self>,
-        groups: &Vec<u32>,
+        groups: &Buffer<u32>,
         group_count: usize,
         layers: usize,
         balance_scale: f32,
-        grad_x: &mut Vec<f32>,
-        grad_weight: &mut Vec<f32>,
+        grad_x: &mut Buffer<f32>,
+        grad_weight: &mut Buffer<f32>,
         shape: &MoeShape,
         count: usize,
     ) -> Result<()> {
@@ -557,13 +564,13 @@ impl Device for CpuDevice {
 
     fn experts_forward(
         &self,
-        x: &Vec<f32>,
+        x: &Buffer<f32>,
         routing: &Routing<Self>,
-        w13: &Vec<f32>,
-        w2: &Vec<f32>,
-        residual: &Vec<f32>,
-        gate_up: &mut Vec<f32>,
-        out: &mut Vec<f32>,
+        w13: &Buffer<f32>,
+        w2: &Buffer<f32>,
+        residual: &Buffer<f32>,
+        gate_up: &mut Buffer<f32>,
+        out: &mut Buffer<f32>,
         shape: &MoeShape,
         count: usize,
     ) -> Result<()> {
@@ -593,16 +600,16 @@ impl Device for CpuDevice {
 
     fn experts_backward(
         &self,
-        grad_out: &Vec<f32>,
-        x: &Vec<f32>,
+        grad_out: &Buffer<f32>,
+        x: &Buffer<f32>,
         routing: &Routing<Self>,
-        w13: &Vec<f32>,
-        w2: &Vec<f32>,
-        gate_up: &Vec<f32>,
-        grad_x: &mut Vec<f32>,
-        grad_w13: &mut Vec<f32>,
-        grad_w2: &mut Vec<f32>,
-        grad_weights: &mut Vec<f32>,
+        w13: &Buffer<f32>,
+        w2: &Buffer<f32>,
+        gate_up: &Buffer<f32>,
+        grad_x: &mut Buffer<f32>,
+        grad_w13: &mut Buffer<f32>,
+        grad_w2: &mut Buffer<f32>,
+        grad_weights: &mut Buffer<f32>,
         shape: &MoeShape,
         count: usize,
     ) -> Result<()> {
@@ -638,13 +645,13 @@ impl Device for CpuDevice {
 
     fn head_loss(
         &self,
-        x: &Vec<f32>,
-        table: &Vec<f32>,
-        targets: &Vec<u32>,
-        scale: &Vec<f32>,
-        loss: &mut Vec<f32>,
-        grad_x: &mut Vec<f32>,
-        grad_table: &mut Vec<f32>,
+        x: &Buffer<f32>,
+        table: &Buffer<f32>,
+        targets: &Buffer<u32>,
+        scale: &Buffer<f32>,
+        loss: &mut Buffer<f32>,
+        grad_x: &mut Buffer<f32>,
+        grad_table: &mut Buffer<f32>,
         count: usize,
         vocab: usize,
         hidden: usize,
@@ -675,10 +682,10 @@ impl Device for CpuDevice {
 
     fn head_losses(
         &self,
-        x: &Vec<f32>,
-        table: &Vec<f32>,
-        targets: &Vec<u32>,
-        losses: &mut Vec<f32>,
+        x: &Buffer<f32>,
+        table: &Buffer<f32>,
+        targets: &Buffer<u32>,
+        losses: &mut Buffer<f32>,
         count: usize,
         vocab: usize,
         hidden: usize,
@@ -696,9 +703,9 @@ impl Device for CpuDevice {
 
     fn head_logits(
         &self,
-        x: &Vec<f32>,
-        table: &Vec<f32>,
-        logits: &mut Vec<f32>,
+        x: &Buffer<f32>,
+        table: &Buffer<f32>,
+        logits: &mut Buffer<f32>,
         first_row: usize,
         rows: usize,
         vocab: usize,
@@ -731,12 +738,16 @@ impl Device for CpuDevice {
     fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self>> {
         Ok(AdamState {
             master: None,
-            first: zeroed(values.len())?,
-            second: zeroed(values.len())?,
+            first: Buffer::zeroed(values.len())?,
+            second: Buffer::zeroed(values.len())?,
         })
     }
 
-    fn global_norm(&self, gradients: &[(&Vec<f32>, usize)], norm: &mut Vec<f32>) -> Result<()> {
+    fn global_norm(
+        &self,
+        gradients: &[(&Buffer<f32>, usize)],
+        norm: &mut Buffer<f32>,
+    ) -> Result<()> {
         let op = "global_norm";
         let mut total = 0.0f64;
         for (gradient, len) in gradients {
@@ -752,11 +763,11 @@ impl Device for CpuDevice {
 
     fn adamw(
         &self,
-        weight: &mut Vec<f32>,
-        gradient: &Vec<f32>,
+        weight: &mut Buffer<f32>,
+        gradient: &mut Buffer<f32>,
         state: &mut AdamState<Self>,
-        norm: &Vec<f32>,
-        rate: &Vec<f32>,
+        norm: &Buffer<f32>,
+        rate: &Buffer<f32>,
         step: &AdamStep,
         len: usize,
     ) -> Result<()> {
@@ -767,7 +778,7 @@ impl Device for CpuDevice {
             "{op}: this device keeps no master copy, its weights are f32"
         );
         let weight = prefix_mut(op, "weight", weight, &[len])?;
-        let gradient = prefix(op, "gradient", gradient, &[len])?;
+        let gradient = prefix_mut(op, "gradient", gradient, &[len])?;
         let first = prefix_mut(op, "first moment", &mut state.first, &[len])?;
         let second = prefix_mut(op, "second moment", &mut state.second, &[len])?;
         let norm = prefix(op, "norm", norm, &[2])?;
@@ -779,8 +790,9 @@ impl Device for CpuDevice {
                 number: norm[1],
             };
             optimizer::adamw(weight, gradient, first, second, update, step);
+            return Ok(());
         }
-        Ok(())
+        clear(gradient, len)
     }
 }
 

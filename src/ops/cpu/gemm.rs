@@ -7,7 +7,7 @@
 mod pack;
 
 use super::kernel::{Level, Tile, run_strip, run_tile};
-use super::memory::Aligned;
+use super::memory::Buffer;
 use super::shared::SharedMut;
 use pack::{Left, pack_left, pack_left_whole, pack_panels};
 use rayon::prelude::*;
@@ -151,9 +151,9 @@ unsafe impl Sync for Out {}
 
 thread_local! {
     /// A left operand packed for several tasks; its memory is kept between calls.
-    static LEFT: Cell<Aligned> = const { Cell::new(Aligned::EMPTY) };
+    static LEFT: Cell<Buffer<f32>> = const { Cell::new(Buffer::EMPTY) };
     /// Packed panels of this thread, kept between calls.
-    static PANELS: RefCell<(Aligned, Aligned)> = RefCell::default();
+    static PANELS: RefCell<(Buffer<f32>, Buffer<f32>)> = RefCell::default();
 }
 
 /// `c[m x n] = start + a[m x k] b[k x n]` on all threads of the current pool. `c` has `c_row` elements between rows.
@@ -284,7 +284,7 @@ fn gemm_tasks(
         return block(level, (0, m), (0, n), k, Operand::Plain(a), b, out);
     }
     // A left operand that must be packed is packed once, not by each task.
-    let mut own = Aligned::default();
+    let mut own = Buffer::default();
     let a = if a.in_place(k) {
         Operand::Plain(a)
     } else {
@@ -313,7 +313,7 @@ fn gemm_tasks(
 /// A right-hand matrix packed once and used for many products.
 #[derive(Default)]
 pub struct Packed {
-    panels: Aligned,
+    panels: Buffer<f32>,
     k: usize,
     n: usize,
 }

@@ -1,66 +1,142 @@
-//! Large zeroed buffers on huge pages where the system has them: with 4 KiB pages, walking a 77 MB table spends a tenth of
-//! its time on address translation and page faults.
+//! The CPU's buffers. Each begins at a cache line, so that no 64-byte vector of it crosses one: where they do, a training step
+//! takes 2.5% longer. Large ones are on huge pages where the system has them: with 4 KiB pages, walking a 77 MB table spends
+//! a tenth of its time on address translation and page faults.
 
 use anyhow::{Context, Result};
+use bytemuck::Pod;
+use memmap2::MmapMut;
+use std::alloc::Layout;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 /// Bytes of a huge page on x86-64.
 const HUGE: usize = 2 << 20;
 /// Bytes from which on a buffer is worth one.
 const WORTH: usize = HUGE / 2;
-/// What the allocator needs of a mapping besides the buffer, generously.
-const OVERHEAD: usize = 256;
 
-/// Bytes to ask for instead of `bytes`: the mapping is then a multiple of huge pages, and Linux lays only such ones out so that
-/// all of their pages can be huge. What is added is never written.
-fn whole_pages(bytes: usize) -> usize {
-    if bytes >= WORTH {
-        (bytes + OVERHEAD).next_multiple_of(HUGE) - OVERHEAD
-    } else {
-        bytes
+/// A cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+struct Line([f32; 16]);
+
+/// Where a buffer lies.
+enum Memory {
+    /// With the allocator.
+    Lines(Vec<Line>),
+    /// Straight from the system, from a byte on: pages that are never touched cost nothing.
+    Pages { map: MmapMut, from: usize },
+}
+
+/// A fixed number of elements that begin at a cache line.
+pub struct Buffer<T> {
+    memory: Memory,
+    len: usize,
+    kind: PhantomData<T>,
+}
+
+impl<T> Buffer<T> {
+    /// No element.
+    pub const EMPTY: Self = Self {
+        memory: Memory::Lines(Vec::new()),
+        len: 0,
+        kind: PhantomData,
+    };
+}
+
+impl<T> Default for Buffer<T> {
+    fn default() -> Self {
+        Self::EMPTY
     }
 }
 
-/// A buffer of `len` zeros straight from the system: pages that are never touched cost nothing.
-///
-/// # Errors
-/// If the memory is not there.
-pub fn zeroed<T: bytemuck::Zeroable>(len: usize) -> Result<Vec<T>> {
-    let size = size_of::<T>();
-    // Where the size overflows, the allocation of `len` itself fails.
-    let room = len
-        .checked_mul(size)
-        .map_or(len, |bytes| whole_pages(bytes) / size.max(1));
-    let buffer = bytemuck::allocation::try_zeroed_slice_box::<T>(room.max(len))
-        .map(Vec::from)
-        .ok();
-    let mut buffer = buffer
-        .with_context(|| format!("no memory for a buffer of {len} elements of {size} bytes"))?;
-    if room * size >= WORTH {
-        ask_for_huge_pages(buffer.as_mut_ptr().cast(), room * size);
+impl<T: Pod> Buffer<T> {
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// If the memory is not there.
+    pub fn zeroed(len: usize) -> Result<Self> {
+        const { assert!(align_of::<T>() <= align_of::<Line>()) };
+        let memory = len.checked_mul(size_of::<T>()).and_then(|bytes| {
+            if bytes >= WORTH {
+                pages(bytes)
+            } else {
+                lines(bytes)
+            }
+        });
+        Ok(Self {
+            memory: memory.with_context(|| {
+                format!(
+                    "no memory for a buffer of {len} elements of {} bytes",
+                    size_of::<T>()
+                )
+            })?,
+            len,
+            kind: PhantomData,
+        })
     }
-    buffer.truncate(len);
-    Ok(buffer)
+
+    /// Makes room for `len` elements; what stands there is arbitrary. Ends the process where the memory is not there, as
+    /// collections do.
+    pub fn reserve(&mut self, len: usize) {
+        if self.len < len {
+            *self = Self::zeroed(len).unwrap_or_else(|_| {
+                std::alloc::handle_alloc_error(
+                    Layout::array::<T>(len).unwrap_or(Layout::new::<T>()),
+                )
+            });
+        }
+    }
 }
 
-/// Advice only: where it is refused, everything works as before.
-#[cfg(target_os = "linux")]
-fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
-    const PAGE: usize = 4096;
-    // From the page that the allocator's own header shares with the buffer: a mapping that is advised in part is two mappings,
-    // and a huge page lies within one.
-    let before = start.addr() % PAGE;
-    let first = start.wrapping_sub(before);
-    let pages = (before + bytes).next_multiple_of(PAGE);
-    // SAFETY: the pages hold a live allocation; this advice changes how they are backed, never what they hold.
-    unsafe { libc::madvise(first.cast(), pages, libc::MADV_HUGEPAGE) };
-    // The allocator has written its header already, into a small page.
-    // SAFETY: as above.
-    unsafe { libc::madvise(first.cast(), pages.min(HUGE), libc::MADV_COLLAPSE) };
+impl<T: Pod> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        let mut copy = Self::EMPTY;
+        copy.reserve(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
 }
 
-#[cfg(not(target_os = "linux"))]
-fn ask_for_huge_pages(_start: *mut u8, _bytes: usize) {}
+fn lines(bytes: usize) -> Option<Memory> {
+    let count = bytes.div_ceil(size_of::<Line>());
+    let mut lines = Vec::new();
+    lines.try_reserve_exact(count).ok()?;
+    lines.resize(count, Line([0.0; 16]));
+    Some(Memory::Lines(lines))
+}
+
+/// Whole huge pages: the mapping is longer by one, so that they can begin where a huge page may. What is not used is never
+/// touched.
+fn pages(bytes: usize) -> Option<Memory> {
+    let used = bytes.checked_next_multiple_of(HUGE)?;
+    let map = MmapMut::map_anon(used.checked_add(HUGE)?).ok()?;
+    let from = map.as_ptr().addr().next_multiple_of(HUGE) - map.as_ptr().addr();
+    // Advice only: where it is refused, everything works as before.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise_range(memmap2::Advice::HugePage, from, used);
+    Some(Memory::Pages { map, from })
+}
+
+impl<T: Pod> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        let bytes = self.len * size_of::<T>();
+        bytemuck::cast_slice(match &self.memory {
+            Memory::Lines(lines) => &bytemuck::cast_slice(lines)[..bytes],
+            Memory::Pages { map, from } => &map[*from..*from + bytes],
+        })
+    }
+}
+
+impl<T: Pod> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        let bytes = self.len * size_of::<T>();
+        bytemuck::cast_slice_mut(match &mut self.memory {
+            Memory::Lines(lines) => &mut bytemuck::cast_slice_mut(lines)[..bytes],
+            Memory::Pages { map, from } => &mut map[*from..*from + bytes],
+        })
+    }
+}
 
 /// Zeros for a buffer that is not read soon: past the caches where the processor can, which would first fetch what is
 /// overwritten and then throw out what is needed.
@@ -84,81 +160,45 @@ pub fn clear(buffer: &mut [f32]) {
     buffer.fill(0.0);
 }
 
-/// A cache line.
-#[repr(C, align(64))]
-#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
-struct Line([f32; 16]);
-
-/// `f32`s that begin at a cache line, so that no 64-byte vector of them crosses one. A length is rounded up to whole lines.
-#[derive(Default)]
-pub struct Aligned(Vec<Line>);
-
-impl Aligned {
-    /// No element.
-    pub const EMPTY: Self = Self(Vec::new());
-
-    /// `len` zeros, on huge pages as [`zeroed`].
-    pub fn zeroed(len: usize) -> Self {
-        let lines = len.div_ceil(16);
-        let room = whole_pages(lines * size_of::<Line>()) / size_of::<Line>();
-        let mut buffer = Vec::<Line>::with_capacity(room);
-        // Before the first write: the allocator zeroes what is aligned like this by hand, and pages that were touched stay small.
-        let bytes = buffer.capacity() * size_of::<Line>();
-        if bytes >= WORTH {
-            ask_for_huge_pages(buffer.as_mut_ptr().cast(), bytes);
-        }
-        buffer.resize(lines, Line([0.0; 16]));
-        Self(buffer)
-    }
-
-    /// Makes room for `len` elements; what stands there is arbitrary.
-    pub fn reserve(&mut self, len: usize) {
-        if self.len() < len {
-            *self = Self::zeroed(len);
-        }
-    }
-}
-
-impl Deref for Aligned {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.0)
-    }
-}
-
-impl DerefMut for Aligned {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn zeroed_buffers_have_their_length_and_zeros() {
-        for len in [0, 1, WORTH / 4 - 1, WORTH / 4, 3 * HUGE / 4 + 5] {
-            let buffer = zeroed::<f32>(len).unwrap();
+    fn buffers_have_their_length_zeros_and_whole_cache_lines() {
+        for len in [0, 1, 17, WORTH / 4 - 1, WORTH / 4, 3 * HUGE / 4 + 5] {
+            let mut buffer = Buffer::<f32>::zeroed(len).unwrap();
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().all(|&x| x == 0.0));
-            let aligned = Aligned::zeroed(len);
-            assert_eq!(aligned.len(), len.next_multiple_of(16));
-            assert!(aligned.iter().all(|&x| x == 0.0));
-            assert_eq!(aligned.as_ptr().addr() % 64, 0);
+            assert_eq!(buffer.as_ptr().addr() % 64, 0);
+            buffer.fill(1.0);
+            assert_eq!(buffer.iter().sum::<f32>(), len as f32);
         }
-        let message = zeroed::<f32>(usize::MAX / 2).unwrap_err().to_string();
-        assert!(message.contains("no memory for a buffer of"), "{message}");
+        for len in [usize::MAX, usize::MAX / 4, usize::MAX / 8] {
+            let message = Buffer::<f32>::zeroed(len).err().unwrap().to_string();
+            let expected = format!("no memory for a buffer of {len} elements of 4 bytes");
+            assert_eq!(message, expected);
+        }
     }
 
     #[test]
-    fn large_buffers_fill_whole_pages() {
-        assert_eq!(whole_pages(WORTH - 1), WORTH - 1);
-        for bytes in [WORTH, HUGE, HUGE + 1, 5 * HUGE - OVERHEAD + 1] {
-            let room = whole_pages(bytes);
-            assert!(room >= bytes && room < bytes + HUGE + OVERHEAD, "{room}");
-            assert_eq!((room + OVERHEAD) % HUGE, 0);
+    fn large_buffers_begin_at_a_huge_page() {
+        for len in [WORTH, HUGE, HUGE + 1, 5 * HUGE - 1] {
+            let buffer = Buffer::<u8>::zeroed(len).unwrap();
+            assert_eq!(buffer.len(), len);
+            assert_eq!(buffer.as_ptr().addr() % HUGE, 0);
         }
+    }
+
+    #[test]
+    fn room_is_kept_until_more_is_needed() {
+        let mut buffer = Buffer::<f32>::EMPTY;
+        buffer.reserve(10);
+        buffer[9] = 3.0;
+        buffer.reserve(4);
+        assert_eq!((buffer.len(), buffer[9]), (10, 3.0));
+        buffer.reserve(1 << 20);
+        assert_eq!(buffer.len(), 1 << 20);
     }
 
     #[test]

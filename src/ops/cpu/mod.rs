@@ -17,7 +17,9 @@ mod shared;
 pub mod simd;
 mod small;
 
-/// The CPU as a [`Device`](crate::ops::Device): every buffer is a `Vec`, all numbers are `f32`.
+pub use memory::Buffer;
+
+/// The CPU as a [`Device`](crate::ops::Device): every buffer is a [`Buffer`], all numbers are `f32`.
 #[derive(Default)]
 pub struct CpuDevice {
     scratch: scratch::Scratch,

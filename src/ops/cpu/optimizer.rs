@@ -4,8 +4,10 @@ use super::simd::{LANES, fma, sum_lanes, vectorised};
 use crate::ops::AdamStep;
 use rayon::prelude::*;
 
-/// Elements of one task; sums are kept per chunk, in order, in f64.
+/// Elements of one task of the norm; sums are kept per chunk, in order, in f64.
 const CHUNK: usize = 1 << 16;
+/// Elements of one task of an update: a small weight is shared by all threads too.
+const UPDATE_CHUNK: usize = 1 << 14;
 
 /// `sum_i x[i]^2`.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
@@ -61,20 +63,20 @@ pub struct Update {
     pub number: f32,
 }
 
-/// One AdamW update.
+/// One AdamW update; the gradient is zero afterwards.
 pub fn adamw(
     weight: &mut [f32],
-    gradient: &[f32],
+    gradient: &mut [f32],
     first: &mut [f32],
     second: &mut [f32],
     update: Update,
     step: &AdamStep,
 ) {
     (
-        weight.par_chunks_mut(CHUNK),
-        gradient.par_chunks(CHUNK),
-        first.par_chunks_mut(CHUNK),
-        second.par_chunks_mut(CHUNK),
+        weight.par_chunks_mut(UPDATE_CHUNK),
+        gradient.par_chunks_mut(UPDATE_CHUNK),
+        first.par_chunks_mut(UPDATE_CHUNK),
+        second.par_chunks_mut(UPDATE_CHUNK),
     )
         .into_par_iter()
         .for_each(|(w, g, m, v)| adamw_chunk(w, g, m, v, update, step));
@@ -82,7 +84,7 @@ pub fn adamw(
 
 vectorised! {
     /// The update of `torch.optim.AdamW`: decay first, then the bias-corrected step.
-    pub fn adamw_chunk(weight: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], update: Update, step: &AdamStep) {
+    pub fn adamw_chunk(weight: &mut [f32], gradient: &mut [f32], first: &mut [f32], second: &mut [f32], update: Update, step: &AdamStep) {
         // In f64, as PyTorch computes these scalars.
         let bias1 = 1.0 - f64::from(step.beta1).powi(update.number as i32);
         let bias2 = 1.0 - f64::from(step.beta2).powi(update.number as i32);
@@ -91,13 +93,14 @@ vectorised! {
         let keep = (1.0 - f64::from(update.rate) * f64::from(step.weight_decay)) as f32;
         let (fresh1, fresh2) = (1.0 - step.beta1, 1.0 - step.beta2);
         let n = weight.len();
-        let (gradient, first, second) = (&gradient[..n], &mut first[..n], &mut second[..n]);
+        let (gradient, first, second) = (&mut gradient[..n], &mut first[..n], &mut second[..n]);
         for from in (0..n).step_by(LANES) {
-            for ahead in [&*weight, gradient, &*first, &*second] {
+            for ahead in [&*weight, &*gradient, &*first, &*second] {
                 prefetch(ahead.as_ptr().wrapping_add(from + AHEAD));
             }
             for i in from..n.min(from + LANES) {
                 let g = gradient[i] * update.clip;
+                gradient[i] = 0.0;
                 let m = fma::<FMA>(first[i], step.beta1, fresh1 * g);
                 let v = fma::<FMA>(second[i], step.beta2, fresh2 * g * g);
                 first[i] = m;

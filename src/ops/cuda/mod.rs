@@ -240,6 +240,7 @@ impl<E: Element> Device for CudaDevice<E> {
     type Float = DeviceBuffer<E>;
     type Single = DeviceBuffer<f32>;
     type Index = IndexBuffer;
+    type Host = Vec<f32>;
     type Graph = CudaGraph;
 
     fn name(&self) -> String {
@@ -257,6 +258,14 @@ impl<E: Element> Device for CudaDevice<E> {
     }
     fn upload_float(&self, values: &[f32], buffer: &mut DeviceBuffer<E>) -> Result<()> {
         buffer.upload(&E::narrow(values))
+    }
+    fn host_buffer(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+    fn adopt_float(&self, values: Vec<f32>) -> Result<DeviceBuffer<E>> {
+        let mut buffer = self.zeros_float(values.len())?;
+        self.upload_float(&values, &mut buffer)?;
+        Ok(buffer)
     }
     fn upload_single(&self, values: &[f32], buffer: &mut DeviceBuffer<f32>) -> Result<()> {
         buffer.upload(values)
@@ -765,7 +774,7 @@ impl<E: Element> Device for CudaDevice<E> {
     fn adamw(
         &self,
         weight: &mut DeviceBuffer<E>,
-        gradient: &DeviceBuffer<E>,
+        gradient: &mut DeviceBuffer<E>,
         state: &mut AdamState<Self>,
         norm: &DeviceBuffer<f32>,
         rate: &DeviceBuffer<f32>,

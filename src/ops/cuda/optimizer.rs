@@ -82,7 +82,7 @@ pub(super) fn global_norm<E: Element>(
 pub(super) fn adamw<E: Element>(
     device: &CudaDevice<E>,
     weight: &mut DeviceBuffer<E>,
-    gradient: &DeviceBuffer<E>,
+    gradient: &mut DeviceBuffer<E>,
     state: &mut AdamState<CudaDevice<E>>,
     norm: &DeviceBuffer<f32>,
     rate: &DeviceBuffer<f32>,
@@ -92,7 +92,7 @@ pub(super) fn adamw<E: Element>(
     let op = "adamw";
     expect_adam_step(op, step)?;
     let weight = weight.write(op, "weight", &[len])?;
-    let gradient = gradient.read(op, "gradient", &[len])?;
+    let gradient = gradient.write(op, "gradient", &[len])?;
     let master = state
         .master
         .as_mut()
@@ -103,9 +103,9 @@ pub(super) fn adamw<E: Element>(
     let norm = norm.read(op, "norm", &[2])?;
     let rate = rate.read(op, "rate", &[1])?;
 
-    // Gradient, master, moments; weight, master, moments.
-    device.driver().operation(op, 28 * len);
-    device.driver().moves(14 * len, 14 * len);
+    // Gradient, master, moments; weight, gradient, master, moments.
+    device.driver().operation(op, 30 * len);
+    device.driver().moves(14 * len, 16 * len);
     // The bias correction 1 - beta^n is -expm1(n ln beta): the logarithm in f64, so that little is lost for a beta near 1.
     let logarithm = |beta: f32| f64::from(beta).ln() as f32;
     // SAFETY: the buffers hold `len` elements, norm has two, rate has one.

@@ -59,6 +59,7 @@ impl Device for ReferenceDevice {
     type Float = Vec<f32>;
     type Single = Vec<f32>;
     type Index = Vec<u32>;
+    type Host = Vec<f32>;
     type Graph = ();
 
     fn name(&self) -> String {
@@ -76,6 +77,12 @@ impl Device for ReferenceDevice {
     }
     fn upload_float(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
         upload(values, buffer)
+    }
+    fn host_buffer(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+    fn adopt_float(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
     }
     fn upload_single(&self, values: &[f32], buffer: &mut Vec<f32>) -> Result<()> {
         upload(values, buffer)
@@ -462,7 +469,7 @@ impl Device for ReferenceDevice {
     fn adamw(
         &self,
         weight: &mut Vec<f32>,
-        gradient: &Vec<f32>,
+        gradient: &mut Vec<f32>,
         state: &mut AdamState<Self>,
         norm: &Vec<f32>,
         rate: &Vec<f32>,

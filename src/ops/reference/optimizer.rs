@@ -32,7 +32,7 @@ pub(super) fn global_norm(gradients: &[(&Vec<f32>, usize)], norm: &mut [f32]) ->
 
 pub(super) fn adamw(
     weight: &mut [f32],
-    gradient: &[f32],
+    gradient: &mut [f32],
     state: &mut AdamState<ReferenceDevice>,
     norm: &[f32],
     rate: &[f32],
@@ -42,12 +42,13 @@ pub(super) fn adamw(
     let op = "adamw";
     expect_adam_step(op, step)?;
     let weight = prefix_mut(op, "weight", weight, &[len])?;
-    let gradient = prefix(op, "gradient", gradient, &[len])?;
+    let gradient = prefix_mut(op, "gradient", gradient, &[len])?;
     let first = prefix_mut(op, "state.first", &mut state.first, &[len])?;
     let second = prefix_mut(op, "state.second", &mut state.second, &[len])?;
     let norm = prefix(op, "norm", norm, &[2])?;
     let rate = f64::from(prefix(op, "rate", rate, &[1])?[0]);
     if !norm[0].is_finite() {
+        gradient.fill(0.0);
         return Ok(());
     }
 
@@ -64,6 +65,7 @@ pub(super) fn adamw(
         weight[i] = (decayed - rate * (m / correction1) / root) as f32;
         first[i] = m as f32;
         second[i] = v as f32;
+        gradient[i] = 0.0;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::{MC, Matrix, depths};
 use crate::ops::cpu::kernel::Level;
-use crate::ops::cpu::memory::Aligned;
+use crate::ops::cpu::memory::Buffer;
 use rayon::prelude::*;
 
 /// Rows of a transposed left operand that are packed side by side: three cache lines of each column.
@@ -40,7 +40,7 @@ pub fn pack_left(
     k0: usize,
     depth: usize,
     a: Matrix,
-    packed: &mut Aligned,
+    packed: &mut Buffer<f32>,
 ) -> Left {
     if a.col == 1 || depth == 0 {
         let from = &a.data[(rows.0 * a.row + k0).min(a.data.len())..];
@@ -68,7 +68,7 @@ pub fn pack_left(
 }
 
 /// Packs the rows `0..m` of a left operand: for each block of the depth, all groups of `mr` rows, on all threads.
-pub fn pack_left_whole(mr: usize, m: usize, k: usize, a: Matrix, packed: &mut Aligned) {
+pub fn pack_left_whole(mr: usize, m: usize, k: usize, a: Matrix, packed: &mut Buffer<f32>) {
     let all = m.next_multiple_of(mr);
     packed.reserve(all * k);
     for (k0, depth) in depths(k) {

@@ -2,38 +2,51 @@
 
 use super::*;
 use crate::ops::{Device, cpu::CpuDevice, reference::ReferenceDevice};
+use anyhow::Result;
 
 const HIDDEN: usize = 8;
 
 /// Loss and both gradients of the fast head and of the reference.
-fn both(x: &Vec<f32>, table: &Vec<f32>, targets: &Vec<u32>) -> [(Vec<f32>, Vec<f32>, Vec<f32>); 2] {
-    fn run<D: Device<Float = Vec<f32>, Single = Vec<f32>, Index = Vec<u32>>>(
+fn both(x: &[f32], table: &[f32], targets: &[u32]) -> [(Vec<f32>, Vec<f32>, Vec<f32>); 2] {
+    fn run<D: Device>(
         device: &D,
-        x: &Vec<f32>,
-        table: &Vec<f32>,
-        targets: &Vec<u32>,
-    ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-        let mut out = (vec![0.0], vec![0.0; x.len()], vec![0.0; table.len()]);
+        x: &[f32],
+        table: &[f32],
+        targets: &[u32],
+    ) -> Result<(Vec<f32>, Vec<f32>, Vec<f32>)> {
         let (count, vocab) = (targets.len(), table.len() / HIDDEN);
-        device
-            .head_loss(
-                x,
-                table,
-                targets,
-                &vec![0.5],
-                &mut out.0,
-                &mut out.1,
-                &mut out.2,
-                count,
-                vocab,
-                HIDDEN,
-            )
-            .unwrap();
-        out
+        let uploaded = |values: &[f32]| {
+            let mut buffer = device.zeros_float(values.len())?;
+            device.upload_float(values, &mut buffer)?;
+            anyhow::Ok(buffer)
+        };
+        let (mut loss, mut scale) = (device.zeros_single(1)?, device.zeros_single(1)?);
+        device.upload_single(&[0.5], &mut scale)?;
+        let mut indices = device.zeros_index(count)?;
+        device.upload_index(targets, &mut indices)?;
+        let mut grad_x = device.zeros_float(x.len())?;
+        let mut grad_table = device.zeros_float(table.len())?;
+        device.head_loss(
+            &uploaded(x)?,
+            &uploaded(table)?,
+            &indices,
+            &scale,
+            &mut loss,
+            &mut grad_x,
+            &mut grad_table,
+            count,
+            vocab,
+            HIDDEN,
+        )?;
+        Ok((
+            device.download_single(&loss, 1)?,
+            device.download_float(&grad_x, x.len())?,
+            device.download_float(&grad_table, table.len())?,
+        ))
     }
     [
-        run(&CpuDevice::new(), x, table, targets),
-        run(&ReferenceDevice, x, table, targets),
+        run(&CpuDevice::new(), x, table, targets).unwrap(),
+        run(&ReferenceDevice, x, table, targets).unwrap(),
     ]
 }
 
