@@ -13,6 +13,8 @@ use std::ops::{Deref, DerefMut};
 const HUGE: usize = 2 << 20;
 /// Bytes from which on a buffer is worth one.
 const WORTH: usize = HUGE / 2;
+/// Bytes from which on a buffer comes straight from the system.
+const OF_ITS_OWN: usize = 128 << 10;
 
 /// A cache line.
 #[repr(C, align(64))]
@@ -57,7 +59,7 @@ impl<T: Pod> Buffer<T> {
     pub fn zeroed(len: usize) -> Result<Self> {
         const { assert!(align_of::<T>() <= align_of::<Line>()) };
         let memory = len.checked_mul(size_of::<T>()).and_then(|bytes| {
-            if bytes >= WORTH {
+            if bytes >= OF_ITS_OWN {
                 pages(bytes)
             } else {
                 lines(bytes)
@@ -105,9 +107,13 @@ fn lines(bytes: usize) -> Option<Memory> {
     Some(Memory::Lines(lines))
 }
 
-/// Whole huge pages: the mapping is longer by one, so that they can begin where a huge page may. What is not used is never
-/// touched.
+/// Whole huge pages where they are worth it: the mapping is longer by one, so that they can begin where a huge page may. What is
+/// not used is never touched.
 fn pages(bytes: usize) -> Option<Memory> {
+    if bytes < WORTH {
+        let map = MmapMut::map_anon(bytes).ok()?;
+        return Some(Memory::Pages { map, from: 0 });
+    }
     let used = bytes.checked_next_multiple_of(HUGE)?;
     let map = MmapMut::map_anon(used.checked_add(HUGE)?).ok()?;
     let from = map.as_ptr().addr().next_multiple_of(HUGE) - map.as_ptr().addr();
@@ -166,7 +172,17 @@ mod tests {
 
     #[test]
     fn buffers_have_their_length_zeros_and_whole_cache_lines() {
-        for len in [0, 1, 17, WORTH / 4 - 1, WORTH / 4, 3 * HUGE / 4 + 5] {
+        let own = OF_ITS_OWN / 4;
+        for len in [
+            0,
+            1,
+            17,
+            own - 1,
+            own,
+            WORTH / 4 - 1,
+            WORTH / 4,
+            3 * HUGE / 4 + 5,
+        ] {
             let mut buffer = Buffer::<f32>::zeroed(len).unwrap();
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().all(|&x| x == 0.0));
