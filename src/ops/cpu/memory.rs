@@ -1,5 +1,5 @@
 //! The CPU's buffers. Each begins at a cache line, so that no 64-byte vector of it crosses one: where they do, a training step
-//! takes 2.5% longer. Large ones are on huge pages where the system has them: with 4 KiB pages, walking a 77 MB table spends
+//! takes 2% longer. Large ones are on huge pages where the system has them: with 4 KiB pages, walking a 77 MB table spends
 //! a tenth of its time on address translation and page faults.
 
 use anyhow::{Context, Result};
