@@ -46,8 +46,10 @@ fn expect(
 }
 
 /// Sizes around the tiles of every instruction set, and depths of none, one and three blocks.
-const SIZES: [(usize, usize, usize); 8] = [
+const SIZES: [(usize, usize, usize); 10] = [
     (1, 1, 1),
+    (12, 32, 2),
+    (12, 32, 5),
     (12, 32, 23),
     (13, 33, 64),
     (24, 64, 384),
