@@ -21,7 +21,7 @@ ARGUMENTS.add_argument("--accumulation", type=int, default=1)
 ARGUMENTS.add_argument("--shards", help="time the batches of this shard folder and not random tokens")
 ARGUMENTS.add_argument("--loss-on", choices=["all", "answers"], default="all", help="with --shards: which tokens carry loss")
 ARGUMENTS.add_argument("--model-path", help="a trained model to start from, a Hugging Face folder, and not a fresh one")
-ARGUMENTS.add_argument("--peer", nargs="*", default=["--experts", "eager"], help="more arguments for pytorch_train.py")
+ARGUMENTS.add_argument("--experts", choices=["eager", "grouped_mm"], default="grouped_mm", help="how PyTorch computes the experts")
 
 
 def last_json(command, **environment):
@@ -36,7 +36,7 @@ def main():
     shape += ["--accumulation", str(args.accumulation)]
     engine = ["cargo", "bench", "--quiet", "--bench", "throughput", "--", *shape]
     script = os.path.join(os.path.dirname(__file__), "pytorch_train.py")
-    peer = [sys.executable, script, "--threads", str(args.threads), "--dtype", "fp32", *shape, *args.peer]
+    peer = [sys.executable, script, "--threads", str(args.threads), "--dtype", "fp32", *shape, "--experts", args.experts]
     with tempfile.TemporaryDirectory() as folder:
         if args.model_path:
             engine += ["--model-path", args.model_path]
@@ -64,7 +64,7 @@ def compare(args, engine, peer):
         "median_of_paired_ratios": round(statistics.median(ratios), 3),
         "engine_peak_mib": max(run["peak_rss_mib"] for run in ours),
         "pytorch_peak_mib": max(run["peak_rss_bytes"] for run in theirs) // 2**20,
-        "device": ours[0]["device"], "torch": theirs[0]["torch"], "rounds": args.rounds, "steps": args.steps,
+        "device": ours[0]["device"], "experts": args.experts, "torch": theirs[0]["torch"], "rounds": args.rounds, "steps": args.steps,
         "accumulation": args.accumulation, "shards": args.shards, "loss_on": args.loss_on, "model_path": args.model_path,
         "engine_loss": ours[0]["loss"], "pytorch_loss": theirs[0]["last_token_loss"],
     }))
