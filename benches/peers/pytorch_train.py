@@ -1,6 +1,6 @@
 """Times training steps of the 47M model in PyTorch with Transformers' `MixtralForCausalLM`, on the CPU or on a card.
 
-Needs: pip install torch==2.11.* transformers==5.* numpy   (and a C++ compiler for --compile)
+Needs: pip install torch==2.15.* transformers==5.* numpy   (and a C++ compiler for --compile)
 Run:   python benches/peers/pytorch_train.py --threads 2 --dtype fp32
        python benches/peers/pytorch_train.py --threads 2 --sweep      # every sensible variant, then the fastest
        python benches/peers/pytorch_train.py --device cuda:0 --dtype fp16 --accumulation 4 --compile
