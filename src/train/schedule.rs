@@ -75,6 +75,12 @@ impl Plan {
         self.total
     }
 
+    /// Steps in a tenth of the run, rounded up: the last tenth then ends with the run, and what is done after each tenth is not
+    /// done twice within a few steps.
+    pub fn tenth(&self) -> u64 {
+        self.total.div_ceil(10).max(1)
+    }
+
     /// The batches of a step, counted from 1; `None` outside the run.
     pub fn step(&self, step: u64) -> Option<StepBatches> {
         if step == 0 || step > self.total {
@@ -154,5 +160,17 @@ mod tests {
     fn max_steps_cuts_the_plan() {
         assert_eq!(Plan::new(vec![5, 5], 2, Some(4)).total_steps(), 4);
         assert_eq!(Plan::new(vec![5, 5], 2, Some(40)).total_steps(), 6);
+    }
+
+    #[test]
+    fn tenths_end_with_the_run() {
+        for total in [0, 1, 9, 10, 11, 99, 2_131, 2_556] {
+            let tenth = Plan::new(vec![total], 1, None).tenth() as usize;
+            assert!(tenth >= 1);
+            let whole = total / tenth;
+            let rest = total % tenth;
+            assert!(whole + usize::from(rest > 0) <= 10, "{total}");
+            assert!(total < 100 || rest == 0 || 2 * rest > tenth, "{total}");
+        }
     }
 }

@@ -170,7 +170,7 @@ impl<'a, D: Device> Trainer<'a, D> {
         }
         Ok(Self {
             schedule: Schedule::new(settings, total),
-            eval_every: settings.eval_every.unwrap_or((total / 10).max(1)),
+            eval_every: settings.eval_every.unwrap_or(plan.tenth()),
             metrics: JsonLines::open_after(&setup.run.metrics(), position.step)?,
             samples: JsonLines::open_after(&setup.run.samples(), position.step)?,
             progress: Progress::new(total, position.step),
