@@ -75,8 +75,8 @@ impl Plan {
         self.total
     }
 
-    /// Steps in a tenth of the run, rounded up: the last tenth then ends with the run, and what is done after each tenth is not
-    /// done twice within a few steps.
+    /// Steps in a tenth of the run, rounded up: there are ten at most, and in a run of hundreds of steps the last is about as long
+    /// as the others. Rounded down, a few steps would be left over at the end.
     pub fn tenth(&self) -> u64 {
         self.total.div_ceil(10).max(1)
     }
