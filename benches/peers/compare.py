@@ -2,6 +2,7 @@
 
 Needs: what pytorch_train.py needs, and a built engine bench (`cargo bench --bench throughput --no-run`).
 Run:   python benches/peers/compare.py --rounds 3            # from the repository's root; random tokens, a fresh model
+       python benches/peers/compare.py --precision bf16 [--compile]   # on a processor that multiplies bf16
        python benches/peers/compare.py --shards shards/ --loss-on answers [--model-path DIR]   # the batches of training
 """
 
@@ -21,6 +22,8 @@ ARGUMENTS.add_argument("--accumulation", type=int, default=1)
 ARGUMENTS.add_argument("--shards", help="time the batches of this shard folder and not random tokens")
 ARGUMENTS.add_argument("--loss-on", choices=["all", "answers"], default="all", help="with --shards: which tokens carry loss")
 ARGUMENTS.add_argument("--model-path", help="a trained model to start from, a Hugging Face folder, and not a fresh one")
+ARGUMENTS.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of both: what factors of products are rounded to")
+ARGUMENTS.add_argument("--compile", action="store_true", help="have PyTorch compile the model and the loss")
 ARGUMENTS.add_argument("--experts", choices=["eager", "grouped_mm"], default="grouped_mm", help="how PyTorch computes the experts")
 
 
@@ -36,7 +39,10 @@ def main():
     shape += ["--accumulation", str(args.accumulation)]
     engine = ["cargo", "bench", "--quiet", "--bench", "throughput", "--", *shape]
     script = os.path.join(os.path.dirname(__file__), "pytorch_train.py")
-    peer = [sys.executable, script, "--threads", str(args.threads), "--dtype", "fp32", *shape, "--experts", args.experts]
+    peer = [sys.executable, script, "--threads", str(args.threads), "--dtype", args.precision, *shape, "--experts", args.experts]
+    engine += ["--precision", args.precision]
+    if args.compile:
+        peer.append("--compile")
     with tempfile.TemporaryDirectory() as folder:
         if args.model_path:
             engine += ["--model-path", args.model_path]

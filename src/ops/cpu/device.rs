@@ -1,7 +1,7 @@
 //! [`Device`] for the CPU: checks what each operation is given, then calls its module.
 
-use super::gemm::{Matrix, Start, gemm};
-use super::kernel::Level;
+use super::gemm::{Factors, Matrix, Start, gemm};
+use super::kernel::{Level, bf16};
 use super::memory::{self, Buffer};
 use super::{CpuDevice, attention, head, moe, norm, optimizer, small};
 use crate::ops::checks::{
@@ -81,9 +81,14 @@ impl Device for CpuDevice {
             Level::Avx2 => "AVX2",
             Level::Portable => "portable",
         };
+        let factors = match self.factors {
+            Factors::Single => "",
+            Factors::Bf16 if bf16::has_instructions(Level::detect()) => ", bf16 products",
+            Factors::Bf16 => ", emulated bf16 products",
+        };
         let threads = rayon::current_num_threads();
         format!(
-            "cpu ({level}, {threads} thread{})",
+            "cpu ({level}{factors}, {threads} thread{})",
             if threads == 1 { "" } else { "s" }
         )
     }
@@ -274,6 +279,7 @@ impl Device for CpuDevice {
         }
         let start = residual.map_or(Start::Zero, |r| Start::From(r, outputs));
         gemm(
+            self.factors,
             rows,
             outputs,
             inputs,
@@ -306,6 +312,7 @@ impl Device for CpuDevice {
             Start::Zero
         };
         gemm(
+            self.factors,
             rows,
             inputs,
             outputs,
@@ -333,6 +340,7 @@ impl Device for CpuDevice {
         let grad_weight = prefix_mut(op, "grad_weight", grad_weight, &[outputs, inputs])?;
         let left = Matrix::transposed(grad_y, outputs);
         gemm(
+            self.factors,
             outputs,
             inputs,
             rows,
@@ -585,6 +593,7 @@ impl Device for CpuDevice {
         let out = prefix_mut(op, "out", out, &[count, c])?;
         moe::experts_forward(
             &self.scratch,
+            self.factors,
             x,
             routing,
             w13,
@@ -627,6 +636,7 @@ impl Device for CpuDevice {
         let grad_weights = prefix_mut(op, "grad_weights", grad_weights, &[count, shape.top_k])?;
         moe::experts_backward(
             &self.scratch,
+            self.factors,
             grad_out,
             x,
             routing,
@@ -668,6 +678,7 @@ impl Device for CpuDevice {
         let grad_table = prefix_mut(op, "grad_table", grad_table, &[vocab, hidden])?;
         loss[0] += head::loss(
             &self.scratch,
+            self.factors,
             x,
             table,
             targets,
@@ -697,7 +708,16 @@ impl Device for CpuDevice {
         let targets = prefix(op, "targets", targets, &[count])?;
         expect_targets_in_range(op, "targets", targets, vocab)?;
         let losses = prefix_mut(op, "losses", losses, &[count])?;
-        head::losses(&self.scratch, x, table, targets, losses, vocab, hidden);
+        head::losses(
+            &self.scratch,
+            self.factors,
+            x,
+            table,
+            targets,
+            losses,
+            vocab,
+            hidden,
+        );
         Ok(())
     }
 
@@ -723,6 +743,7 @@ impl Device for CpuDevice {
         }
         let right = Matrix::transposed(table, hidden);
         gemm(
+            Factors::Single,
             rows,
             vocab,
             hidden,

@@ -3,13 +3,18 @@
 //! `A` (m x k) is read in place where its rows are contiguous and packed otherwise; `B` (k x n) is packed into panels.
 //! Blocks: as deep as a panel fits L1 (`PANEL`), `MC` rows so that the block of `A` stays in L2. Each element of `C` is
 //! summed in the same order whatever the number of threads: work is split over `C` only.
+//!
+//! With factors in `bf16` both operands become matrices of pairs first, half as deep, and go the same way.
 
 mod pack;
+mod pairs;
 
-use super::kernel::{Level, Tile, run_strip, run_tile};
+pub use super::kernel::Factors;
+use super::kernel::{Kernel, Tile, run_strip, run_tile};
 use super::memory::Buffer;
 use super::shared::SharedMut;
 use pack::{Left, pack_left, pack_left_whole, pack_panels};
+use pairs::Room;
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
 
@@ -51,6 +56,15 @@ impl<'a> Matrix<'a> {
     pub fn from_row(self, r: usize) -> Self {
         Self {
             data: &self.data[r * self.row..],
+            ..self
+        }
+    }
+
+    /// The transpose of this matrix, where it stands.
+    fn flipped(self) -> Self {
+        Self {
+            row: self.col,
+            col: self.row,
             ..self
         }
     }
@@ -159,6 +173,7 @@ thread_local! {
 /// `c[m x n] = start + a[m x k] b[k x n]` on all threads of the current pool. `c` has `c_row` elements between rows.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm(
+    factors: Factors,
     m: usize,
     n: usize,
     k: usize,
@@ -173,22 +188,22 @@ pub fn gemm(
     } else {
         2 * rayon::current_num_threads()
     };
-    gemm_tasks(tasks, m, n, k, a, b, start, c, c_row);
-}
-
-/// As [`gemm`] on the calling thread.
-#[allow(clippy::too_many_arguments)]
-pub fn gemm_here(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Matrix,
-    b: Matrix,
-    start: Start,
-    c: &mut [f32],
-    c_row: usize,
-) {
-    gemm_tasks(1, m, n, k, a, b, start, c, c_row);
+    assert!(
+        a.covers(m, k) && b.covers(k, n),
+        "gemm: an operand is shorter than {m} x {n} x {k} needs"
+    );
+    if m == 0 || n == 0 {
+        return;
+    }
+    let (kernel, out) = (Kernel::new(factors), Out::new(m, n, start, c, c_row));
+    match factors {
+        Factors::Single => gemm_tasks(kernel, tasks, (m, n, k), a, b, out),
+        Factors::Bf16 => {
+            let mut room = Room::take();
+            let (a, b) = room.both((m, n, k), a, b);
+            gemm_tasks(kernel, tasks, (m, n, kernel.steps(k)), a, b, out);
+        }
+    }
 }
 
 /// Part of a matrix that tasks share, each of them its own rows and columns, which no `&mut` slice can express.
@@ -218,7 +233,7 @@ impl Shared<'_> {
     }
 }
 
-/// As [`gemm_here`] into a part of `c`, added to it with `add`.
+/// `c[m x n] = a[m x k] b[k x n]`, or `c +=` that with `add`, into a part of `c` on the calling thread.
 ///
 /// # Safety
 /// While this runs, nobody else reads or writes the `m` x `n` elements of `c`.
@@ -239,7 +254,8 @@ pub unsafe fn gemm_shared(
         "gemm: an operand is shorter than {m} x {n} x {k} needs"
     );
     let (rows, cols, out) = ((0, m), (0, n), c.out(m, n, add));
-    block(Level::detect(), rows, cols, k, Operand::Plain(a), b, out);
+    let kernel = Kernel::new(Factors::Single);
+    block(kernel, rows, cols, k, Operand::Plain(a), b, out);
 }
 
 /// As [`gemm_packed_to`] into a part of `c`.
@@ -254,34 +270,22 @@ pub unsafe fn gemm_packed_shared(k: usize, m: usize, a: Matrix, b: &Packed, c: S
     product_packed((m, b.n, k), a, b, c.out(m, b.n, false), Fetch::NOTHING);
 }
 
-#[allow(clippy::too_many_arguments)]
+/// As [`gemm`] with `tasks` tasks, a depth in steps of the kernel, and operands that are there, as the caller has checked.
 fn gemm_tasks(
+    kernel: Kernel,
     tasks: usize,
-    m: usize,
-    n: usize,
-    k: usize,
+    (m, n, k): (usize, usize, usize),
     a: Matrix,
     b: Matrix,
-    start: Start,
-    c: &mut [f32],
-    c_row: usize,
+    out: Out,
 ) {
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!(
-        a.covers(m, k) && b.covers(k, n),
-        "gemm: an operand is shorter than {m} x {n} x {k} needs"
-    );
-    let out = Out::new(m, n, start, c, c_row);
-    let level = Level::detect();
-    let nr = level.nr();
+    let nr = kernel.nr();
     let panels = n.div_ceil(nr);
     // Columns are split first: only B is packed, so nothing is packed twice. Few columns: rows as well.
     let col_tasks = tasks.min(panels);
     let row_tasks = (tasks / col_tasks).clamp(1, m.div_ceil(MC));
     if col_tasks * row_tasks == 1 {
-        return block(level, (0, m), (0, n), k, Operand::Plain(a), b, out);
+        return block(kernel, (0, m), (0, n), k, Operand::Plain(a), b, out);
     }
     // A left operand that must be packed is packed once, not by each task.
     let mut own = Buffer::default();
@@ -289,7 +293,7 @@ fn gemm_tasks(
         Operand::Plain(a)
     } else {
         own = LEFT.take();
-        pack_left_whole(level.mr(), m, k, a, &mut own);
+        pack_left_whole(kernel.mr(), m, k, a, &mut own);
         Operand::Packed {
             panels: &own,
             rows: m,
@@ -301,9 +305,9 @@ fn gemm_tasks(
             panels * ct / col_tasks * nr,
             (panels * (ct + 1) / col_tasks * nr).min(n),
         );
-        let step = m.div_ceil(row_tasks).next_multiple_of(level.mr());
+        let step = m.div_ceil(row_tasks).next_multiple_of(kernel.mr());
         let rows = ((step * rt).min(m), (step * (rt + 1)).min(m));
-        block(level, rows, cols, k, a, b, out);
+        block(kernel, rows, cols, k, a, b, out);
     });
     if !own.is_empty() {
         LEFT.set(own);
@@ -313,12 +317,21 @@ fn gemm_tasks(
 /// A right-hand matrix packed once and used for many products.
 #[derive(Default)]
 pub struct Packed {
+    factors: Factors,
     panels: Buffer<f32>,
     k: usize,
     n: usize,
 }
 
 impl Packed {
+    /// Nothing yet; for products with these factors.
+    pub fn new(factors: Factors) -> Self {
+        Self {
+            factors,
+            ..Self::default()
+        }
+    }
+
     /// That a product with the first `n` columns and `k` rows has its operands.
     fn check(&self, m: usize, n: usize, k: usize, a: Matrix) {
         assert!(
@@ -335,11 +348,19 @@ impl Packed {
             b.covers(k, n),
             "pack: the matrix is shorter than {k} x {n} needs"
         );
-        let level = Level::detect();
-        let nr = level.nr();
+        let kernel = Kernel::new(self.factors);
+        (self.k, self.n) = (k, n);
+        match self.factors {
+            Factors::Single => self.pack_steps(kernel, k, b),
+            Factors::Bf16 => self.pack_steps(kernel, kernel.steps(k), Room::take().right(k, n, b)),
+        }
+    }
+
+    /// As [`Self::pack`] with a depth in steps of the kernel.
+    fn pack_steps(&mut self, kernel: Kernel, k: usize, b: Matrix) {
+        let (n, nr) = (self.n, kernel.nr());
         let width = n.div_ceil(nr) * nr;
         self.panels.reserve(width * k);
-        (self.k, self.n) = (k, n);
         for (k0, depth) in depths(k) {
             pack_panels(
                 nr,
@@ -399,17 +420,36 @@ pub fn gemm_packed_columns(m: usize, n: usize, a: Matrix, b: &Packed, c: &mut [f
 
 /// `out = a b` with the first `n` columns and `k` rows of `b`; the callers have checked that everything is there.
 fn product_packed((m, n, k): (usize, usize, usize), a: Matrix, b: &Packed, out: Out, fetch: Fetch) {
-    let level = Level::detect();
-    let width = b.n.next_multiple_of(level.nr());
+    let kernel = Kernel::new(b.factors);
+    match b.factors {
+        Factors::Single => product_of_steps(kernel, (m, n, k), a, b, out, fetch),
+        Factors::Bf16 => {
+            let mut room = Room::take();
+            let a = room.left(m, k, a);
+            product_of_steps(kernel, (m, n, kernel.steps(k)), a, b, out, fetch);
+        }
+    }
+}
+
+/// As [`product_packed`] with a depth in steps of the kernel.
+fn product_of_steps(
+    kernel: Kernel,
+    (m, n, k): (usize, usize, usize),
+    a: Matrix,
+    b: &Packed,
+    out: Out,
+    fetch: Fetch,
+) {
+    let width = b.n.next_multiple_of(kernel.nr());
     PANELS.with_borrow_mut(|(_, packed_a)| {
         for m0 in (0..m).step_by(MC) {
             let rows = (m0, (m0 + MC).min(m));
-            for (k0, packed_depth) in depths(b.k) {
+            for (k0, packed_depth) in depths(kernel.steps(b.k)) {
                 let depth = packed_depth.min(k.saturating_sub(k0));
                 if depth == 0 && k0 > 0 {
                     break;
                 }
-                let left = pack_left(level.mr(), rows, k0, depth, a, packed_a);
+                let left = pack_left(kernel.mr(), rows, k0, depth, a, packed_a);
                 let out = if k0 == 0 { out } else { out.accumulating() };
                 let panels = Panels {
                     data: &b.panels[k0 * width..][..packed_depth * width],
@@ -420,7 +460,7 @@ fn product_packed((m, n, k): (usize, usize, usize), a: Matrix, b: &Packed, out: 
                 } else {
                     Fetch::NOTHING
                 };
-                tiles(level, rows, (0, n), depth, left, panels, out, fetch);
+                tiles(kernel, rows, (0, n), depth, left, panels, out, fetch);
             }
         }
     });
@@ -443,7 +483,7 @@ enum Operand<'a> {
 
 /// Rows `rows` and columns `cols` of the product. `cols.0` is a multiple of the panel width.
 fn block(
-    level: Level,
+    kernel: Kernel,
     rows: (usize, usize),
     cols: (usize, usize),
     k: usize,
@@ -454,7 +494,7 @@ fn block(
     if rows.0 >= rows.1 || cols.0 >= cols.1 {
         return;
     }
-    let nr = level.nr();
+    let nr = kernel.nr();
     PANELS.with_borrow_mut(|(packed_b, packed_a)| {
         for (k0, depth) in depths(k) {
             let size = (cols.1 - cols.0).next_multiple_of(nr) * depth;
@@ -468,14 +508,14 @@ fn block(
             for m0 in (rows.0..rows.1).step_by(MC) {
                 let m1 = (m0 + MC).min(rows.1);
                 let left = match a {
-                    Operand::Plain(a) => pack_left(level.mr(), (m0, m1), k0, depth, a, packed_a),
+                    Operand::Plain(a) => pack_left(kernel.mr(), (m0, m1), k0, depth, a, packed_a),
                     Operand::Packed { panels, rows } => {
-                        let all = rows.next_multiple_of(level.mr());
-                        Left::packed(&panels[all * k0 + m0 * depth..], level.mr(), depth)
+                        let all = rows.next_multiple_of(kernel.mr());
+                        Left::packed(&panels[all * k0 + m0 * depth..], kernel.mr(), depth)
                     }
                 };
                 tiles(
-                    level,
+                    kernel,
                     (m0, m1),
                     cols,
                     depth,
@@ -499,7 +539,7 @@ struct Panels<'a> {
 
 #[allow(clippy::too_many_arguments)]
 fn tiles(
-    level: Level,
+    kernel: Kernel,
     rows: (usize, usize),
     cols: (usize, usize),
     depth: usize,
@@ -508,7 +548,7 @@ fn tiles(
     out: Out,
     fetch: Fetch,
 ) {
-    let (mr, nr) = (level.mr(), level.nr());
+    let (mr, nr) = (kernel.mr(), kernel.nr());
     let height = rows.1 - rows.0;
     let groups = height.div_ceil(mr);
     let steps = groups * (cols.1 - cols.0).div_ceil(nr) * depth;
@@ -544,12 +584,12 @@ fn tiles(
         };
         // Whole tiles in one go; what is left at the lower and the right edge one by one.
         let whole = if width == nr { height / mr } else { 0 };
-        // SAFETY: `gemm_tasks` checked that C, the start and A cover the whole product; the packed parts were sized
+        // SAFETY: the entry points checked that C, the start and A cover the whole product; the packed parts were sized
         // by their packing; tasks own disjoint rows and columns of C.
         unsafe {
-            run_strip(level, &tile(0), whole, left.group);
+            run_strip(kernel, &tile(0), whole, left.group);
             for group in whole..groups {
-                run_tile(level, &tile(group), mr.min(height - group * mr), width);
+                run_tile(kernel, &tile(group), mr.min(height - group * mr), width);
             }
         }
     }

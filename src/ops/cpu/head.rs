@@ -12,7 +12,7 @@
 
 mod gradients;
 
-use super::gemm::{Fetch, Matrix, Packed, Start, gemm_packed};
+use super::gemm::{Factors, Fetch, Matrix, Packed, Start, gemm_packed};
 use super::scratch::Scratch;
 use super::shared::SharedMut;
 use super::simd::{LANES, exp, vectorised};
@@ -121,6 +121,7 @@ impl Kept<'_> {
 /// First pass, block by block; returns each token's logarithm of the sum and loss.
 fn statistics(
     scratch: &Scratch,
+    factors: Factors,
     chunk: &Chunk,
     table: &[f32],
     vocab: usize,
@@ -128,7 +129,7 @@ fn statistics(
     kept: Option<&mut Kept>,
 ) -> (Vec<f32>, Vec<f32>) {
     let n = chunk.len();
-    let mut columns = Packed::default();
+    let mut columns = Packed::new(factors);
     columns.pack(hidden, n, Matrix::transposed(chunk.x, hidden));
     let kept = kept.map(|kept| {
         let references = SharedMut::new(&mut *kept.references);
@@ -268,6 +269,7 @@ vectorised! {
 /// Losses only; see [`Device::head_losses`](crate::ops::Device::head_losses).
 pub fn losses(
     scratch: &Scratch,
+    factors: Factors,
     x: &[f32],
     table: &[f32],
     targets: &[u32],
@@ -277,7 +279,7 @@ pub fn losses(
 ) {
     losses.fill(0.0);
     for_chunks(scratch, x, targets, hidden, |chunk| {
-        let (_, found) = statistics(scratch, chunk, table, vocab, hidden, None);
+        let (_, found) = statistics(scratch, factors, chunk, table, vocab, hidden, None);
         for (&t, loss) in chunk.positions.iter().zip(found) {
             losses[t as usize] = loss;
         }
@@ -288,6 +290,7 @@ pub fn losses(
 #[allow(clippy::too_many_arguments)]
 pub fn loss(
     scratch: &Scratch,
+    factors: Factors,
     x: &[f32],
     table: &[f32],
     targets: &[u32],
@@ -306,14 +309,23 @@ pub fn loss(
             exponentials: &mut exponentials,
             references: &mut references,
         };
-        let (log_sum, losses) = statistics(scratch, chunk, table, vocab, hidden, Some(&mut kept));
+        let (log_sum, losses) = statistics(
+            scratch,
+            factors,
+            chunk,
+            table,
+            vocab,
+            hidden,
+            Some(&mut kept),
+        );
         total += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
         let write = |token: usize, row: &[f32]| {
             let at = chunk.positions[token] as usize * hidden;
             grad_x[at..at + hidden].copy_from_slice(row);
         };
         gradients::gradients(
-            scratch, chunk, table, &kept, &log_sum, scale, grad_table, vocab, hidden, write,
+            scratch, factors, chunk, table, &kept, &log_sum, scale, grad_table, vocab, hidden,
+            write,
         );
     });
     total

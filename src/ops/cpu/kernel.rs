@@ -3,11 +3,15 @@
 //! `B` comes packed in panels of `NR` columns (`k` rows of `NR` contiguous values); `A` is read in place through strides
 //! and broadcast, so large weights that stand on the left need no packing at all. Sizes of the register tiles: AVX2 has
 //! 16 registers, 6 x 16 uses 12 as accumulators; AVX-512 has 32, 12 x 32 uses 24. Both hide the FMA latency of 4 cycles.
+//!
+//! Factors in `bf16` come as pairs along `k`, each pair in the place of one `f32`: a step of the depth is then two, the
+//! loop is the same with another instruction, and whoever moves 32 bits moves a pair. See [`bf16`].
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod bf16;
 mod portable;
 
 use std::sync::OnceLock;
@@ -64,13 +68,58 @@ impl Level {
     }
 }
 
+/// What the factors of a product are rounded to before they are multiplied. Sums are `f32` always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Factors {
+    /// `f32`: nothing is rounded.
+    #[default]
+    Single,
+    /// `bf16`, 8 significant bits: twice as many products an instruction where the processor has AVX512_BF16.
+    Bf16,
+}
+
+/// What computes a tile: an instruction set and what it multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    level: Level,
+    factors: Factors,
+}
+
+impl Kernel {
+    /// For these factors with the best instructions of this processor.
+    pub fn new(factors: Factors) -> Self {
+        Self {
+            level: Level::detect(),
+            factors,
+        }
+    }
+
+    /// Steps of the loop over a depth of `k`.
+    pub const fn steps(self, k: usize) -> usize {
+        match self.factors {
+            Factors::Single => k,
+            Factors::Bf16 => k.div_ceil(2),
+        }
+    }
+
+    /// Rows of the register tile.
+    pub const fn mr(self) -> usize {
+        self.level.mr()
+    }
+
+    /// Columns of the register tile, and the width of a packed panel.
+    pub const fn nr(self) -> usize {
+        self.level.nr()
+    }
+}
+
 /// Widest panel of any level.
 pub const MAX_NR: usize = 32;
 
 /// One tile's operands.
 #[derive(Clone, Copy)]
 pub struct Tile {
-    /// Depth of the product.
+    /// Steps of the depth: numbers, or pairs of `bf16`, along `k`.
     pub k: usize,
     /// First element of the tile's rows of `A`.
     pub a: *const f32,
@@ -101,10 +150,13 @@ pub struct Tile {
 /// # Safety
 /// As [`run_tile`] for each of them.
 #[inline]
-pub unsafe fn run_strip(level: Level, tile: &Tile, count: usize, a_step: usize) {
+pub unsafe fn run_strip(kernel: Kernel, tile: &Tile, count: usize, a_step: usize) {
     // SAFETY: the caller promises the instruction set and the extents.
     unsafe {
-        match level {
+        if kernel.factors == Factors::Bf16 {
+            return bf16::strip(kernel.level, tile, count, a_step);
+        }
+        match kernel.level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => avx512_strip(tile, count, a_step),
             #[cfg(target_arch = "x86_64")]
@@ -156,17 +208,17 @@ unsafe fn avx2_strip(tile: &Tile, count: usize, a_step: usize) {
 /// Computes a tile with `rows <= mr` valid rows and `cols <= nr` valid columns.
 ///
 /// # Safety
-/// The processor has the instructions of `level`. `a` is readable for `rows` x `k` through its strides, `b` for `k * nr`, `c` is
+/// The processor has the instructions of `kernel`. `a` is readable for `rows` x `k` through its strides, `b` for `k * nr`, `c` is
 /// writable (and `init`, unless null, readable) for `rows` x `cols` through their strides, and nobody else touches that part of `c`.
 #[inline]
-pub unsafe fn run_tile(level: Level, tile: &Tile, rows: usize, cols: usize) {
-    if cols == level.nr() {
+pub unsafe fn run_tile(kernel: Kernel, tile: &Tile, rows: usize, cols: usize) {
+    if cols == kernel.nr() {
         // SAFETY: as this function's contract.
-        return unsafe { run_full_width(level, tile, rows) };
+        return unsafe { run_full_width(kernel, tile, rows) };
     }
     // A narrow tile goes through a full-width copy: the panel is padded with zeros, so only C needs care.
     let mut copy = [0.0f32; 12 * MAX_NR];
-    let nr = level.nr();
+    let nr = kernel.nr();
     if !tile.init.is_null() {
         for r in 0..rows {
             for c in 0..cols {
@@ -189,7 +241,7 @@ pub unsafe fn run_tile(level: Level, tile: &Tile, rows: usize, cols: usize) {
         ..*tile
     };
     // SAFETY: `copy` holds rows x nr values.
-    unsafe { run_full_width(level, &inner, rows) };
+    unsafe { run_full_width(kernel, &inner, rows) };
     for r in 0..rows {
         for c in 0..cols {
             // SAFETY: r < rows and c < cols lie inside `c` by contract.
@@ -255,12 +307,15 @@ impl Rounds {
 /// # Safety
 /// As [`run_tile`] with `cols == nr`.
 #[inline]
-unsafe fn run_full_width(level: Level, tile: &Tile, rows: usize) {
+unsafe fn run_full_width(kernel: Kernel, tile: &Tile, rows: usize) {
     #[cfg(target_arch = "x86_64")]
-    ask_for_init(tile, rows, level.nr());
+    ask_for_init(tile, rows, kernel.nr());
     // SAFETY: the caller promises the instruction set and the extents.
     unsafe {
-        match level {
+        if kernel.factors == Factors::Bf16 {
+            return bf16::rows(kernel.level, tile, rows);
+        }
+        match kernel.level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => match rows {
                 12 => avx512::whole(tile),

@@ -19,9 +19,12 @@ mod small;
 
 pub use memory::Buffer;
 
+pub use kernel::Factors;
+
 /// The CPU as a [`Device`](crate::ops::Device): every buffer is a [`Buffer`], all numbers are `f32`.
 #[derive(Default)]
 pub struct CpuDevice {
+    factors: Factors,
     scratch: scratch::Scratch,
     rope: rope::RopeCache,
 }
@@ -30,5 +33,14 @@ impl CpuDevice {
     /// The device; it computes on rayon's current pool.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`Self::new`], with the factors of large products rounded: those of projections, experts and the head, from more rows
+    /// than [`small`] takes. Attention, the router and everything that is no product stay as they are.
+    pub fn with_factors(factors: Factors) -> Self {
+        Self {
+            factors,
+            ..Self::default()
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Top-k gating and the experts. Tokens are gathered into slots sorted by expert, each expert is two dense products over
 //! its own slots, and a token's result is gathered back from its slots: no token is dropped, nothing is padded.
 
-use super::gemm::{Matrix, Start, gemm};
+use super::gemm::{Factors, Matrix, Start, gemm};
 use super::scratch::Scratch;
 use super::simd::{LANES, dot, exp, sum_lanes, vectorised};
 use super::small;
@@ -203,6 +203,7 @@ fn gate_gradient(
 #[allow(clippy::too_many_arguments)]
 pub fn experts_forward(
     scratch: &Scratch,
+    factors: Factors,
     x: &[f32],
     routing: &Routing<CpuDevice>,
     w13: &[f32],
@@ -239,6 +240,7 @@ pub fn experts_forward(
                 small::linear(&act, w2, None, out, rows, f, c);
             } else {
                 gemm(
+                    factors,
                     rows,
                     2 * f,
                     c,
@@ -252,6 +254,7 @@ pub fn experts_forward(
                     .zip(gate_up.par_chunks(TOKENS * 2 * f))
                     .for_each(|(a, g)| swiglu_rows(g, a, f));
                 gemm(
+                    factors,
                     rows,
                     c,
                     f,
@@ -372,6 +375,7 @@ vectorised! {
 #[allow(clippy::too_many_arguments)]
 pub fn experts_backward(
     scratch: &Scratch,
+    factors: Factors,
     grad_out: &[f32],
     x: &[f32],
     routing: &Routing<CpuDevice>,
@@ -429,6 +433,7 @@ pub fn experts_backward(
             let mut act = scratch.take(rows * f);
             let mut grad_gate_up = scratch.take(rows * 2 * f);
             gemm(
+                factors,
                 rows,
                 f,
                 c,
@@ -451,6 +456,7 @@ pub fn experts_backward(
                 });
             let slot_x = Matrix::rows(&slot_x[from * c..to * c], c);
             gemm(
+                factors,
                 c,
                 f,
                 rows,
@@ -461,8 +467,19 @@ pub fn experts_backward(
                 f,
             );
             let left = Matrix::transposed(&grad_gate_up, 2 * f);
-            gemm(2 * f, c, rows, left, slot_x, Start::Accumulate, grad_w13, c);
             gemm(
+                factors,
+                2 * f,
+                c,
+                rows,
+                left,
+                slot_x,
+                Start::Accumulate,
+                grad_w13,
+                c,
+            );
+            gemm(
+                factors,
                 rows,
                 c,
                 2 * f,

@@ -1,4 +1,4 @@
-//! Every entry point against sums in f64, at sizes that leave edges on all sides and depths of one and of several blocks.
+//! Every entry point against sums in f64, with both kinds of factors, at sizes that leave edges on all sides and depths of one and of several blocks.
 
 use super::*;
 
@@ -9,12 +9,20 @@ fn numbers(len: usize, seed: usize) -> Vec<f32> {
         .collect()
 }
 
-fn at(matrix: &Matrix, r: usize, c: usize) -> f64 {
-    f64::from(matrix.data[r * matrix.row + c * matrix.col])
+/// An element as the product sees it.
+fn at(factors: Factors, matrix: &Matrix, r: usize, c: usize) -> f64 {
+    let x = matrix.data[r * matrix.row + c * matrix.col];
+    match factors {
+        Factors::Single => f64::from(x),
+        Factors::Bf16 => half::bf16::from_f32(x).to_f64(),
+    }
 }
+
+const BOTH: [Factors; 2] = [Factors::Single, Factors::Bf16];
 
 /// Holds the `m` x `n` elements of `c` to `start + a b`, and the rest of `c` to what it was.
 fn expect(
+    factors: Factors,
     (m, n, k): (usize, usize, usize),
     a: Matrix,
     b: Matrix,
@@ -24,15 +32,17 @@ fn expect(
     let mut own = vec![false; c.len()];
     for i in 0..m {
         for j in 0..n {
-            let sum: f64 = (0..k).map(|p| at(&a, i, p) * at(&b, p, j)).sum();
+            let sum: f64 = (0..k)
+                .map(|p| at(factors, &a, i, p) * at(factors, &b, p, j))
+                .sum();
             let (want, got) = (
                 sum + f64::from(start(i, j)),
                 f64::from(c[from + i * row + j]),
             );
-            let bound = 1e-6 * (2.0 + k as f64).sqrt() * 10.0;
+            let bound = 1e-6 * (2.0 + k as f64).sqrt() * 20.0;
             assert!(
                 (want - got).abs() < bound,
-                "{m} x {n} x {k} at ({i}, {j}): {got}, expected {want}"
+                "{m} x {n} x {k} {factors:?} at ({i}, {j}): {got}, expected {want}"
             );
             own[from + i * row + j] = true;
         }
@@ -61,7 +71,7 @@ const SIZES: [(usize, usize, usize); 10] = [
 
 #[test]
 fn products_are_the_sums_in_every_layout() {
-    for (m, n, k) in SIZES {
+    for ((m, n, k), factors) in SIZES.into_iter().flat_map(|size| BOTH.map(|f| (size, f))) {
         let (a, b) = (numbers(m * k + 1, 1), numbers(k * n + 1, 2));
         for (a, b) in [
             (Matrix::rows(&a, k), Matrix::rows(&b, n)),
@@ -72,26 +82,26 @@ fn products_are_the_sums_in_every_layout() {
             let row = n + 5;
             let (before, other) = (numbers(m * row, 3), numbers(m * n, 4));
             let mut c = before.clone();
-            gemm(m, n, k, a, b, Start::Zero, &mut c, row);
-            expect((m, n, k), a, b, |_, _| 0.0, (&before, &c, 0, row));
+            gemm(factors, m, n, k, a, b, Start::Zero, &mut c, row);
+            expect(factors, (m, n, k), a, b, |_, _| 0.0, (&before, &c, 0, row));
             let mut c = before.clone();
-            gemm_here(m, n, k, a, b, Start::Accumulate, &mut c, row);
+            gemm(factors, m, n, k, a, b, Start::Accumulate, &mut c, row);
             let old = |i: usize, j: usize| before[i * row + j];
-            expect((m, n, k), a, b, old, (&before, &c, 0, row));
+            expect(factors, (m, n, k), a, b, old, (&before, &c, 0, row));
             let mut c = before.clone();
-            gemm(m, n, k, a, b, Start::From(&other, n), &mut c, row);
+            gemm(factors, m, n, k, a, b, Start::From(&other, n), &mut c, row);
             let start = |i: usize, j: usize| other[i * n + j];
-            expect((m, n, k), a, b, start, (&before, &c, 0, row));
+            expect(factors, (m, n, k), a, b, start, (&before, &c, 0, row));
         }
     }
 }
 
 #[test]
 fn a_packed_operand_serves_products_of_fewer_rows_and_columns() {
-    for (m, n, depth) in SIZES {
+    for ((m, n, depth), factors) in SIZES.into_iter().flat_map(|size| BOTH.map(|f| (size, f))) {
         let b = numbers(depth * n + 1, 2);
         for b in [Matrix::rows(&b, n), Matrix::transposed(&b, depth)] {
-            let mut packed = Packed::default();
+            let mut packed = Packed::new(factors);
             packed.pack(depth, n, b);
             for k in [0, 1, depth / 3, depth * 2 / 3, depth] {
                 let k = k.min(depth);
@@ -103,7 +113,7 @@ fn a_packed_operand_serves_products_of_fewer_rows_and_columns() {
                 let to = &mut c[from..];
                 gemm_packed_to(k, m, a, &packed, Start::Accumulate, to, row, Fetch::NOTHING);
                 let old = |i: usize, j: usize| before[from + i * row + j];
-                expect((m, n, k), a, b, old, (&before, &c, from, row));
+                expect(factors, (m, n, k), a, b, old, (&before, &c, from, row));
                 let mut c = before.clone();
                 let to = Shared {
                     all: SharedMut::new(&mut c),
@@ -112,7 +122,14 @@ fn a_packed_operand_serves_products_of_fewer_rows_and_columns() {
                 };
                 // SAFETY: nobody else has `c`.
                 unsafe { gemm_packed_shared(k, m, a, &packed, to) };
-                expect((m, n, k), a, b, |_, _| 0.0, (&before, &c, from, row));
+                expect(
+                    factors,
+                    (m, n, k),
+                    a,
+                    b,
+                    |_, _| 0.0,
+                    (&before, &c, from, row),
+                );
             }
             let a = numbers(m * depth + 1, 1);
             let a = Matrix::rows(&a, depth);
@@ -120,7 +137,14 @@ fn a_packed_operand_serves_products_of_fewer_rows_and_columns() {
                 let before = numbers(m * n, 3);
                 let mut c = before.clone();
                 gemm_packed_columns(m, n, a, &packed, &mut c, n);
-                expect((m, n, depth), a, b, |_, _| 0.0, (&before, &c, 0, n));
+                expect(
+                    factors,
+                    (m, n, depth),
+                    a,
+                    b,
+                    |_, _| 0.0,
+                    (&before, &c, 0, n),
+                );
             }
         }
     }
@@ -141,7 +165,14 @@ fn a_part_of_a_shared_matrix_is_added_to() {
     // SAFETY: nobody else has `c`.
     unsafe { gemm_shared(m, n, k, a, b, true, to) };
     let old = |i: usize, j: usize| before[from + i * row + j];
-    expect((m, n, k), a, b, old, (&before, &c, from, row));
+    expect(
+        Factors::Single,
+        (m, n, k),
+        a,
+        b,
+        old,
+        (&before, &c, from, row),
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! A fresh model is certain of nothing: all words then take part with all tokens, and this is the plain product.
 
 use super::{BLOCK, Chunk, Kept, block_factors, blocks};
-use crate::ops::cpu::gemm::{Fetch, Matrix, Packed, Start, gemm_packed, gemm_packed_to};
+use crate::ops::cpu::gemm::{Factors, Fetch, Matrix, Packed, Start, gemm_packed, gemm_packed_to};
 use crate::ops::cpu::scratch::{Borrowed, Scratch};
 use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{LANES, add_scaled, sum_lanes, vectorised};
@@ -150,6 +150,7 @@ vectorised! {
 #[allow(clippy::too_many_arguments)]
 pub fn gradients(
     scratch: &Scratch,
+    factors: Factors,
     chunk: &Chunk,
     table: &[f32],
     kept: &Kept,
@@ -162,7 +163,7 @@ pub fn gradients(
 ) {
     let n = chunk.len();
     let order = Order::new(kept, log_sum, vocab);
-    let mut x = Packed::default();
+    let mut x = Packed::new(factors);
     if order.natural {
         x.pack(n, hidden, Matrix::rows(chunk.x, hidden));
     } else {
@@ -174,6 +175,7 @@ pub fn gradients(
     }
     let pass = Pass {
         scratch,
+        factors,
         chunk,
         order: &order,
         table,
@@ -210,6 +212,7 @@ pub fn gradients(
 /// What all parts read.
 struct Pass<'a> {
     scratch: &'a Scratch,
+    factors: Factors,
     chunk: &'a Chunk<'a>,
     order: &'a Order,
     table: &'a [f32],
@@ -417,7 +420,7 @@ impl<'s> Work<'s> {
         Self {
             blocks: pass.order.ends[1..].iter().map(block).collect(),
             gathered: pass.scratch.take(BLOCK * pass.hidden),
-            packed: Packed::default(),
+            packed: Packed::new(pass.factors),
         }
     }
 

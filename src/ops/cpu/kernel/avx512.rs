@@ -6,61 +6,61 @@ use std::arch::x86_64::*;
 
 /// One step of the depth: a row of `B`, in two registers, times the twelve values of `A` at the addresses given.
 macro_rules! step {
-    ($b0:literal $b1:literal, [$($x0:literal)+] [$($x1:literal)+] [$($x2:literal)+] [$($x3:literal)+] [$($x4:literal)+] [$($x5:literal)+] [$($x6:literal)+] [$($x7:literal)+] [$($x8:literal)+] [$($x9:literal)+] [$($x10:literal)+] [$($x11:literal)+]) => {
+    ($fma:literal, $b0:literal $b1:literal, [$($x0:literal)+] [$($x1:literal)+] [$($x2:literal)+] [$($x3:literal)+] [$($x4:literal)+] [$($x5:literal)+] [$($x6:literal)+] [$($x7:literal)+] [$($x8:literal)+] [$($x9:literal)+] [$($x10:literal)+] [$($x11:literal)+]) => {
         concat!(
             "vmovups {b0}, [{b} + ", $b0, "]\n",
             "vmovups {b1}, [{b} + ", $b1, "]\n",
             "vbroadcastss {x}, [", $($x0,)+ "]\n",
             "vbroadcastss {y}, [", $($x1,)+ "]\n",
-            "vfmadd231ps {a0}, {b0}, {x}\n",
-            "vfmadd231ps {a1}, {b1}, {x}\n",
+            $fma, " {a0}, {b0}, {x}\n",
+            $fma, " {a1}, {b1}, {x}\n",
             "vbroadcastss {x}, [", $($x2,)+ "]\n",
-            "vfmadd231ps {a2}, {b0}, {y}\n",
-            "vfmadd231ps {a3}, {b1}, {y}\n",
+            $fma, " {a2}, {b0}, {y}\n",
+            $fma, " {a3}, {b1}, {y}\n",
             "vbroadcastss {y}, [", $($x3,)+ "]\n",
-            "vfmadd231ps {a4}, {b0}, {x}\n",
-            "vfmadd231ps {a5}, {b1}, {x}\n",
+            $fma, " {a4}, {b0}, {x}\n",
+            $fma, " {a5}, {b1}, {x}\n",
             "vbroadcastss {x}, [", $($x4,)+ "]\n",
-            "vfmadd231ps {a6}, {b0}, {y}\n",
-            "vfmadd231ps {a7}, {b1}, {y}\n",
+            $fma, " {a6}, {b0}, {y}\n",
+            $fma, " {a7}, {b1}, {y}\n",
             "vbroadcastss {y}, [", $($x5,)+ "]\n",
-            "vfmadd231ps {a8}, {b0}, {x}\n",
-            "vfmadd231ps {a9}, {b1}, {x}\n",
+            $fma, " {a8}, {b0}, {x}\n",
+            $fma, " {a9}, {b1}, {x}\n",
             "vbroadcastss {x}, [", $($x6,)+ "]\n",
-            "vfmadd231ps {a10}, {b0}, {y}\n",
-            "vfmadd231ps {a11}, {b1}, {y}\n",
+            $fma, " {a10}, {b0}, {y}\n",
+            $fma, " {a11}, {b1}, {y}\n",
             "vbroadcastss {y}, [", $($x7,)+ "]\n",
-            "vfmadd231ps {a12}, {b0}, {x}\n",
-            "vfmadd231ps {a13}, {b1}, {x}\n",
+            $fma, " {a12}, {b0}, {x}\n",
+            $fma, " {a13}, {b1}, {x}\n",
             "vbroadcastss {x}, [", $($x8,)+ "]\n",
-            "vfmadd231ps {a14}, {b0}, {y}\n",
-            "vfmadd231ps {a15}, {b1}, {y}\n",
+            $fma, " {a14}, {b0}, {y}\n",
+            $fma, " {a15}, {b1}, {y}\n",
             "vbroadcastss {y}, [", $($x9,)+ "]\n",
-            "vfmadd231ps {a16}, {b0}, {x}\n",
-            "vfmadd231ps {a17}, {b1}, {x}\n",
+            $fma, " {a16}, {b0}, {x}\n",
+            $fma, " {a17}, {b1}, {x}\n",
             "vbroadcastss {x}, [", $($x10,)+ "]\n",
-            "vfmadd231ps {a18}, {b0}, {y}\n",
-            "vfmadd231ps {a19}, {b1}, {y}\n",
+            $fma, " {a18}, {b0}, {y}\n",
+            $fma, " {a19}, {b1}, {y}\n",
             "vbroadcastss {y}, [", $($x11,)+ "]\n",
-            "vfmadd231ps {a20}, {b0}, {x}\n",
-            "vfmadd231ps {a21}, {b1}, {x}\n",
-            "vfmadd231ps {a22}, {b0}, {y}\n",
-            "vfmadd231ps {a23}, {b1}, {y}\n",
+            $fma, " {a20}, {b0}, {x}\n",
+            $fma, " {a21}, {b1}, {x}\n",
+            $fma, " {a22}, {b0}, {y}\n",
+            $fma, " {a23}, {b1}, {y}\n",
         )
     };
 }
 
 /// A step where a row of `A` is contiguous: `$at` bytes further than the bases, which reach three rows each.
 macro_rules! across {
-    ($b0:literal $b1:literal, $at:literal) => {
-        step!($b0 $b1, ["{r0} + " $at] ["{r0} + {row} + " $at] ["{r0} + 2*{row} + " $at] ["{r3} + " $at] ["{r3} + {row} + " $at] ["{r3} + 2*{row} + " $at] ["{r6} + " $at] ["{r6} + {row} + " $at] ["{r6} + 2*{row} + " $at] ["{r9} + " $at] ["{r9} + {row} + " $at] ["{r9} + 2*{row} + " $at])
+    ($fma:literal, $b0:literal $b1:literal, $at:literal) => {
+        step!($fma, $b0 $b1, ["{r0} + " $at] ["{r0} + {row} + " $at] ["{r0} + 2*{row} + " $at] ["{r3} + " $at] ["{r3} + {row} + " $at] ["{r3} + 2*{row} + " $at] ["{r6} + " $at] ["{r6} + {row} + " $at] ["{r6} + 2*{row} + " $at] ["{r9} + " $at] ["{r9} + {row} + " $at] ["{r9} + 2*{row} + " $at])
     };
 }
 
 /// A step where a column of `A` is contiguous and begins at `$column`, an address and a plus sign.
 macro_rules! down {
-    ($b0:literal $b1:literal, $column:literal) => {
-        step!($b0 $b1, [$column "0"] [$column "4"] [$column "8"] [$column "12"] [$column "16"] [$column "20"] [$column "24"] [$column "28"] [$column "32"] [$column "36"] [$column "40"] [$column "44"])
+    ($fma:literal, $b0:literal $b1:literal, $column:literal) => {
+        step!($fma, $b0 $b1, [$column "0"] [$column "4"] [$column "8"] [$column "12"] [$column "16"] [$column "20"] [$column "24"] [$column "28"] [$column "32"] [$column "36"] [$column "40"] [$column "44"])
     };
 }
 
@@ -145,15 +145,11 @@ macro_rules! walk {
     }};
 }
 
-/// The full tile of 12 rows; its loop is written out because the compiler chains the addresses of the rows, one addition
-/// after another, which costs as many cycles as the arithmetic.
-///
-/// # Safety
-/// As [`super::run_tile`] with 12 rows and 32 columns, on a processor with AVX-512F.
-#[target_feature(enable = "avx512f")]
-#[inline]
-pub unsafe fn whole(tile: &Tile) {
-    let t = *tile;
+/// The full tile of 12 rows at `$tile`; its loop is written out because the compiler chains the addresses of the rows, one
+/// addition after another, which costs as many cycles as the arithmetic.
+macro_rules! whole {
+    ($fma:literal, $tile:ident) => {{
+    let t = *$tile;
     debug_assert!(t.a_row == 1 || t.a_col == 1);
     // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address is allowed. The
     // assembly reads `k` rows of 32 values at `b`, `k` columns of 12 values at `a`, and `rounds`, and writes registers only.
@@ -162,13 +158,13 @@ pub unsafe fn whole(tile: &Tile) {
             walk!(
                 t,
                 concat!(
-                    across!("0" "64", "0"),
-                    across!("128" "192", "4"),
-                    across!("256" "320", "8"),
-                    across!("384" "448", "12"),
+                    across!($fma, "0" "64", "0"),
+                    across!($fma, "128" "192", "4"),
+                    across!($fma, "256" "320", "8"),
+                    across!($fma, "384" "448", "12"),
                     "add {r0}, 16\nadd {r3}, 16\nadd {r6}, 16\nadd {r9}, 16"
                 ),
-                concat!(across!("0" "64", "0"), "add {r0}, 4\nadd {r3}, 4\nadd {r6}, 4\nadd {r9}, 4"),
+                concat!(across!($fma, "0" "64", "0"), "add {r0}, 4\nadd {r3}, 4\nadd {r6}, 4\nadd {r9}, 4"),
                 r0 = inout(reg) t.a => _,
                 r3 = inout(reg) t.a.wrapping_add(3 * t.a_row) => _,
                 r6 = inout(reg) t.a.wrapping_add(6 * t.a_row) => _,
@@ -179,13 +175,13 @@ pub unsafe fn whole(tile: &Tile) {
             walk!(
                 t,
                 concat!(
-                    down!("0" "64", "{low} + "),
-                    down!("128" "192", "{low} + {col} + "),
-                    down!("256" "320", "{low} + 2*{col} + "),
-                    down!("384" "448", "{low} + {three} + "),
+                    down!($fma, "0" "64", "{low} + "),
+                    down!($fma, "128" "192", "{low} + {col} + "),
+                    down!($fma, "256" "320", "{low} + 2*{col} + "),
+                    down!($fma, "384" "448", "{low} + {three} + "),
                     "lea {low}, [{low} + 4*{col}]"
                 ),
-                concat!(down!("0" "64", "{low} + "), "add {low}, {col}"),
+                concat!(down!($fma, "0" "64", "{low} + "), "add {low}, {col}"),
                 low = inout(reg) t.a => _,
                 col = in(reg) 4 * t.a_col,
                 three = in(reg) 12 * t.a_col,
@@ -205,6 +201,27 @@ pub unsafe fn whole(tile: &Tile) {
             _mm512_storeu_ps(to.add(16), pair[1]);
         }
     }
+    }};
+}
+
+/// The full tile of 12 rows.
+///
+/// # Safety
+/// As [`super::run_tile`] with 12 rows and 32 columns, on a processor with AVX-512F.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub unsafe fn whole(tile: &Tile) {
+    whole!("vfmadd231ps", tile)
+}
+
+/// As [`whole`] where each number of `A` and `B` is a pair of `bf16`, whose products are both added.
+///
+/// # Safety
+/// As [`whole`], on a processor with AVX512_BF16 too.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub unsafe fn whole_of_pairs(tile: &Tile) {
+    whole!("vdpbf16ps", tile)
 }
 
 /// A tile of `M` rows.
@@ -213,6 +230,32 @@ pub unsafe fn whole(tile: &Tile) {
 /// As [`super::run_tile`] with `M` rows and 32 columns, on a processor with AVX-512F.
 #[target_feature(enable = "avx512f")]
 pub unsafe fn fewer<const M: usize>(tile: &Tile) {
+    // SAFETY: as this function's contract.
+    unsafe { fewer_by::<M>(tile, |x, b, sum| _mm512_fmadd_ps(x, b, sum)) }
+}
+
+/// As [`fewer`] where each number of `A` and `B` is a pair of `bf16`.
+///
+/// # Safety
+/// As [`fewer`], on a processor with AVX512_BF16 too.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub unsafe fn fewer_of_pairs<const M: usize>(tile: &Tile) {
+    // SAFETY: both are 64 bytes, of which any pattern is a value.
+    let pairs = |x: __m512| unsafe { std::mem::transmute::<__m512, __m512bh>(x) };
+    // SAFETY: as this function's contract.
+    unsafe { fewer_by::<M>(tile, |x, b, sum| _mm512_dpbf16_ps(sum, pairs(b), pairs(x))) }
+}
+
+/// A tile of `M` rows; `multiply` gives `x b + sum`.
+///
+/// # Safety
+/// As [`fewer`].
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn fewer_by<const M: usize>(
+    tile: &Tile,
+    multiply: impl Fn(__m512, __m512, __m512) -> __m512,
+) {
     let t = *tile;
     let mut acc = [[_mm512_setzero_ps(); 2]; M];
     // SAFETY: every address lies inside the extents promised to `run_tile`.
@@ -225,8 +268,8 @@ pub unsafe fn fewer<const M: usize>(tile: &Tile) {
             let b1 = _mm512_loadu_ps(b.add(16));
             for (r, row) in acc.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*a.add(r * t.a_row));
-                row[0] = _mm512_fmadd_ps(x, b0, row[0]);
-                row[1] = _mm512_fmadd_ps(x, b1, row[1]);
+                row[0] = multiply(x, b0, row[0]);
+                row[1] = multiply(x, b1, row[1]);
             }
             b = b.add(32);
             a = a.add(t.a_col);
