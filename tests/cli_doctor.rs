@@ -122,7 +122,12 @@ fn checked(device: &str, only: &[&str]) -> Vec<String> {
 fn kernels_are_checked_on_the_cpu_and_the_simulator() {
     assert_eq!(
         checked("cpu", &["dense/rope", "head/all-ignored"]),
-        ["dense/rope fp32", "head/all-ignored fp32"]
+        [
+            "dense/rope fp32",
+            "head/all-ignored fp32",
+            "dense/rope bf16",
+            "head/all-ignored bf16"
+        ]
     );
     let found = checked("sim", &["conformance", "optimizer/broken-norm"]);
     assert_eq!(found.len(), 10, "{found:?}");
@@ -133,14 +138,16 @@ fn kernels_are_checked_on_the_cpu_and_the_simulator() {
     let output = doctor(&["--check-kernels", "--device", "cpu", "--only", "dense/rope"]);
     let text = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    assert!(output.status.success() && lines.len() == 3, "{text}");
-    assert!(lines[0].starts_with("cpu ("), "{text}");
+    assert!(output.status.success() && lines.len() == 5, "{text}");
+    for (at, precision) in [(0, "fp32"), (2, "bf16")] {
+        assert!(lines[at].starts_with("cpu ("), "{text}");
+        assert!(lines[at + 1].starts_with("ok"), "{text}");
+        for part in [precision, "88 cases, at most"] {
+            assert!(lines[at + 1].contains(part), "{text}");
+        }
+    }
     assert!(
-        lines[1].starts_with("ok") && lines[1].contains("88 cases, at most"),
-        "{text}"
-    );
-    assert!(
-        lines[2].starts_with("0 of 1 checks failed; 88 cases"),
+        lines[4].starts_with("0 of 2 checks failed; 176 cases"),
         "{text}"
     );
 }

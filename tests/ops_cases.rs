@@ -10,7 +10,7 @@ use half::f16;
 use muni_engine::ops::Device;
 use muni_engine::ops::cases::bounds::{BOUNDS, HALF_BOUNDS};
 use muni_engine::ops::cases::{Precision, Rig, checks, difference};
-use muni_engine::ops::cpu::CpuDevice;
+use muni_engine::ops::cpu::{CpuDevice, Factors};
 use muni_engine::ops::cuda::memory::Element;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling};
 use muni_engine::ops::reference::ReferenceDevice;
@@ -31,12 +31,21 @@ fn passes<D: Device>(name: &str, device: &D, precision: Precision) {
     assert!(outcome.cases > 0 && outcome.values >= outcome.cases);
 }
 
+/// A check on the CPU, and with products of bf16 where it has cases for it.
+fn passes_on_cpu(name: &str) {
+    passes(name, &CpuDevice::new(), Precision::Single);
+    if cases_of(name, Precision::Bfloat) > 0 {
+        let device = CpuDevice::with_factors(Factors::Bf16);
+        passes(name, &device, Precision::Bfloat);
+    }
+}
+
 /// A test that runs a check on the CPU.
 macro_rules! on_cpu {
     ($name:ident, $check:literal) => {
         #[test]
         fn $name() {
-            super::passes($check, &super::CpuDevice::new(), super::Precision::Single);
+            super::passes_on_cpu($check);
         }
     };
 }
@@ -46,7 +55,7 @@ macro_rules! on_cpu_and_reference {
     ($name:ident, $check:literal) => {
         #[test]
         fn $name() {
-            super::passes($check, &super::CpuDevice::new(), super::Precision::Single);
+            super::passes_on_cpu($check);
             super::passes($check, &super::ReferenceDevice, super::Precision::Single);
         }
     };

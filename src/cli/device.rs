@@ -1,14 +1,14 @@
 //! Where to compute: the one place that knows which devices there are. A command hands in a [`Task`] and gets it run on the
 //! device that was asked for.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use half::{bf16, f16};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::ops::Device;
 use crate::ops::cases;
-use crate::ops::cpu::CpuDevice;
+use crate::ops::cpu::{CpuDevice, Factors};
 use crate::ops::cuda::cudarc_driver::{self, CudarcDriver};
 use crate::ops::cuda::driver::Driver;
 use crate::ops::cuda::profile::{Profile, ProfilingDriver};
@@ -36,9 +36,9 @@ pub(super) struct DeviceArguments {
     /// simulated: slow, for tests).
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceChoice::from_str)]
     device: DeviceChoice,
-    /// What cuda and sim store weights and activations in.
-    #[arg(long, value_enum, default_value_t = Precision::Fp16)]
-    precision: Precision,
+    /// What is multiplied and, on a card, stored [default: fp32 on the CPU, fp16 on a card].
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// CPU threads [default: all]. The result does not depend on it.
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
     threads: Option<usize>,
@@ -55,10 +55,12 @@ pub(super) enum DeviceChoice {
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 enum Precision {
-    /// 16 bits, 11 of them significant; training moves a loss scale.
-    Fp16,
-    /// 16 bits, 8 of them significant, with the range of 32.
+    /// 32 bits, 24 of them significant: the CPU's own.
+    Fp32,
+    /// 16 bits, 8 of them significant, with the range of 32. The CPU rounds only what large products multiply.
     Bf16,
+    /// 16 bits, 11 of them significant; training moves a loss scale. For a card, and sim.
+    Fp16,
 }
 
 impl FromStr for DeviceChoice {
@@ -92,6 +94,8 @@ impl DeviceChoice {
             },
             Self::Cpu => {
                 inspection.device(&CpuDevice::new(), cases::Precision::Single);
+                let rounding = CpuDevice::with_factors(Factors::Bf16);
+                inspection.device(&rounding, cases::Precision::Bfloat);
                 return Ok(());
             }
         };
@@ -132,13 +136,13 @@ impl DeviceArguments {
             .build_global()
             .context("cannot start the threads; try --threads 1")?;
         match self.device {
-            DeviceChoice::Cpu => run_on_cpu(profile, task),
+            DeviceChoice::Cpu => self.run_on_cpu(profile, task),
             DeviceChoice::Cuda(number) => self.run_on(CudarcDriver::new(number)?, profile, task),
             DeviceChoice::Simulator => self.run_on(SimDriver::new(false)?, profile, task),
             // No card, no driver or no kernels is no failure here; a card that fails later is one.
             DeviceChoice::Auto => match cudarc_driver::first_card() {
                 Some(driver) => self.run_on(driver, profile, task),
-                None => run_on_cpu(profile, task),
+                None => self.run_on_cpu(profile, task),
             },
         }
     }
@@ -159,20 +163,32 @@ impl DeviceArguments {
 
     fn run_precisely(&self, driver: impl Driver + 'static, task: impl Task) -> Result<()> {
         match self.precision {
-            Precision::Fp16 => task.run(&CudaDevice::<f16>::new(driver, LossScaling::of::<f16>())?),
-            Precision::Bf16 => {
+            None | Some(Precision::Fp16) => {
+                task.run(&CudaDevice::<f16>::new(driver, LossScaling::of::<f16>())?)
+            }
+            Some(Precision::Bf16) => {
                 task.run(&CudaDevice::<bf16>::new(driver, LossScaling::of::<bf16>())?)
             }
+            Some(Precision::Fp32) => bail!(
+                "--precision is fp32, and a card stores 16 bits: use fp16 or bf16, or --device cpu"
+            ),
         }
     }
-}
 
-fn run_on_cpu(profile: Option<&Arc<Profile>>, task: impl Task) -> Result<()> {
-    ensure!(
-        profile.is_none(),
-        "a profile is made of kernels, and the device is the CPU: use --device cuda:0, or sim"
-    );
-    task.run(&CpuDevice::new())
+    fn run_on_cpu(&self, profile: Option<&Arc<Profile>>, task: impl Task) -> Result<()> {
+        ensure!(
+            profile.is_none(),
+            "a profile is made of kernels, and the device is the CPU: use --device cuda:0, or sim"
+        );
+        let factors = match self.precision {
+            None | Some(Precision::Fp32) => Factors::Single,
+            Some(Precision::Bf16) => Factors::Bf16,
+            Some(Precision::Fp16) => bail!(
+                "--precision is fp16, and the device is the CPU: use fp32 or bf16, or --device cuda:0"
+            ),
+        };
+        task.run(&CpuDevice::with_factors(factors))
+    }
 }
 
 #[cfg(test)]

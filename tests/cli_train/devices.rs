@@ -157,6 +157,45 @@ fn a_model_trained_on_the_simulator_answers_on_both_devices() {
 }
 
 #[test]
+fn the_cpu_multiplies_bf16_where_it_is_told_to() {
+    let out = Fixture::get().path("cpu-bf16");
+    let mut command = train(&out, "cpu", "50");
+    command.args(["--precision", "bf16"]);
+    run(command);
+    let difference = largest_difference(&losses(&out), &losses(&whole("cpu")));
+    println!("largest difference {difference:.1e}");
+    assert!(
+        difference > 0.0 && difference <= 2.0 * CURVE,
+        "{difference:.1e}"
+    );
+    let said = lines_of_json(&out.join("run.json"))["device"].to_string();
+    assert!(said.contains("bf16 products"), "{said}");
+}
+
+#[test]
+fn precisions_that_a_device_does_not_have_are_refused() {
+    for (device, precision, wanted) in [
+        (
+            "cpu",
+            "fp16",
+            "--precision is fp16, and the device is the CPU",
+        ),
+        (
+            "sim",
+            "fp32",
+            "--precision is fp32, and a card stores 16 bits",
+        ),
+    ] {
+        let out = Fixture::get().path("no-such-precision");
+        let mut command = train(&out, device, "1");
+        let output = command.args(["--precision", precision]).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(wanted), "{said}");
+    }
+}
+
+#[test]
 fn the_memory_limit_is_kept_and_settles_the_micro_batch() {
     let micro_batch = |out: &Path| {
         let description = lines_of_json(&out.join("run.json"));

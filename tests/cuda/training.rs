@@ -2,7 +2,7 @@
 //! steps with every launch checked.
 
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
-use muni_engine::ops::cpu::CpuDevice;
+use muni_engine::ops::cpu::{CpuDevice, Factors};
 use muni_engine::ops::cuda::memory::Element;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling};
 use muni_engine::ops::{Device, IGNORE_TARGET};
@@ -120,6 +120,19 @@ fn fifty_steps_follow_the_cpus_loss_curve() {
     );
     assert!(fp16 <= FP16_CURVE, "fp16: {fp16:.1e}");
     assert!(bf16 <= BF16_CURVE, "bf16: {bf16:.1e}");
+}
+
+#[test]
+fn the_cpus_bf16_products_follow_its_own_loss_curve() {
+    let single = losses(&CpuDevice::new(), STEPS);
+    let rounded = losses(&CpuDevice::with_factors(Factors::Bf16), STEPS);
+    let difference = largest_difference(&rounded, &single);
+    println!("largest difference {difference:.1e}");
+    // Without any the products would not have been rounded.
+    assert!(
+        difference > 0.0 && difference <= BF16_CURVE,
+        "{difference:.1e}"
+    );
 }
 
 #[test]
