@@ -647,10 +647,15 @@ fn a_run_is_never_overwritten() {
 fn what_cannot_be_trained_is_refused_before_anything_is_written() {
     let fixture = Fixture::get();
     let out = fixture.path("refused");
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["--device", "cuda:99"], "cannot use cuda:99"),
         (&["--max-length", "65"], "max_position_embeddings"),
         (&["--learning-rate", "0"], "--learning-rate is 0"),
+        (&["--beta2", "1"], "--beta2 is 1"),
+        (
+            &["--final-learning-rate-ratio", "2"],
+            "--final-learning-rate-ratio is 2",
+        ),
         (&["--shards", "/nonexistent"], "/nonexistent"),
     ];
     for (arguments, expected) in cases {

@@ -71,6 +71,12 @@ pub struct Arguments {
     /// Steps until the learning rate is at its highest [default: a twentieth of the run, at most 1000].
     #[arg(long, value_name = "N")]
     warmup_steps: Option<u64>,
+    /// Where the learning rate ends, as a share of its highest [default: 0.1].
+    #[arg(long, value_name = "X")]
+    final_learning_rate_ratio: Option<f32>,
+    /// Decay of AdamW's mean of squared gradients: the smaller a step's batch, the nearer to 1 [default: 0.95; basis, large and super: 0.99].
+    #[arg(long, value_name = "X")]
+    beta2: Option<f32>,
     /// Decoupled weight decay; norms have none [default: 0.1].
     #[arg(long, value_name = "X")]
     weight_decay: Option<f32>,
@@ -497,6 +503,10 @@ impl Arguments {
             max_length: self.max_length.unwrap_or(base.max_length),
             max_steps: self.max_steps.or(base.max_steps),
             warmup_steps: self.warmup_steps.or(base.warmup_steps),
+            final_learning_rate_ratio: self
+                .final_learning_rate_ratio
+                .unwrap_or(base.final_learning_rate_ratio),
+            beta2: self.beta2.unwrap_or(base.beta2),
             weight_decay: self.weight_decay.unwrap_or(base.weight_decay),
             loss_on: self.loss_on.unwrap_or(base.loss_on),
             eval_every: self.eval_every.or(base.eval_every),

@@ -65,6 +65,7 @@ struct Preset {
     epochs: usize,
     batch_size: usize,
     learning_rate: f32,
+    beta2: f32,
     gradient_accumulation_steps: usize,
     max_length: usize,
     loss_on: LossOn,
@@ -72,15 +73,16 @@ struct Preset {
 
 /// The presets. `massive` is the product's reference setting; a smaller set sees its examples more often, at a higher rate
 /// and in smaller steps, because it has few of them, and learns from its answers only: the head then has a third less to do.
-/// Those of `basis` and `large` were chosen by the validation losses in docs/benchmarks.md, and so was the rate of `super`; its epochs are
-/// what two busy cores with AVX2 do in less than half an hour. More of them make better sentences.
+/// Those of `basis` and `large` were chosen by the validation losses in docs/benchmarks.md, and so were the rates of `super`; its epochs are
+/// what two busy cores with AVX2 do in less than half an hour, compiling included. More of them make better sentences. `beta2` is
+/// higher where a step has few tokens: the mean of squared gradients then reaches over about as many of them.
 #[rustfmt::skip]
 const PRESETS: [Preset; 5] = [
-    Preset { stage: Stage::Basis,   epochs: 40, batch_size: 2, learning_rate: 5e-4, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Large,   epochs: 20, batch_size: 2, learning_rate: 1e-3, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Super,   epochs: 6,  batch_size: 2, learning_rate: 1e-3, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Ultra,   epochs: 4,  batch_size: 4, learning_rate: 5e-4, gradient_accumulation_steps: 2, max_length: 256, loss_on: LossOn::All },
-    Preset { stage: Stage::Massive, epochs: 3,  batch_size: 4, learning_rate: 5e-5, gradient_accumulation_steps: 4, max_length: 256, loss_on: LossOn::All },
+    Preset { stage: Stage::Basis,   epochs: 40, batch_size: 2, learning_rate: 5e-4, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
+    Preset { stage: Stage::Large,   epochs: 20, batch_size: 2, learning_rate: 1e-3, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
+    Preset { stage: Stage::Super,   epochs: 5,  batch_size: 2, learning_rate: 6e-4, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
+    Preset { stage: Stage::Ultra,   epochs: 4,  batch_size: 4, learning_rate: 5e-4, beta2: 0.95, gradient_accumulation_steps: 2, max_length: 256, loss_on: LossOn::All },
+    Preset { stage: Stage::Massive, epochs: 3,  batch_size: 4, learning_rate: 5e-5, beta2: 0.95, gradient_accumulation_steps: 4, max_length: 256, loss_on: LossOn::All },
 ];
 
 impl TrainSettings {
@@ -103,7 +105,7 @@ impl TrainSettings {
             weight_decay: 0.1,
             final_learning_rate_ratio: 0.1,
             beta1: 0.9,
-            beta2: 0.95,
+            beta2: row.beta2,
             epsilon: 1e-8,
             max_grad_norm: 1.0,
             loss_on: row.loss_on,
@@ -142,6 +144,16 @@ impl TrainSettings {
             self.learning_rate.is_finite() && self.learning_rate > 0.0,
             "--learning-rate is {}; it must be a positive number",
             self.learning_rate
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.final_learning_rate_ratio),
+            "--final-learning-rate-ratio is {}; it must be between 0 and 1",
+            self.final_learning_rate_ratio
+        );
+        ensure!(
+            (0.0..1.0).contains(&self.beta2),
+            "--beta2 is {}; it must be at least 0 and less than 1",
+            self.beta2
         );
         ensure!(
             self.weight_decay.is_finite() && self.weight_decay >= 0.0,

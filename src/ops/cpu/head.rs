@@ -267,6 +267,7 @@ vectorised! {
 }
 
 /// Losses only; see [`Device::head_losses`](crate::ops::Device::head_losses).
+#[allow(clippy::too_many_arguments)]
 pub fn losses(
     scratch: &Scratch,
     factors: Factors,

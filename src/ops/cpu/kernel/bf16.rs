@@ -29,7 +29,8 @@ pub unsafe fn strip(level: Level, tile: &Tile, count: usize, a_step: usize) {
         return unsafe { native_strip(tile, count, a_step) };
     }
     for_strip(tile, count, a_step, level.mr(), |tile| {
-        emulated(tile, level.mr(), level.nr());
+        // SAFETY: as this function's contract.
+        unsafe { emulated(tile, level.mr(), level.nr()) };
     });
 }
 
@@ -71,43 +72,60 @@ pub unsafe fn rows(level: Level, tile: &Tile, rows: usize) {
             }
         };
     }
-    emulated(tile, rows, level.nr());
+    // SAFETY: as this function's contract.
+    unsafe { emulated(tile, rows, level.nr()) };
+}
+
+/// As [`rows`] with ordinary instructions.
+///
+/// # Safety
+/// As [`rows`].
+unsafe fn emulated(tile: &Tile, rows: usize, nr: usize) {
+    let t = *tile;
+    for r in 0..rows {
+        let (mut sums, mut x) = ([0.0f32; MAX_NR], [0u32; 64]);
+        let sums = &mut sums[..nr];
+        // SAFETY: every address lies inside the extents promised to `run_tile`.
+        unsafe {
+            for p in (0..t.k).step_by(x.len()) {
+                let count = x.len().min(t.k - p);
+                for (i, x) in x[..count].iter_mut().enumerate() {
+                    *x = (*t.a.add(r * t.a_row + (p + i) * t.a_col)).to_bits();
+                }
+                let b = std::slice::from_raw_parts(t.b.add(p * nr), count * nr);
+                add_rows(&x[..count], b, sums);
+            }
+            if !t.init.is_null() {
+                let init = std::slice::from_raw_parts(t.init.add(r * t.init_row), nr);
+                for (sum, x) in sums.iter_mut().zip(init) {
+                    *sum += x;
+                }
+            }
+            std::slice::from_raw_parts_mut(t.c.add(r * t.c_row), nr).copy_from_slice(sums);
+        }
+    }
 }
 
 vectorised! {
-    /// As [`rows`] with ordinary instructions; its contract holds here too, which no signature of this macro can say.
-    pub fn emulated(tile: &Tile, rows: usize, nr: usize) {
-        if nr == MAX_NR {
-            emulated_rows::<MAX_NR>(tile, rows);
-        } else {
-            emulated_rows::<16>(tile, rows);
+    /// `sums[c] += x[p] b[p, c]` over all pairs, for 16 or 32 columns.
+    pub fn add_rows(x: &[u32], b: &[f32], sums: &mut [f32]) {
+        if let Ok(sums) = <&mut [f32; MAX_NR]>::try_from(&mut *sums) {
+            add_rows_of(x, b, sums);
+        } else if let Ok(sums) = <&mut [f32; 16]>::try_from(sums) {
+            add_rows_of(x, b, sums);
         }
     }
 }
 
 #[inline(always)]
-fn emulated_rows<const NR: usize>(tile: &Tile, rows: usize) {
-    let t = *tile;
-    for r in 0..rows {
-        let mut sums = [0.0f32; NR];
-        // SAFETY: every address lies inside the extents promised to `run_tile`.
-        unsafe {
-            for p in 0..t.k {
-                let x = (*t.a.add(r * t.a_row + p * t.a_col)).to_bits();
-                let b = std::slice::from_raw_parts(t.b.add(p * NR), NR);
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum = add_products(*sum, x, b.to_bits());
-                }
-            }
-            if !t.init.is_null() {
-                let init = std::slice::from_raw_parts(t.init.add(r * t.init_row), NR);
-                for (sum, x) in sums.iter_mut().zip(init) {
-                    *sum += x;
-                }
-            }
-            std::slice::from_raw_parts_mut(t.c.add(r * t.c_row), NR).copy_from_slice(&sums);
+fn add_rows_of<const NR: usize>(x: &[u32], b: &[f32], sums: &mut [f32; NR]) {
+    let mut own = *sums;
+    for (&x, b) in x.iter().zip(b.as_chunks::<NR>().0) {
+        for (sum, b) in own.iter_mut().zip(b) {
+            *sum = add_products(*sum, x, b.to_bits());
         }
     }
+    *sums = own;
 }
 
 /// `sum + x y` of both halves, the upper one first. A product of two numbers of 8 bits is exact, so that each sum rounds once.
@@ -350,8 +368,10 @@ mod tests {
                 ] {
                     let (mut one, mut other) = (vec![9.0; mr * nr], vec![9.0; mr * nr]);
                     // SAFETY: all parts have the extents of a whole tile.
-                    unsafe { rows(level, &tile(&mut one, init, strides), height) };
-                    emulated(&tile(&mut other, init, strides), height, nr);
+                    unsafe {
+                        rows(level, &tile(&mut one, init, strides), height);
+                        emulated(&tile(&mut other, init, strides), height, nr);
+                    }
                     let bits = |c: &[f32]| c.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     assert_eq!(
                         bits(&one),
