@@ -3,7 +3,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use muni_engine::ops::{
     AdamStep, AttentionShape, Balance, Device, MoeShape, Routing,
-    cpu::{Buffer, CpuDevice},
+    cpu::{Buffer, CpuDevice, Factors},
 };
 use std::hint::black_box;
 
@@ -47,7 +47,12 @@ fn values(len: usize, scale: f32, seed: u64) -> Buffer<f32> {
 }
 
 fn head(c: &mut Criterion) {
-    let device = CpuDevice::new();
+    head_with(c, "head", Factors::Single);
+    head_with(c, "head, bf16 factors", Factors::Bf16);
+}
+
+fn head_with(c: &mut Criterion, name: &str, factors: Factors) {
+    let device = CpuDevice::with_factors(factors);
     let (x, table) = (
         values(TOKENS * HIDDEN, 1.0, 1),
         values(VOCAB * HIDDEN, 0.02, 2),
@@ -57,7 +62,7 @@ fn head(c: &mut Criterion) {
     let (mut loss, mut grad_x, mut grad_table) =
         (zeros(1), zeros(TOKENS * HIDDEN), zeros(VOCAB * HIDDEN));
     let scale = buffer(&[1e-3]);
-    let mut group = c.benchmark_group("head");
+    let mut group = c.benchmark_group(name);
     group
         .sample_size(10)
         .throughput(Throughput::Elements(TOKENS as u64));
@@ -91,7 +96,12 @@ fn head(c: &mut Criterion) {
 }
 
 fn experts(c: &mut Criterion) {
-    let device = CpuDevice::new();
+    experts_with(c, "experts", Factors::Single);
+    experts_with(c, "experts, bf16 factors", Factors::Bf16);
+}
+
+fn experts_with(c: &mut Criterion, name: &str, factors: Factors) {
+    let device = CpuDevice::with_factors(factors);
     let x = values(TOKENS * HIDDEN, 1.0, 3);
     let gate = values(MOE.experts * HIDDEN, 0.02, 4);
     let w13 = values(MOE.experts * 2 * MOE.intermediate * HIDDEN, 0.02, 5);
@@ -103,7 +113,7 @@ fn experts(c: &mut Criterion) {
     let mut out = zeros(TOKENS * HIDDEN);
     let (mut grad_x, mut grad_w13, mut grad_w2) = (out.clone(), zeros(w13.len()), zeros(w2.len()));
     let mut grad_weights = zeros(TOKENS * MOE.top_k);
-    let mut group = c.benchmark_group("experts");
+    let mut group = c.benchmark_group(name);
     group
         .sample_size(10)
         .throughput(Throughput::Elements(TOKENS as u64));

@@ -74,7 +74,7 @@ pub struct Arguments {
     /// Where the learning rate ends, as a share of its highest [default: 0.1].
     #[arg(long, value_name = "X")]
     final_learning_rate_ratio: Option<f32>,
-    /// Decay of AdamW's mean of squared gradients: the smaller a step's batch, the nearer to 1 [default: 0.95; basis, large and super: 0.99].
+    /// Decay of AdamW's mean of squared gradients: the smaller a step's batch, the nearer to 1 [default: 0.95; basis and super: 0.99].
     #[arg(long, value_name = "X")]
     beta2: Option<f32>,
     /// Decoupled weight decay; norms have none [default: 0.1].

@@ -79,7 +79,7 @@ struct Preset {
 #[rustfmt::skip]
 const PRESETS: [Preset; 5] = [
     Preset { stage: Stage::Basis,   epochs: 40, batch_size: 2, learning_rate: 5e-4, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Large,   epochs: 20, batch_size: 2, learning_rate: 1e-3, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
+    Preset { stage: Stage::Large,   epochs: 20, batch_size: 2, learning_rate: 1e-3, beta2: 0.95, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
     Preset { stage: Stage::Super,   epochs: 5,  batch_size: 2, learning_rate: 6e-4, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
     Preset { stage: Stage::Ultra,   epochs: 4,  batch_size: 4, learning_rate: 5e-4, beta2: 0.95, gradient_accumulation_steps: 2, max_length: 256, loss_on: LossOn::All },
     Preset { stage: Stage::Massive, epochs: 3,  batch_size: 4, learning_rate: 5e-5, beta2: 0.95, gradient_accumulation_steps: 4, max_length: 256, loss_on: LossOn::All },

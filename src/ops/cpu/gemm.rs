@@ -183,6 +183,9 @@ pub fn gemm(
     c: &mut [f32],
     c_row: usize,
 ) {
+    if m == 0 || n == 0 {
+        return;
+    }
     let tasks = if m * n * k < PARALLEL_WORK {
         1
     } else {
@@ -192,9 +195,6 @@ pub fn gemm(
         a.covers(m, k) && b.covers(k, n),
         "gemm: an operand is shorter than {m} x {n} x {k} needs"
     );
-    if m == 0 || n == 0 {
-        return;
-    }
     let (kernel, out) = (Kernel::new(factors), Out::new(m, n, start, c, c_row));
     match factors {
         Factors::Single => gemm_tasks(kernel, tasks, (m, n, k), a, b, out),

@@ -149,58 +149,58 @@ macro_rules! walk {
 /// addition after another, which costs as many cycles as the arithmetic.
 macro_rules! whole {
     ($fma:literal, $tile:ident) => {{
-    let t = *$tile;
-    debug_assert!(t.a_row == 1 || t.a_col == 1);
-    // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address is allowed. The
-    // assembly reads `k` rows of 32 values at `b`, `k` columns of 12 values at `a`, and `rounds`, and writes registers only.
-    let mut acc = unsafe {
-        if t.a_col == 1 {
-            walk!(
-                t,
-                concat!(
-                    across!($fma, "0" "64", "0"),
-                    across!($fma, "128" "192", "4"),
-                    across!($fma, "256" "320", "8"),
-                    across!($fma, "384" "448", "12"),
-                    "add {r0}, 16\nadd {r3}, 16\nadd {r6}, 16\nadd {r9}, 16"
-                ),
-                concat!(across!($fma, "0" "64", "0"), "add {r0}, 4\nadd {r3}, 4\nadd {r6}, 4\nadd {r9}, 4"),
-                r0 = inout(reg) t.a => _,
-                r3 = inout(reg) t.a.wrapping_add(3 * t.a_row) => _,
-                r6 = inout(reg) t.a.wrapping_add(6 * t.a_row) => _,
-                r9 = inout(reg) t.a.wrapping_add(9 * t.a_row) => _,
-                row = in(reg) 4 * t.a_row,
-            )
-        } else {
-            walk!(
-                t,
-                concat!(
-                    down!($fma, "0" "64", "{low} + "),
-                    down!($fma, "128" "192", "{low} + {col} + "),
-                    down!($fma, "256" "320", "{low} + 2*{col} + "),
-                    down!($fma, "384" "448", "{low} + {three} + "),
-                    "lea {low}, [{low} + 4*{col}]"
-                ),
-                concat!(down!($fma, "0" "64", "{low} + "), "add {low}, {col}"),
-                low = inout(reg) t.a => _,
-                col = in(reg) 4 * t.a_col,
-                three = in(reg) 12 * t.a_col,
-            )
-        }
-    };
-    for (r, pair) in acc.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-        // SAFETY: 12 rows of `init` and `c` are there by contract.
-        unsafe {
-            if !t.init.is_null() {
-                let from = t.init.add(r * t.init_row);
-                pair[0] = _mm512_add_ps(pair[0], _mm512_loadu_ps(from));
-                pair[1] = _mm512_add_ps(pair[1], _mm512_loadu_ps(from.add(16)));
+        let t = *$tile;
+        debug_assert!(t.a_row == 1 || t.a_col == 1);
+        // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address is allowed. The
+        // assembly reads `k` rows of 32 values at `b`, `k` columns of 12 values at `a`, and `rounds`, and writes registers only.
+        let mut acc = unsafe {
+            if t.a_col == 1 {
+                walk!(
+                    t,
+                    concat!(
+                        across!($fma, "0" "64", "0"),
+                        across!($fma, "128" "192", "4"),
+                        across!($fma, "256" "320", "8"),
+                        across!($fma, "384" "448", "12"),
+                        "add {r0}, 16\nadd {r3}, 16\nadd {r6}, 16\nadd {r9}, 16"
+                    ),
+                    concat!(across!($fma, "0" "64", "0"), "add {r0}, 4\nadd {r3}, 4\nadd {r6}, 4\nadd {r9}, 4"),
+                    r0 = inout(reg) t.a => _,
+                    r3 = inout(reg) t.a.wrapping_add(3 * t.a_row) => _,
+                    r6 = inout(reg) t.a.wrapping_add(6 * t.a_row) => _,
+                    r9 = inout(reg) t.a.wrapping_add(9 * t.a_row) => _,
+                    row = in(reg) 4 * t.a_row,
+                )
+            } else {
+                walk!(
+                    t,
+                    concat!(
+                        down!($fma, "0" "64", "{low} + "),
+                        down!($fma, "128" "192", "{low} + {col} + "),
+                        down!($fma, "256" "320", "{low} + 2*{col} + "),
+                        down!($fma, "384" "448", "{low} + {three} + "),
+                        "lea {low}, [{low} + 4*{col}]"
+                    ),
+                    concat!(down!($fma, "0" "64", "{low} + "), "add {low}, {col}"),
+                    low = inout(reg) t.a => _,
+                    col = in(reg) 4 * t.a_col,
+                    three = in(reg) 12 * t.a_col,
+                )
             }
-            let to = t.c.add(r * t.c_row);
-            _mm512_storeu_ps(to, pair[0]);
-            _mm512_storeu_ps(to.add(16), pair[1]);
+        };
+        for (r, pair) in acc.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            // SAFETY: 12 rows of `init` and `c` are there by contract.
+            unsafe {
+                if !t.init.is_null() {
+                    let from = t.init.add(r * t.init_row);
+                    pair[0] = _mm512_add_ps(pair[0], _mm512_loadu_ps(from));
+                    pair[1] = _mm512_add_ps(pair[1], _mm512_loadu_ps(from.add(16)));
+                }
+                let to = t.c.add(r * t.c_row);
+                _mm512_storeu_ps(to, pair[0]);
+                _mm512_storeu_ps(to.add(16), pair[1]);
+            }
         }
-    }
     }};
 }
 
