@@ -155,7 +155,10 @@ fn train<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profile>
     // A new folder is made only now, when everything that could be refused has been accepted.
     let (run, checkpoint) = match origin {
         Origin::Scratch(root) => (checked.create_run(&root, device)?, None),
-        Origin::Run(run, checkpoint) => (run, checkpoint),
+        Origin::Run(run, checkpoint) => {
+            warn_of_another_device(&run, &device.name())?;
+            (run, checkpoint)
+        }
     };
     let root = run.root().to_path_buf();
     interrupt::install()?;
@@ -381,6 +384,24 @@ fn resumed(
         config,
     };
     Ok((checked, Origin::Run(run, checkpoint.map(Box::new))))
+}
+
+/// Another device, or another precision, is no reason to refuse; but nobody should go on with one unawares.
+fn warn_of_another_device(run: &RunFolder, now: &str) -> Result<()> {
+    let description = run.read_description()?;
+    // The number of threads does not matter.
+    let kind = |name: &str| -> Vec<String> {
+        let parts = name.split(", ").filter(|part| !part.contains("thread"));
+        parts.map(str::to_string).collect()
+    };
+    match description["device"].as_str() {
+        Some(before) if kind(before) != kind(now) => eprintln!(
+            "warning: the run began on {before} and goes on with {now}: the result will not be that of a run that was never stopped; \
+             --device and --precision say where and with what to compute"
+        ),
+        _ => {}
+    }
+    Ok(())
 }
 
 impl Origin {

@@ -98,7 +98,8 @@ fn checkpoints_move_between_devices() {
         copy_up_to(45, &whole(from), &out);
         let mut command = Fixture::get().resume(&out);
         command.args(["--device", to]);
-        run(without_repeats(command));
+        let said = stderr(&run(without_repeats(command)));
+        assert!(said.contains("warning: the run began on "), "{said}");
         let difference = largest_difference(&losses(&out), &losses(&whole("cpu")));
         assert!(difference <= CURVE, "{from} to {to}: {difference:.1e}");
     }
@@ -170,6 +171,20 @@ fn the_cpu_multiplies_bf16_where_it_is_told_to() {
     );
     let said = lines_of_json(&out.join("run.json"))["device"].to_string();
     assert!(said.contains("bf16 products"), "{said}");
+    // It goes on to the same bytes, and does not lose its precision unnoticed.
+    let resume = |name: &str, more: &[&str]| {
+        let resumed = Fixture::get().path(name);
+        copy_up_to(45, &out, &resumed);
+        let mut command = Fixture::get().resume(&resumed);
+        command.args(more);
+        let said = stderr(&run(command));
+        let model = "checkpoints/step-000050/model.safetensors";
+        let same = fs::read(resumed.join(model)).unwrap() == fs::read(out.join(model)).unwrap();
+        (same, said.contains("warning: the run began on cpu ("))
+    };
+    let bf16 = ["--precision", "bf16", "--threads", "3"];
+    assert_eq!(resume("cpu-bf16-resumed", &bf16), (true, false));
+    assert_eq!(resume("cpu-bf16-lost", &[]), (false, true));
 }
 
 #[test]
