@@ -396,7 +396,7 @@ fn warn_of_another_device(run: &RunFolder, now: &str) -> Result<()> {
     };
     match description["device"].as_str() {
         Some(before) if kind(before) != kind(now) => eprintln!(
-            "warning: the run began on {before} and goes on with {now}: the result will not be that of a run that was never stopped; \
+            "warning: the run began on {before} and goes on with {now}: the result may not be that of a run that was never stopped; \
              --device and --precision say where and with what to compute"
         ),
         _ => {}

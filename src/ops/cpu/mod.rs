@@ -35,8 +35,8 @@ impl CpuDevice {
         Self::default()
     }
 
-    /// As [`Self::new`], with the factors of large products rounded: those of projections, experts and the head, except for the
-    /// forward ones of up to 64 rows. Attention, the router and everything that is no product stay as they are.
+    /// As [`Self::new`], with the factors of large products rounded: those of projections, experts and the head's losses, except for
+    /// the forward ones of up to 64 rows. Attention, the router, `head_logits` and everything that is no product stay as they are.
     pub fn with_factors(factors: Factors) -> Self {
         Self {
             factors,
