@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use muni_engine::knowledge::{Knowledge, fold};
+use muni_engine::german::fold;
+use muni_engine::knowledge::Knowledge;
 use muni_engine::shards::{ShardSet, Split};
 use muni_engine::tokenizer::{END_OF_TEXT, Tokenizer};
 

@@ -2,7 +2,8 @@
 
 use muni_engine::dataset::{Settings, Stage, generate};
 use muni_engine::eval::questions::{Expected, Question, check_services, read_questions};
-use muni_engine::knowledge::{Knowledge, fold};
+use muni_engine::german::fold;
+use muni_engine::knowledge::Knowledge;
 use muni_engine::tokenizer::Tokenizer;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -5,7 +5,8 @@ use super::intents::IntentModel;
 use super::prompt::contacts;
 use super::retrieval::{Document, Index};
 use super::spelling::Vocabulary;
-use crate::knowledge::{ForeignRequest, Knowledge, Office, Service, fold};
+use crate::german::fold;
+use crate::knowledge::{ForeignRequest, Knowledge, Office, Service};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 

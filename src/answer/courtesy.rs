@@ -2,7 +2,8 @@
 //! only lead the search astray, so it is taken off; and whoever says nothing else is greeted or thanked back.
 
 use crate::generate::text::QUESTION;
-use crate::knowledge::{PhraseList, Phrases, fold};
+use crate::german::fold;
+use crate::knowledge::{PhraseList, Phrases};
 
 /// What a contribution to a conversation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -94,7 +94,7 @@ pub(super) fn sign(core: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::knowledge::fold;
+    use crate::german::fold;
 
     #[test]
     fn danger_is_seen_and_daily_life_is_not() {

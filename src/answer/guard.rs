@@ -9,10 +9,11 @@ use super::courtesy::Act;
 use super::judge::judge;
 use super::reply::{GuardMode, Reply, Verdict};
 use super::wordings::{Origin, Wordings};
-use super::words::{Word, is_denial, is_quantity, placeholder, words};
+use super::words::{Word, placeholder, words};
 use super::{Assistant, Register, Understanding};
+use crate::german::address;
+use crate::german::numbers::{is_denial, is_quantity};
 use crate::knowledge::Intent;
-use crate::knowledge::language::{Address, address};
 use std::collections::BTreeSet;
 
 /// What [`Guard::push`] says.
@@ -583,10 +584,11 @@ fn ends_here(last: &Word, next: &str) -> bool {
 
 /// What is said against the form of address of a sentence.
 fn wrong_address(sentence: &str, register: Register) -> Option<String> {
-    let wrong = match (address(sentence)?, register) {
-        (Address::Du(word), Register::Sie | Register::Neutral) => word,
-        (Address::Sie(word), Register::Du) => word,
-        _ => return None,
+    let found = address(sentence)?;
+    let wrong = match (found.register, register) {
+        (Register::Du, Register::Sie | Register::Neutral) => true,
+        (Register::Sie, Register::Du) => found.certain,
+        _ => false,
     };
-    Some(format!("address:{wrong}"))
+    wrong.then(|| format!("address:{}", found.word))
 }

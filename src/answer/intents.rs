@@ -4,8 +4,9 @@
 //! how much the question shares with each fact of its service (what is said about the passport photo stands under documents).
 
 use super::retrieval::features_of;
-use crate::dataset::techniques::multi_turn::referring;
-use crate::knowledge::{Intent, Knowledge, Service, fold};
+use crate::german::fold;
+use crate::knowledge::{Intent, Knowledge, Service};
+use crate::wording::referring::referring;
 use std::collections::{HashMap, HashSet};
 
 const SMOOTHING: f32 = 0.6;

@@ -4,7 +4,8 @@
 //! it denies. What is only courtesy passes too. Everything else is a reason against the answer.
 
 use super::wordings::{Origin, Wordings};
-use super::words::{is_denial, is_one_of_a_unit, is_quantity, is_unit, placeholder};
+use super::words::placeholder;
+use crate::german::numbers::{is_denial, is_one_of_a_unit, is_quantity, is_unit};
 use std::collections::BTreeSet;
 
 /// Share of a sentence's words that a fact must hold.

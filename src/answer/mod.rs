@@ -23,7 +23,7 @@ mod understanding;
 mod wordings;
 mod words;
 
-pub use crate::dataset::Register;
+pub use crate::german::Register;
 pub use assistant::{Assistant, OfficeContact, OfficeRef, ServiceRef};
 pub use guard::{Guard, Progress};
 pub use reply::{GuardMode, Reply, Role, Turn, Verdict};

@@ -2,9 +2,11 @@
 
 use super::courtesy::Act;
 use super::understanding::UNSURE;
-use super::wordings::{allowed, keys};
+use super::wordings::keys;
 use super::{Assistant, Register, Understanding};
+use crate::german::sentences;
 use crate::knowledge::{Intent, Phrases};
+use crate::wording::courtesy::suiting;
 
 /// What is said where the knowledge base has nothing to say.
 const NOT_UNDERSTOOD: &str = "Das ist leider noch nicht klar geworden. Hilfreich ist eine kurze Frage, zum Beispiel nach einem Ausweis, einer Gebühr oder einem Termin.";
@@ -39,14 +41,14 @@ impl Assistant {
         if let Some(question) = self.question_back(understanding) {
             return question;
         }
-        let mut sentences: Vec<&str> = Vec::new();
+        let mut said: Vec<&str> = Vec::new();
         for (number, intent) in understanding.intents.iter().enumerate() {
             if let Some(fact) = service.facts.get(intent) {
-                sentences.push(if number == 0 { &fact.text } else { &fact.short });
+                said.push(if number == 0 { &fact.text } else { &fact.short });
             }
         }
-        if sentences.is_empty() {
-            sentences.extend(
+        if said.is_empty() {
+            said.extend(
                 service
                     .facts
                     .get(&Intent::What)
@@ -55,9 +57,9 @@ impl Assistant {
             );
         }
         if let Some(offer) = offer(phrases, register) {
-            sentences.push(offer);
+            said.push(offer);
         }
-        self.fill(&sentences.join(" "), Some(office))
+        self.fill(&said.join(" "), Some(office))
     }
 
     /// Whether the service is only a guess.
@@ -118,7 +120,7 @@ impl Assistant {
             return None;
         }
         let holds = |text: &str| {
-            crate::dataset::bodies::sentences(text)
+            sentences(text)
                 .into_iter()
                 .any(|known| keys(known) == sentence)
         };
@@ -162,7 +164,7 @@ fn first<'p>(
     let neutral = list.neutral.first().map(|phrase| phrase.as_str());
     let found = match register {
         Register::Neutral => neutral,
-        _ => allowed(list, register).next(),
+        _ => suiting(list, register).next(),
     };
     found.unwrap_or(otherwise)
 }

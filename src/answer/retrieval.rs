@@ -5,7 +5,7 @@
 //! A feature weighs the more, the fewer topics hold it. A topic's score joins its nearest documents with the topic as a whole,
 //! its answers included. The weights were chosen on held-out questions; `docs/answering.md` says how well it does.
 
-use crate::knowledge::fold;
+use crate::german::fold;
 use rayon::prelude::*;
 use std::collections::HashMap;
 

@@ -3,8 +3,8 @@
 use super::assistant::service_ref;
 use super::courtesy::Act;
 use super::{Assistant, OfficeRef, Register, Role, ServiceRef, Turn};
-use crate::knowledge::language::{Address, address};
-use crate::knowledge::{Intent, Service, fold};
+use crate::german::typed;
+use crate::knowledge::{Intent, Service};
 use serde::Serialize;
 
 /// A service that scores less is not what was asked about.
@@ -105,10 +105,10 @@ impl Assistant {
         for turn in history.iter().filter(|turn| turn.role == Role::Citizen) {
             let step = self.step(topic, &turn.text);
             topic = step.topics.first().map(|&(topic, _)| topic).or(topic);
-            register = register_of(&turn.text).unwrap_or(register);
+            register = typed(&turn.text).unwrap_or(register);
         }
         let step = self.step(topic, question);
-        let register = register_of(question).unwrap_or(register);
+        let register = typed(question).unwrap_or(register);
         self.conclude(step, register)
     }
 
@@ -349,33 +349,4 @@ fn confidence(topics: &[(usize, f32)]) -> f32 {
     let lead = topics.get(1).map_or(CLOSE, |&(_, second)| best - second);
     let own = ((best - UNKNOWN) / (NAMED - UNKNOWN)).clamp(0.0, 1.0);
     (0.2 + 0.4 * own + 0.4 * (lead / CLOSE).clamp(0.0, 1.0)).min(1.0)
-}
-
-/// How a text addresses the assistant; `None` where it does not.
-fn register_of(text: &str) -> Option<Register> {
-    match address(text) {
-        Some(Address::Du(_)) => Some(Register::Du),
-        Some(Address::Sie(_) | Address::MaybeSie(_)) => Some(Register::Sie),
-        // Typed in lower case: "können sie mir sagen", "sehr geehrte damen".
-        None => {
-            let folded = format!(" {} ", fold(text));
-            let says = |phrases: &[&str]| phrases.iter().any(|phrase| folded.contains(phrase));
-            if says(&[
-                " sehr geehrte",
-                " koennen sie ",
-                " koennten sie ",
-                " wissen sie ",
-                " sagen sie ",
-                " haben sie ",
-                " helfen sie ",
-                " wuerden sie ",
-            ]) {
-                Some(Register::Sie)
-            } else if says(&[" kannste ", " weisste ", " haste ", " biste "]) {
-                Some(Register::Du)
-            } else {
-                None
-            }
-        }
-    }
 }

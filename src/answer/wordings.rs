@@ -2,11 +2,12 @@
 
 use super::words::{key, words};
 use super::{Assistant, Register};
-use crate::dataset::bodies::{addressed_documents, of_fact, sentences};
-use crate::dataset::language::words::list;
-use crate::dataset::techniques::administrative::is_law;
-use crate::dataset::techniques::{office_naming, temporal::month_of};
-use crate::knowledge::{Fact, ForeignRequest, Intent, Office, PhraseList, Phrases, Service};
+use crate::german::sentences;
+use crate::knowledge::{Fact, ForeignRequest, Intent, Office, Phrases, Service};
+use crate::wording::answers::{addressed_documents, of_fact};
+use crate::wording::courtesy::{around_answers, suiting};
+use crate::wording::office_naming;
+use crate::wording::references::{as_of, citations, month_of};
 use std::collections::{BTreeSet, HashMap};
 
 /// Where a sentence comes from.
@@ -77,13 +78,8 @@ impl Wordings {
             facts: Vec::new(),
             courtesy: BTreeSet::new(),
         };
-        for list in [
-            &phrases.greeting_back,
-            &phrases.answer_opening,
-            &phrases.answer_closing,
-            &phrases.answer_wish,
-        ] {
-            for phrase in allowed(list, register) {
+        for list in around_answers(phrases) {
+            for phrase in suiting(list, register) {
                 wordings.add(phrase, Origin::Courtesy);
             }
         }
@@ -99,8 +95,8 @@ impl Wordings {
     ) {
         for (intent, fact) in &service.facts {
             let origin = Origin::Fact(*intent);
-            for body in of_fact(fact) {
-                self.add(&body.text, origin);
+            for variant in of_fact(fact) {
+                self.add(&variant.text, origin);
             }
             if let Some([sie, du]) = addressed_documents(fact) {
                 self.add(if register == Register::Du { &du } else { &sie }, origin);
@@ -115,7 +111,7 @@ impl Wordings {
                 .as_of
                 .neutral
                 .iter()
-                .map(|phrase| phrase.replace("{stand}", &month))
+                .map(|phrase| as_of(phrase, &month))
                 .collect();
             for sentence in &sentences {
                 self.add(sentence, Origin::Reference);
@@ -158,37 +154,11 @@ impl Assistant {
     pub(super) fn thanks(&self, register: Register) -> Wordings {
         let phrases = &self.knowledge.phrases;
         let mut wordings = Wordings::new(phrases, register);
-        for phrase in allowed(&phrases.thanks_answer, register) {
+        for phrase in suiting(&phrases.thanks_answer, register) {
             wordings.add(phrase, Origin::Whole);
         }
         wordings
     }
-}
-
-/// The phrases that suit a form of address: who is addressed with neither may be addressed with Sie.
-pub(super) fn allowed(list: &PhraseList, register: Register) -> impl Iterator<Item = &str> {
-    let addressed = match register {
-        Register::Du => &list.du,
-        Register::Sie | Register::Neutral => &list.sie,
-    };
-    addressed
-        .iter()
-        .chain(&list.neutral)
-        .map(|phrase| phrase.as_str())
-}
-
-/// The sentences that name a fact's legal sources.
-fn citations(fact: &Fact, phrases: &Phrases) -> Vec<String> {
-    let sources: Vec<&str> = fact.sources.iter().map(|source| source.as_str()).collect();
-    if !sources.iter().all(|source| is_law(source)) {
-        return Vec::new();
-    }
-    let listed = list(&sources);
-    let sections = sources.iter().all(|source| source.starts_with('§'));
-    let of_sections = phrases.source_section.neutral.iter().filter(|_| sections);
-    let all = phrases.source.neutral.iter().chain(of_sections);
-    all.map(|phrase| phrase.replace("{quelle}", &listed))
-        .collect()
 }
 
 /// The sentences of a fact, its documents and its sources.

@@ -1,11 +1,11 @@
 //! What every command that talks to citizens takes: the knowledge base, the guard, and how answers are drawn.
 
-use super::prompt::{above_zero, at_least_zero, probability};
+use super::values::{above_zero, at_least_zero, probability};
 use crate::answer::session::ConversationSettings;
 use crate::answer::{Assistant, GuardMode, Reply, Verdict};
 use crate::generate::SamplingSettings;
+use crate::german::month_name;
 use crate::knowledge::Knowledge;
-use crate::knowledge::german::MONTHS;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -115,10 +115,7 @@ pub(super) fn footer(reply: &Reply) -> Option<String> {
 pub(super) fn german_date(day: &str) -> String {
     let parts: Vec<&str> = day.split('-').collect();
     let written = match parts[..] {
-        [year, month, day] => month
-            .parse::<usize>()
-            .ok()
-            .and_then(|month| MONTHS.get(month.checked_sub(1)?))
+        [year, month, day] => month_name(month)
             .zip(day.parse::<u32>().ok())
             .map(|(month, day)| format!("{day}. {month} {year}")),
         _ => None,

@@ -8,7 +8,8 @@ use crate::dataset::variety::Variety;
 use crate::dataset::{
     Dataset, Encoding, GENERATOR_VERSION, Part, Settings, Stage, Technique, TechniqueSet, generate,
 };
-use crate::knowledge::{Dictionary, Knowledge};
+use crate::german::Dictionary;
+use crate::knowledge::Knowledge;
 use crate::shards::{Example, ShardInfo, ShardWriter, Split};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail};

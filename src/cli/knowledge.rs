@@ -1,8 +1,7 @@
 //! `muni-engine knowledge`: looks after the knowledge base.
 
-use crate::knowledge::{
-    Date, Dictionary, ImportedOffice, Knowledge, Severity, check_with, import_xzufi,
-};
+use crate::german::Dictionary;
+use crate::knowledge::{Date, ImportedOffice, Knowledge, Severity, check_with, import_xzufi};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 

@@ -17,6 +17,7 @@ mod prompt;
 mod routing;
 mod serve;
 mod train;
+mod values;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 
 use super::assistant::{KnowledgeArguments, footer};
 use super::device::{DeviceArguments, Task};
+use super::values::{above_zero, at_least_zero, probability, unescape};
 use crate::answer::GuardMode;
 use crate::formats::{find_folder, load_folder_into};
 use crate::generate::text::{ANSWER, NEXT_QUESTION, QUESTION};
@@ -293,31 +294,6 @@ pub(super) fn print(out: &mut impl Write, text: &str) -> Result<ControlFlow<()>>
         Ok(()) => Ok(ControlFlow::Continue(())),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
         Err(error) => Err(error).context("cannot write the result to standard output"),
-    }
-}
-
-/// `\n` as people type it on a command line.
-fn unescape(text: &str) -> Result<String, std::convert::Infallible> {
-    Ok(text.replace("\\n", "\n"))
-}
-
-pub(super) fn at_least_zero(text: &str) -> Result<f32, String> {
-    number(text, |value| value >= 0.0, "a number of at least 0")
-}
-
-pub(super) fn above_zero(text: &str) -> Result<f32, String> {
-    number(text, |value| value > 0.0, "a number above 0")
-}
-
-pub(super) fn probability(text: &str) -> Result<f32, String> {
-    let fits = |value| value > 0.0 && value <= 1.0;
-    number(text, fits, "a number above 0 and up to 1")
-}
-
-fn number(text: &str, fits: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {
-    match f32::from_str(text) {
-        Ok(value) if value.is_finite() && fits(value) => Ok(value),
-        _ => Err(format!("expected {expected}")),
     }
 }
 

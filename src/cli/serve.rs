@@ -3,6 +3,7 @@
 use super::assistant::KnowledgeArguments;
 use super::device::Task;
 use super::prompt::ModelArguments;
+use super::values::seconds;
 use crate::answer::GuardMode;
 use crate::ops::Device;
 use crate::serve::{ApiKeys, Origin, Settings, serve};
@@ -144,12 +145,5 @@ impl Task for Serve<'_> {
             assistant,
             self.settings,
         )
-    }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("expected seconds, above 0 and up to 86400".to_string()),
     }
 }

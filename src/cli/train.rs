@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::device::{DeviceArguments, Task};
 use super::plan::{card_of, profile_text};
+use super::values::byte_size;
 use crate::formats;
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{GenerateSettings, Generator, question_prompt};
@@ -102,7 +103,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     micro_batch: Option<usize>,
     /// Most memory of the card that the run may take, e.g. 8GiB, 6.5GiB or 7500MB.
-    #[arg(long, value_name = "SIZE", value_parser = size_of_memory)]
+    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
     vram_limit: Option<u64>,
     /// Time each kernel of all steps but the first and print the times beside the card's limits. Costs speed.
     #[arg(long)]
@@ -250,30 +251,6 @@ fn plan_memory<D: Device>(
         None => {}
     }
     Ok(())
-}
-
-/// `8GiB`, `6.5 GiB`, `7500MB`, or a number of bytes.
-fn size_of_memory(text: &str) -> Result<u64, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "k" | "kib" => 1024.0,
-        "m" | "mib" => 1048576.0,
-        "g" | "gib" => 1073741824.0,
-        _ => 0.0,
-    };
-    match number.parse::<f64>() {
-        Ok(number) if factor > 0.0 && number > 0.0 && number * factor < 1e18 => {
-            Ok((number * factor) as u64)
-        }
-        _ => Err("expected a size such as 8GiB, 6.5GiB or 7500MB".to_string()),
-    }
 }
 
 /// What a run is made with, before anything is written.
@@ -638,22 +615,6 @@ fn say_finished<D: Device>(device: &D, tokenizer: &Tokenizer, root: &Path) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_of_memory_are_read_exactly() {
-        for (text, bytes) in [
-            ("8GiB", 8 << 30),
-            ("6.5 gib", 13 << 29),
-            ("7500MB", 7_500_000_000),
-            ("2g", 2 << 30),
-            ("1024", 1024),
-        ] {
-            assert_eq!(size_of_memory(text), Ok(bytes), "{text}");
-        }
-        for wrong in ["", "GiB", "8 apples", "-1GiB", "0", "1.2.3GiB", "inf"] {
-            assert!(size_of_memory(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn dates_are_civil() {

@@ -1,11 +1,14 @@
 //! The knowledge base as the generator sees it: subjects that can be asked about, each with its phrasings and answers, and
 //! which phrasings are held out for validation.
 
-use super::bodies::{Body, Length, addressed_documents, of_fact, stems};
 use super::draw::{Draw, Purpose};
-use super::language::synonyms::canonical;
-use super::techniques::{Register, expansion, office_naming};
-use crate::knowledge::{Fact, ForeignRequest, Intent, Knowledge, Office, Service, fold};
+use super::stems::stems;
+use crate::german::grammar::accusative;
+use crate::german::synonyms::canonical;
+use crate::german::{Register, fold};
+use crate::knowledge::{Fact, ForeignRequest, Intent, Knowledge, Office, Service};
+use crate::wording::answers::{AnswerVariant, Length, addressed_documents, of_fact};
+use crate::wording::{office_naming, patterns};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The office id of requests that none of the offices handles.
@@ -83,7 +86,7 @@ pub struct Subject<'a> {
     pub train: Vec<Phrasing>,
     /// Phrasings that occur in validation only.
     pub held_out: Vec<Phrasing>,
-    bodies: Vec<Body>,
+    variants: Vec<AnswerVariant>,
     /// Wordings that address somebody: with Sie and with du.
     addressed: Option<[String; 2]>,
     grave: bool,
@@ -115,14 +118,14 @@ pub struct Catalog<'a> {
 
 impl<'a> Subject<'a> {
     fn new(office: usize, matter: Matter<'a>) -> Subject<'a> {
-        let (bodies, addressed) = match matter {
+        let (variants, addressed) = match matter {
             Matter::Fact(_, _, _, fact) => (of_fact(fact), addressed_documents(fact)),
             Matter::Responsibility(office, service) => (
                 answers_about(office, service),
                 Some(office_naming::sending(office)),
             ),
             Matter::Foreign(request) => (
-                vec![Body {
+                vec![AnswerVariant {
                     text: request.answer.to_string(),
                     length: Length::Full,
                 }],
@@ -147,7 +150,7 @@ impl<'a> Subject<'a> {
             matter,
             train: Vec::new(),
             held_out: Vec::new(),
-            bodies,
+            variants,
             addressed,
             grave,
         }
@@ -155,12 +158,15 @@ impl<'a> Subject<'a> {
 
     /// The full answer, as it stands in the knowledge base.
     pub fn full(&self) -> &str {
-        &self.bodies[0].text
+        &self.variants[0].text
     }
 
     /// Every wording of the answer that addresses nobody.
-    pub fn bodies(&self) -> Vec<String> {
-        self.bodies.iter().map(|body| body.text.clone()).collect()
+    pub fn variants(&self) -> Vec<String> {
+        self.variants
+            .iter()
+            .map(|variant| variant.text.clone())
+            .collect()
     }
 
     /// Whether nobody should be wished a nice day after the answer.
@@ -212,18 +218,18 @@ impl<'a> Subject<'a> {
         // The knowledge base's own short answer is the most frequent of the short ones.
         if length == Length::Short
             && draw.percent(45)
-            && let Some(short) = self.bodies.get(1)
+            && let Some(short) = self.variants.get(1)
             && says_it(&short.text)
         {
             return short.text.clone();
         }
-        let fitting: Vec<&Body> = self
-            .bodies
+        let fitting: Vec<&AnswerVariant> = self
+            .variants
             .iter()
-            .filter(|body| body.length == length && says_it(&body.text))
+            .filter(|variant| variant.length == length && says_it(&variant.text))
             .collect();
         match draw.choose(&fitting) {
-            Some(body) => body.text.clone(),
+            Some(variant) => variant.text.clone(),
             None => self.full().to_string(),
         }
     }
@@ -257,11 +263,7 @@ impl<'a> Subject<'a> {
     pub fn asked(&self) -> Asked<'a> {
         match self.matter {
             Matter::Fact(office, service, _, _) | Matter::Responsibility(office, service) => {
-                let article = if office.about.article.as_str() == "der" {
-                    "den"
-                } else {
-                    &office.about.article
-                };
+                let article = accusative(&office.about.article);
                 let office_accusative = format!("{article} {}", office.about.name);
                 Asked {
                     office_name: &office.about.name,
@@ -363,7 +365,7 @@ impl<'a> Catalog<'a> {
         for subject in &mut self.subjects {
             let made = match subject.matter {
                 Matter::Fact(_, service, intent, fact) => {
-                    expansion::questions(service, intent, fact)
+                    patterns::questions(service, intent, fact)
                 }
                 Matter::Responsibility(_, service) => office_naming::questions(service),
                 Matter::Foreign(_) => Vec::new(),
@@ -508,11 +510,11 @@ impl<'a> Catalog<'a> {
     }
 }
 
-fn answers_about(office: &Office, service: &Service) -> Vec<Body> {
+fn answers_about(office: &Office, service: &Service) -> Vec<AnswerVariant> {
     let answers = office_naming::answers(office, service).into_iter();
     answers
         .enumerate()
-        .map(|(number, text)| Body {
+        .map(|(number, text)| AnswerVariant {
             text,
             length: [Length::Full, Length::Short]
                 .get(number)
@@ -520,15 +522,6 @@ fn answers_about(office: &Office, service: &Service) -> Vec<Body> {
                 .unwrap_or(Length::Middle),
         })
         .collect()
-}
-
-#[cfg(test)]
-pub(super) fn small_knowledge() -> Knowledge {
-    let folder = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/knowledge_small"
-    );
-    Knowledge::load(std::path::Path::new(folder)).unwrap()
 }
 
 #[cfg(test)]

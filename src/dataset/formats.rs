@@ -2,7 +2,7 @@
 
 use super::catalog::Asked;
 use super::draw::Draw;
-use super::language::words::upper_first;
+use crate::german::grammar::upper_first;
 
 /// One layout: an optional head, then for each turn what stands before the question, between question and answer, and between
 /// two turns. The text ends with an answer.

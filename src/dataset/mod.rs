@@ -1,31 +1,31 @@
-//! The training set: dialogues made from the knowledge base. `catalog` lists what can be asked, `bodies` how it can be
-//! answered, `plan` says which example is about what, `techniques` put it into words, `formats` lay it out, `encode` turns it
+//! The training set: dialogues made from the knowledge base. `catalog` lists what can be asked and
+//! how it can be answered (`wording`), `plan` says which example is about what, `techniques` put it into words, `formats` lay it out, `encode` turns it
 //! into tokens; `quality` checks, `statistics` counts and `variety` measures what came out. Everything follows from the seed,
 //! whatever the number of threads.
 
-pub mod bodies;
 pub mod card;
 pub mod catalog;
 mod draw;
 mod encode;
 mod formats;
 mod hashing;
-pub(crate) mod language;
 mod near_duplicates;
 mod plan;
 pub mod quality;
 mod record;
 pub mod report;
 pub mod statistics;
-pub mod techniques;
+mod stems;
+mod techniques;
 pub mod variety;
 
 pub use crate::shards::Stage;
 pub use encode::LONGEST_EXAMPLE;
 pub use record::{Record, RecordTurn, Role};
-pub use techniques::{Register, Technique, TechniqueSet};
+pub use techniques::{Technique, TechniqueSet};
 
-use crate::knowledge::{Knowledge, fold};
+use crate::german::{Register, fold};
+use crate::knowledge::Knowledge;
 use crate::tokenizer::Tokenizer;
 use anyhow::{Result, bail, ensure};
 use catalog::Catalog;

@@ -2,7 +2,7 @@
 //! be alike among half a million texts; what it finds is compared exactly.
 
 use super::hashing::{HashedMap, hash, mix};
-use crate::knowledge::fold;
+use crate::german::fold;
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 

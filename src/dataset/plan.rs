@@ -216,7 +216,7 @@ impl<'a> ValidationPlan<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::catalog::small_knowledge;
+    use crate::knowledge::small_knowledge;
     use std::collections::BTreeMap;
 
     #[test]

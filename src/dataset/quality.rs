@@ -1,10 +1,10 @@
 //! What every example has to hold: one form of address, no placeholder that nobody fills in, no figure in an answer that is not
 //! one of the service's. A set with a fault is not written.
 
-use super::techniques::temporal::month_of;
-use super::{Dataset, Example, Register};
-use crate::knowledge::language::{Address, Figure, address, doubled_words, figures};
+use super::{Dataset, Example};
+use crate::german::{Figure, address, doubled_words, figures};
 use crate::knowledge::{Knowledge, Service};
+use crate::wording::references::month_of;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
@@ -80,13 +80,9 @@ pub fn check(dataset: &Dataset, knowledge: &Knowledge) -> Vec<Fault> {
 
 fn mixed_address(example: &Example) -> Option<String> {
     example.turns().find_map(|turn| {
-        let (word, fits) = match address(turn)? {
-            Address::Du(word) => (word, example.register == Register::Du),
-            Address::Sie(word) | Address::MaybeSie(word) => {
-                (word, example.register == Register::Sie)
-            }
-        };
-        (!fits).then(|| {
+        let found = address(turn)?;
+        (found.register != example.register).then(|| {
+            let word = found.word;
             format!(
                 "\"{word}\" in an example with register {}: \"{turn}\"",
                 example.register.name()
@@ -142,8 +138,8 @@ fn numbers(text: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::catalog::small_knowledge;
     use crate::dataset::{Settings, Stage, generate};
+    use crate::knowledge::small_knowledge;
     use crate::tokenizer::Tokenizer;
     use std::sync::atomic::AtomicBool;
 

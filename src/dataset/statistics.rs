@@ -1,7 +1,7 @@
 //! What a data set consists of, for its manifest, its card and the table after generation.
 
 use super::{Dataset, Example};
-use crate::knowledge::Dictionary;
+use crate::german::Dictionary;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};

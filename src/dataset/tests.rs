@@ -1,7 +1,7 @@
 //! The generator as a whole, on the small knowledge base.
 
-use super::catalog::small_knowledge;
 use super::*;
+use crate::knowledge::small_knowledge;
 use std::collections::BTreeSet;
 
 fn make(examples: usize, seed: u64) -> Result<Dataset> {

@@ -4,7 +4,7 @@
 use super::hashing::{HashedSet, hash};
 use super::near_duplicates::near_duplicates;
 use super::{Dataset, Example, Part};
-use crate::knowledge::fold;
+use crate::german::{fold, sentences};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -129,7 +129,7 @@ fn first_sentence(text: &str) -> &str {
 }
 
 fn last_sentence(text: &str) -> Option<&str> {
-    super::bodies::sentences(text)
+    sentences(text)
         .split_last()
         .filter(|(_, before)| !before.is_empty())
         .map(|(last, _)| *last)

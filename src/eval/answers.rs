@@ -3,14 +3,13 @@
 
 mod figures;
 mod judge;
-mod language;
 mod matching;
+mod repetition;
 mod report;
 mod subject;
 
 pub use figures::{Figure, figures};
 pub use judge::{Judge, Score};
-pub use language::{Form, form};
 pub use matching::contains;
 pub use report::{html, table};
 pub use subject::{Subject, Subjects};

@@ -2,7 +2,8 @@
 //! citizens ask, a topic with its cases) is filled in so that the file is whole, and named in the notes, so that a person can
 //! make it better.
 
-use super::{Date, Intent, fold};
+use super::{Date, Intent};
+use crate::german::fold;
 use anyhow::{Context, Result, bail};
 use roxmltree::{Document, Node};
 use std::fmt::Write;

@@ -1,6 +1,7 @@
 //! `sprache/redewendungen.toml`: the phrases with which questions and answers become conversations, by form of address.
 
 use super::source::{SourceFile, Text};
+use crate::german::Register;
 use anyhow::Result;
 use serde::Deserialize;
 use std::path::Path;
@@ -24,6 +25,17 @@ pub struct PhraseList {
     /// Without address.
     #[serde(default)]
     pub neutral: Vec<Text>,
+}
+
+impl PhraseList {
+    /// The phrases in a register.
+    pub fn of(&self, register: Register) -> &[Text] {
+        match register {
+            Register::Neutral => &self.neutral,
+            Register::Sie => &self.sie,
+            Register::Du => &self.du,
+        }
+    }
 }
 
 macro_rules! phrases {

@@ -4,7 +4,9 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use crate::shards::Stage;
-use crate::train::step::HISTORY;
+
+/// Steps that may be issued before their results are collected.
+pub const HISTORY: usize = 64;
 
 /// Which tokens carry loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

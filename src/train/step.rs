@@ -7,10 +7,7 @@ use crate::model::{Batch, Model, Parameters, Recorded, StepScales, Workspace};
 use crate::ops::{Device, MemoryClass, allocating};
 use crate::train::graphs::{Graphs, Part};
 use crate::train::optimizer::AdamW;
-use crate::train::settings::TrainSettings;
-
-/// Steps that may be issued before their results are collected.
-pub const HISTORY: usize = 64;
+use crate::train::settings::{HISTORY, TrainSettings};
 
 /// What a step computes with.
 pub struct Engine<D: Device> {

@@ -2,7 +2,8 @@
 
 use super::{assistant, check, cut, examples, guarded, knowledge};
 use muni_engine::answer::{GuardMode, Register, Turn, Verdict};
-use muni_engine::knowledge::{Intent, fold};
+use muni_engine::german::fold;
+use muni_engine::knowledge::Intent;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -1,11 +1,12 @@
 //! Official language around the question, and the legal source behind the answer.
 
-use super::{Draft, Register, Task, Technique};
+use super::{Draft, Task, Technique};
 use crate::dataset::catalog::{Matter, Wish};
 use crate::dataset::draw::Draw;
-use crate::dataset::language::questions::{parts, subordinate};
-use crate::dataset::language::words::list;
+use crate::german::Register;
+use crate::german::questions::{parts, subordinate};
 use crate::knowledge::Fact;
+use crate::wording::references::LegalSources;
 
 /// The question in official language; the answer names its legal source. `None` for subjects without one.
 pub fn official(task: &Task, draw: &mut Draw) -> Option<Draft> {
@@ -37,39 +38,16 @@ pub fn official(task: &Task, draw: &mut Draw) -> Option<Draft> {
     Some(Draft::new(question, answer, &[Technique::Administrative]).with_register(register))
 }
 
-/// A sentence that names the legal sources of a fact.
+/// A sentence that names the legal sources of a fact; `None` if it rests on anything else.
 pub(super) fn source(task: &Task, fact: &Fact, draw: &mut Draw) -> Option<String> {
-    let sources: Vec<&str> = fact.sources.iter().map(|source| source.as_str()).collect();
-    // Some facts rest on what a city says of itself: that is no legal source to quote.
-    if !sources.iter().all(|source| is_law(source)) {
-        return None;
-    }
-    let list_of_sections = sources.iter().all(|source| source.starts_with('§'));
-    let phrases = if list_of_sections && draw.percent(60) {
+    let sources = LegalSources::of(fact)?;
+    let phrases = if sources.are_sections && draw.percent(60) {
         &task.phrases.source_section
     } else {
         &task.phrases.source
     };
     let phrase = Register::Neutral.phrase(phrases, draw)?;
-    Some(phrase.replace("{quelle}", &list(&sources)))
-}
-
-/// Whether a source is a law or a rule, and not what a city says of itself.
-pub fn is_law(source: &str) -> bool {
-    let lower = source.to_lowercase();
-    [
-        "§",
-        "art.",
-        "gesetz",
-        "recht",
-        "satzung",
-        "ordnung",
-        "bauo",
-        "bkat",
-        "richtlinie",
-    ]
-    .iter()
-    .any(|mark| lower.contains(mark))
+    Some(sources.cited(phrase))
 }
 
 #[cfg(test)]

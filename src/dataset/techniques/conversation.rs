@@ -1,9 +1,11 @@
 //! Greetings, thanks and offers of help. The frame of the question decides between Sie and du, and the answer follows it.
 
-use super::{Draft, Register, Task, Technique, paraphrase};
+use super::rewording::in_other_words;
+use super::{Draft, Task, Technique};
 use crate::dataset::catalog::{Matter, Wish};
 use crate::dataset::draw::Draw;
-use crate::dataset::language::words::lower_first;
+use crate::german::Register;
+use crate::german::grammar::lower_first;
 
 /// Share of polite questions that begin with a greeting, have a sentence before the question, and one after it; in percent.
 const GREETING: usize = 55;
@@ -26,7 +28,7 @@ pub fn polite(task: &Task, draw: &mut Draw) -> Option<Draft> {
     if !task.held_out
         && task.enabled.contains(Technique::Paraphrase)
         && draw.percent(35)
-        && let Some(reworded) = paraphrase::in_other_words(task.question, draw)
+        && let Some(reworded) = in_other_words(task.question, draw)
     {
         core = reworded;
         techniques.push(Technique::Paraphrase);
@@ -141,7 +143,7 @@ mod tests {
     use super::super::testing::{all, drafts};
     use super::*;
     use crate::dataset::techniques::Recipe;
-    use crate::knowledge::fold;
+    use crate::german::fold;
     use std::collections::BTreeSet;
 
     #[test]
@@ -152,7 +154,7 @@ mod tests {
             assert!(question.len() > task.question.len(), "{question}");
             let kept = task
                 .subject
-                .bodies()
+                .variants()
                 .iter()
                 .any(|body| answer.contains(body.as_str()));
             let addressed = ["Sie brauchen", "Du brauchst", "wenden Sie", "Wende dich"]

@@ -1,10 +1,11 @@
 //! Scraps of questions, as typed into a search box or on a telephone: key words without a sentence, lower case, spelled-out
 //! umlauts, slips of the keyboard, a touch of dialect, no question mark. They get a short answer.
 
-use super::{Draft, Register, Task, Technique};
+use super::{Draft, Task, Technique};
 use crate::dataset::catalog::{Matter, Subject, Wish};
 use crate::dataset::draw::Draw;
-use crate::dataset::language::words::spell_out_umlauts;
+use crate::german::Register;
+use crate::german::spell_out_umlauts;
 use crate::knowledge::{Intent, Service};
 
 /// Patterns for the question of which office is responsible.

@@ -1,21 +1,21 @@
 //! The techniques that turn a subject of the knowledge base into a dialogue: one module each. A recipe starts from a question
 //! and its answer and lets techniques change them; a new technique is a module, a bit, and a place in the recipes.
 
-pub mod administrative;
-pub mod conversation;
-pub mod expansion;
-pub mod incomplete;
-pub mod multi_turn;
-pub mod office_naming;
-pub mod paraphrase;
-pub mod register;
-pub mod temporal;
+mod administrative;
+mod conversation;
+mod expansion;
+mod incomplete;
+mod multi_turn;
+mod paraphrase;
+mod register;
+mod rewording;
+mod temporal;
 
 use super::catalog::{Catalog, Matter, Subject, Wish};
 use super::draw::Draw;
+use crate::german::{Register, spoken};
 use crate::knowledge::Phrases;
 use anyhow::{Result, bail};
-pub use register::Register;
 use std::str::FromStr;
 
 /// A technique; its number is its bit in a stored example.
@@ -302,7 +302,7 @@ pub fn cook(recipe: Recipe, task: &Task, draw: &mut Draw) -> Option<Draft> {
         return None;
     }
     // What already addresses somebody (an insult, say) takes no phrases around it.
-    let spoken = register::spoken(task.question);
+    let spoken = spoken(task.question);
     if spoken.is_some() && !matches!(recipe, Recipe::Plain | Recipe::Scrap) {
         return None;
     }
@@ -333,9 +333,9 @@ pub(super) mod testing {
     //! What the tests of the techniques share.
 
     use super::*;
-    use crate::dataset::catalog::small_knowledge;
     use crate::dataset::draw::Purpose;
     use crate::knowledge::Knowledge;
+    use crate::knowledge::small_knowledge;
 
     pub fn all() -> TechniqueSet {
         TechniqueSet::of(&Technique::ALL)

@@ -1,11 +1,12 @@
 //! The same question in other words: synonyms, "man" for "ich", the situation in a sentence of its own, and the question as a
 //! clause after "Können Sie mir sagen, ...".
 
+use super::rewording::in_other_words;
 use super::{Draft, Task, Technique, conversation};
 use crate::dataset::catalog::Wish;
 use crate::dataset::draw::Draw;
-use crate::dataset::language::questions::{impersonal, parts, split_situation, subordinate};
-use crate::dataset::language::synonyms::replacements;
+use crate::german::Register;
+use crate::german::questions::{parts, subordinate};
 
 /// The question in other words. `None` if nothing about it can be changed.
 pub fn reworded(task: &Task, draw: &mut Draw) -> Option<Draft> {
@@ -27,7 +28,7 @@ pub fn reworded(task: &Task, draw: &mut Draw) -> Option<Draft> {
     };
     // Where nothing addresses the office, the answer addresses nobody either.
     let register = if question == changed {
-        super::Register::Neutral
+        Register::Neutral
     } else {
         register
     };
@@ -72,31 +73,6 @@ pub fn indirect(task: &Task, draw: &mut Draw) -> Option<Draft> {
     let body = task.body(wish, register, draw);
     let answer = task.reply(body, register, greeted, draw);
     Some(Draft::new(question, answer, &techniques).with_register(register))
-}
-
-/// One or two synonyms, "man" for "ich", the situation as its own sentence: one of them or several. `None` if none applies.
-pub(super) fn in_other_words(question: &str, draw: &mut Draw) -> Option<String> {
-    let mut changed = question.to_string();
-    if draw.percent(50)
-        && let Some(split) = split_situation(&changed)
-    {
-        changed = split;
-    }
-    if draw.percent(35)
-        && let Some(person) = impersonal(&changed)
-    {
-        changed = person;
-    }
-    for _ in 0..2 {
-        let places = replacements(&changed);
-        if let Some((range, words)) = draw.choose(&places)
-            && draw.percent(75)
-            && let Some(word) = draw.choose(words)
-        {
-            changed.replace_range(range.clone(), word);
-        }
-    }
-    (changed != question).then_some(changed)
 }
 
 #[cfg(test)]

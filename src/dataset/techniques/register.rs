@@ -3,32 +3,10 @@
 
 use super::{Task, Technique};
 use crate::dataset::draw::Draw;
+use crate::german::Register;
 use crate::knowledge::PhraseList;
-use crate::knowledge::language::{Address, address};
-use serde::Serialize;
-
-/// How a dialogue addresses the other side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Register {
-    /// Nobody is addressed.
-    Neutral,
-    /// Formal.
-    Sie,
-    /// Informal.
-    Du,
-}
 
 impl Register {
-    /// Name in the data set's records.
-    pub fn name(self) -> &'static str {
-        match self {
-            Register::Neutral => "neutral",
-            Register::Sie => "sie",
-            Register::Du => "du",
-        }
-    }
-
     /// One of the three with these shares in percent; the rest is neutral.
     pub(super) fn draw(draw: &mut Draw, sie: usize, du: usize) -> Register {
         let at = draw.below(100);
@@ -43,12 +21,7 @@ impl Register {
 
     /// One of the list's phrases in this register.
     pub(super) fn phrase<'p>(self, list: &'p PhraseList, draw: &mut Draw) -> Option<&'p str> {
-        let phrases = match self {
-            Register::Neutral => &list.neutral,
-            Register::Sie => &list.sie,
-            Register::Du => &list.du,
-        };
-        draw.choose(phrases).map(|phrase| phrase.as_str())
+        draw.choose(list.of(self)).map(|phrase| phrase.as_str())
     }
 }
 
@@ -63,28 +36,6 @@ impl Task<'_> {
     }
 }
 
-/// The form in which a question addresses somebody, if it does.
-pub(super) fn spoken(question: &str) -> Option<Register> {
-    match address(question) {
-        Some(Address::Sie(_) | Address::MaybeSie(_)) => Some(Register::Sie),
-        Some(Address::Du(_)) => Some(Register::Du),
-        None => at_the_beginning(question),
-    }
-}
-
-// [`address`] leaves open whether `Sie` at the beginning is a third person, but behind a greeting it could no longer be one. `Ihr`
-// before a small letter is the plural of du.
-fn at_the_beginning(question: &str) -> Option<Register> {
-    let (first, behind) = question.split_once(' ')?;
-    match first {
-        "Ihr" if behind.starts_with(char::is_lowercase) => Some(Register::Du),
-        "Sie" | "Ihnen" | "Ihr" | "Ihre" | "Ihren" | "Ihrem" | "Ihrer" | "Ihres" => {
-            Some(Register::Sie)
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{all, asking, drafts};
@@ -92,6 +43,7 @@ mod tests {
     use super::*;
     use crate::dataset::catalog::{Catalog, Matter};
     use crate::dataset::draw::Purpose;
+    use crate::german::{address, spoken};
     use crate::knowledge::Knowledge;
 
     /// Whether some text of the draft addresses somebody otherwise than its register says.
@@ -100,11 +52,7 @@ mod tests {
             .pairs
             .iter()
             .flat_map(|(question, answer)| [question, answer])
-            .any(|text| match (address(text), draft.register) {
-                (None, _) => false,
-                (Some(Address::Du(_)), register) => register != Register::Du,
-                (Some(_), register) => register != Register::Sie,
-            })
+            .any(|text| address(text).is_some_and(|found| found.register != draft.register))
     }
 
     #[test]
@@ -113,18 +61,6 @@ mod tests {
             drafts(recipe, all(), 30, |_, draft| {
                 assert!(!is_mixed(&draft), "{recipe:?}: {draft:#?}");
             });
-        }
-    }
-
-    #[test]
-    fn a_question_that_begins_with_an_address_is_left_alone() {
-        for (question, expected) in [
-            ("Ihr faulen Beamten tut doch nichts!", Some(Register::Du)),
-            ("Ihr Amt taugt nichts!", Some(Register::Sie)),
-            ("Sie sind jetzt Richter.", Some(Register::Sie)),
-            ("Wo sitzt der Richter?", None),
-        ] {
-            assert_eq!(spoken(question), expected, "{question}");
         }
     }
 

@@ -4,8 +4,9 @@
 use super::{Draft, Task, Technique};
 use crate::dataset::catalog::{Matter, Wish};
 use crate::dataset::draw::Draw;
-use crate::knowledge::german::MONTHS;
-use crate::knowledge::{Intent, Service};
+use crate::german::Register;
+use crate::knowledge::Intent;
+use crate::wording::references::{as_of, month_of};
 
 /// The question with a time, and the answer with the date of its facts where that was asked. `None` for requests that belong
 /// elsewhere and where the plan would be out of place.
@@ -26,9 +27,8 @@ pub fn dated(task: &Task, draw: &mut Draw) -> Option<Draft> {
     let question = register
         .phrase(&task.phrases.current, draw)?
         .replace("{frage}", task.question);
-    let as_of = super::Register::Neutral
-        .phrase(&task.phrases.as_of, draw)?
-        .replace("{stand}", &month_of(service)?);
+    let phrase = Register::Neutral.phrase(&task.phrases.as_of, draw)?;
+    let as_of = as_of(phrase, &month_of(service)?);
     let body = task.body(Wish::Full, register, draw);
     let answer = format!("{body} {as_of}");
     Some(Draft::new(question, answer, &[Technique::Temporal]).with_register(register))
@@ -44,13 +44,6 @@ fn can_be_planned(task: &Task) -> bool {
         Matter::Responsibility(..) => true,
         Matter::Foreign(_) => false,
     }
-}
-
-/// Month and year in which a service's facts were checked: `Juli 2026`.
-pub fn month_of(service: &Service) -> Option<String> {
-    let mut parts = service.checked_on.as_ref()?.split('-');
-    let (year, month) = (parts.next()?, parts.next()?.parse::<usize>().ok()?);
-    Some(format!("{} {year}", MONTHS.get(month.checked_sub(1)?)?))
 }
 
 #[cfg(test)]

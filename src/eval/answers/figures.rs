@@ -1,8 +1,8 @@
 //! Figures in an answer: amounts, spans of time, dates, clock times, numbers of laws and telephones, and placeholders that stand
 //! for such. Found on its own terms and not by what the guard uses, so that the guard's mistakes show.
 
-use crate::knowledge::fold;
-use crate::knowledge::german::NUMBER_WORDS;
+use crate::german::fold;
+use crate::german::numbers::folded_number;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -89,10 +89,7 @@ pub fn figures(text: &str) -> BTreeSet<Figure> {
     let tokens = tokens(&plain);
     for (index, token) in tokens.iter().enumerate() {
         let unit = unit_after(&tokens, index);
-        let in_words = || {
-            let known = NUMBER_WORDS.iter().find(|(word, _)| *word == token.word);
-            known.map(|(_, number)| number.to_string())
-        };
+        let in_words = || folded_number(&token.word).map(str::to_string);
         match (&token.digits, unit) {
             (Some(number), unit) => {
                 found.insert(Figure {
@@ -199,8 +196,7 @@ fn unit_after(tokens: &[Token], index: usize) -> Option<&'static str> {
         if let Some(unit) = unit(&token.word) {
             return Some(unit);
         }
-        let number =
-            token.digits.is_some() || NUMBER_WORDS.iter().any(|(word, _)| *word == token.word);
+        let number = token.digits.is_some() || folded_number(&token.word).is_some();
         let between = BETWEEN.contains(&token.word.as_str());
         // "§ 17 Abs. 1" is no range: two numbers need a word between them.
         if !(between || number && BETWEEN.contains(&previous.word.as_str())) {

@@ -1,12 +1,12 @@
 //! What is right and wrong about one answer.
 
 use super::figures::{Figure, figures, not_allowed};
-use super::language::{Form, ends_as_a_sentence, form, repeated_share, repeats, suits, word_count};
 use super::matching::{contains, fill_known, placeholders};
+use super::repetition::{repeated_share, repeats, word_count};
 use super::subject::{Subject, Subjects};
 use crate::eval::questions::{Expected, Question, REFUSALS};
-use crate::knowledge::german::MONTHS;
-use crate::knowledge::{Dictionary, Knowledge, Service, spelled_words};
+use crate::german::{Dictionary, Register, ends_sentence, month_name, spelled_words};
+use crate::knowledge::{Knowledge, Service};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ pub struct Score {
     /// Figures that are no fact of the service, nor said by the citizen.
     pub wrong_figures: Vec<String>,
     /// How it addresses the citizen.
-    pub form: Form,
+    pub form: Register,
     /// Whether that suits the question.
     pub form_suits: bool,
     /// Whether it ends like a sentence.
@@ -142,7 +142,7 @@ impl<'a> Judge<'a> {
                 .collect(),
             None => Vec::new(),
         };
-        let form_of_answer = form(answer);
+        let form_of_answer = Register::of(answer);
         Ok(Score {
             right_service: question.service().map(|service| {
                 matches!(subject, Some(Subject::Service(found)) if found == service) && !refused
@@ -155,8 +155,8 @@ impl<'a> Judge<'a> {
             missing,
             wrong_figures,
             form: form_of_answer,
-            form_suits: suits(form(&question.question), form_of_answer),
-            sentence_end: ends_as_a_sentence(answer),
+            form_suits: Register::of(&question.question).suits(form_of_answer),
+            sentence_end: ends_sentence(answer),
             repeats: repeats(answer),
             repeated_share: repeated_share(answer),
             placeholders_left: placeholders(answer).len(),
@@ -212,14 +212,10 @@ fn in_words(day: &str) -> String {
     let [year, month, day] = parts[..] else {
         return String::new();
     };
-    let name = month
-        .parse::<usize>()
-        .ok()
-        .and_then(|month| MONTHS.get(month.wrapping_sub(1)));
     format!(
         "{}. {} {year} {day}.{month}.{year}",
         day.trim_start_matches('0'),
-        name.unwrap_or(&"")
+        month_name(month).unwrap_or_default()
     )
 }
 
@@ -268,7 +264,10 @@ mod tests {
         // 35 is the citizen's own number.
         assert!(score.wrong_figures.is_empty(), "{score:?}");
         assert!(score.form_suits && score.sentence_end && !score.repeats);
-        assert_eq!((score.form, score.placeholders_left), (Form::Neutral, 0));
+        assert_eq!(
+            (score.form, score.placeholders_left),
+            (Register::Neutral, 0)
+        );
         assert_eq!(score.words, 19);
     }
 
@@ -286,7 +285,7 @@ mod tests {
         let score = judge.score(&asked, answer, false).unwrap();
         assert_eq!(score.missing, ["46 Euro", "Einwohnermeldeamt"]);
         assert_eq!(score.wrong_figures, ["37 euro", "{gebuehr_wbs}"]);
-        assert_eq!((score.form, score.form_suits), (Form::Du, false));
+        assert_eq!((score.form, score.form_suits), (Register::Du, false));
         assert!(!score.sentence_end);
         assert_eq!(score.placeholders_left, 2);
     }

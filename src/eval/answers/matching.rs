@@ -1,7 +1,8 @@
 //! Whether an answer holds what was expected, whatever the case, the ending or the way a number is written.
 
-use crate::knowledge::german::NUMBER_WORDS;
-use crate::knowledge::{Municipality, fold};
+use crate::german::fold;
+use crate::german::numbers::folded_number;
+use crate::knowledge::Municipality;
 
 /// Endings that German words change by case and number.
 const ENDINGS: [&str; 7] = ["en", "es", "er", "em", "e", "n", "s"];
@@ -38,15 +39,13 @@ fn words(text: &str) -> Vec<String> {
     fold(&plain)
         .split(' ')
         .filter(|word| !word.is_empty())
-        .map(
-            |word| match NUMBER_WORDS.iter().find(|(name, _)| *name == word) {
-                Some((_, number)) => number.to_string(),
-                None if word.contains('k') && word.starts_with(|c: char| c.is_ascii_digit()) => {
-                    word.trim_end_matches('0').trim_end_matches('k').to_string()
-                }
-                None => word.to_string(),
-            },
-        )
+        .map(|word| match folded_number(word) {
+            Some(number) => number.to_string(),
+            None if word.contains('k') && word.starts_with(|c: char| c.is_ascii_digit()) => {
+                word.trim_end_matches('0').trim_end_matches('k').to_string()
+            }
+            None => word.to_string(),
+        })
         .collect()
 }
 

@@ -1,7 +1,8 @@
 //! Which service an answer speaks of: the one with the fact that its words are most like. Independent of how the guard and the
 //! assistant find services, so that their mistakes show.
 
-use crate::knowledge::{Knowledge, Service, fold};
+use crate::german::fold;
+use crate::knowledge::{Knowledge, Service};
 use std::collections::HashMap;
 
 /// Below this cosine an answer is like no fact at all.

@@ -1,7 +1,7 @@
 //! Figures of one service that contradict each other.
 
 use super::Checker;
-use super::language::statements;
+use crate::german::statements;
 use crate::knowledge::{Service, SourceFile, Text};
 use std::collections::BTreeMap;
 

@@ -2,15 +2,16 @@
 
 mod date;
 mod figures;
-pub mod language;
 mod phrases;
 
 pub use date::Date;
 
-use super::dictionary::{Dictionary, spelled_words};
 use super::municipality::{Piece, pieces};
-use super::{Fact, Intent, Knowledge, Office, Service, SourceFile, Text, fold};
-use language::{Address, address, doubled_words, figures, spelled_out_umlauts, words};
+use super::{Fact, Intent, Knowledge, Office, Service, SourceFile, Text};
+use crate::german::{
+    Address, Dictionary, address, doubled_words, figures, fold, spelled_out_umlauts, spelled_words,
+    words,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -374,8 +375,8 @@ impl<'a> Checker<'a> {
 
     fn language(&mut self, file: &SourceFile, text: &Text) {
         self.spelling(file, text);
-        match address(text) {
-            Some(Address::Sie(word)) => {
+        if let Some(Address { word, certain, .. }) = address(text) {
+            if certain {
                 self.error(
                     file,
                     text,
@@ -383,24 +384,13 @@ impl<'a> Checker<'a> {
                         "\"{word}\" addresses the reader: write it impersonally, without Sie or du"
                     ),
                 );
-            }
-            Some(Address::Du(word)) => {
-                self.error(
-                    file,
-                    text,
-                    format!(
-                        "\"{word}\" addresses the reader: write it impersonally, without Sie or du"
-                    ),
-                );
-            }
-            Some(Address::MaybeSie(words)) => {
+            } else {
                 self.warning(
                     file,
                     text,
-                    format!("\"{words}\" may address the reader: write it impersonally"),
+                    format!("\"{word}\" may address the reader: write it impersonally"),
                 );
             }
-            None => {}
         }
         for word in doubled_words(text) {
             self.error(file, text, format!("\"{word}\" stands twice in a row"));

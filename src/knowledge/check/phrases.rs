@@ -1,9 +1,9 @@
 //! The phrases of conversations.
 
 use super::Checker;
-use super::language::{Address, address};
+use crate::german::{Address, Register, address, fold};
+use crate::knowledge::Text;
 use crate::knowledge::municipality::{Piece, pieces};
-use crate::knowledge::{Text, fold};
 use std::collections::BTreeMap;
 
 impl Checker<'_> {
@@ -12,25 +12,17 @@ impl Checker<'_> {
         let phrases = &self.knowledge.phrases;
         let file = &phrases.file;
         for (key, list, slots) in phrases.lists() {
-            for (register, texts) in [
-                ("sie", &list.sie),
-                ("du", &list.du),
-                ("neutral", &list.neutral),
-            ] {
+            for register in [Register::Sie, Register::Du, Register::Neutral] {
+                let (name, texts) = (register.name(), list.of(register));
                 let mut seen: BTreeMap<String, &Text> = BTreeMap::new();
                 for text in texts {
-                    let wrong = match address(text) {
-                        None => None,
-                        Some(Address::Du(word)) => (register != "du").then_some(word),
-                        Some(Address::Sie(word) | Address::MaybeSie(word)) => {
-                            (register != "sie").then_some(word)
-                        }
-                    };
-                    if let Some(word) = wrong {
+                    if let Some(Address { word, .. }) =
+                        address(text).filter(|found| found.register != register)
+                    {
                         self.error(
                             file,
                             text,
-                            format!("\"{word}\" does not fit into the list {register} of [{key}]"),
+                            format!("\"{word}\" does not fit into the list {name} of [{key}]"),
                         );
                     }
                     if !slots.is_empty()

@@ -1,6 +1,8 @@
 //! Words of the same meaning that may stand for each other in a question without any other change: same gender, number and
 //! endings, same place in the sentence.
 
+use super::fold;
+
 /// Groups of words; each word of a group may be replaced by any other of it, unless [`fits`] forbids it.
 const GROUPS: [&[&str]; 21] = [
     &["Unterlagen", "Dokumente", "Papiere"],
@@ -117,11 +119,11 @@ fn fits(text: &str, range: &std::ops::Range<usize>, word: &str) -> bool {
 
 /// The text with every word replaced by the first of its group: equal for questions that differ in such words only. Folded.
 pub fn canonical(text: &str) -> String {
-    let mut canonical = format!(" {} ", crate::knowledge::fold(text));
+    let mut canonical = format!(" {} ", fold(text));
     for group in GROUPS {
-        let first = format!(" {} ", crate::knowledge::fold(group[0]));
+        let first = format!(" {} ", fold(group[0]));
         for word in &group[1..] {
-            canonical = canonical.replace(&format!(" {} ", crate::knowledge::fold(word)), &first);
+            canonical = canonical.replace(&format!(" {} ", fold(word)), &first);
         }
     }
     for (person, impersonal) in [("ich", "man"), ("mich", "sich"), ("mir", "sich")] {

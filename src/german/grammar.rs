@@ -1,4 +1,4 @@
-//! Small German grammar: contractions, lists, first letters, spelled-out umlauts.
+//! Small German grammar: contractions, articles, lists, first letters.
 
 /// First words of sentences that are written in lower case once something stands before them.
 const LOWERABLE: &str = " ab alle als am an anerkennt auch auf aus bei beim bekomme bekommen bekommt bekäme benötige benötigen benötigt bezieht \
@@ -27,6 +27,14 @@ pub fn with_dative(preposition: &str, noun_phrase: &str) -> String {
         }
     }
     format!("{preposition} {noun_phrase}")
+}
+
+/// A nominative article in the accusative: `der` becomes `den`, `die` and `das` stay.
+pub fn accusative(article: &str) -> &str {
+    match article {
+        "der" => "den",
+        other => other,
+    }
 }
 
 /// `a, b und c`; with semicolons where an item holds a comma of its own.
@@ -68,24 +76,6 @@ pub fn upper_first(sentence: &str) -> String {
     }
 }
 
-/// The text as typed on a keyboard without umlauts: `Gebühr` becomes `Gebuehr`.
-pub fn spell_out_umlauts(text: &str) -> String {
-    let mut spelled = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            'ä' => spelled.push_str("ae"),
-            'ö' => spelled.push_str("oe"),
-            'ü' => spelled.push_str("ue"),
-            'Ä' => spelled.push_str("Ae"),
-            'Ö' => spelled.push_str("Oe"),
-            'Ü' => spelled.push_str("Ue"),
-            'ß' => spelled.push_str("ss"),
-            other => spelled.push(other),
-        }
-    }
-    spelled
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,13 +108,5 @@ mod tests {
         );
         assert_eq!(lower_first("Hunde anmelden, wo?"), None);
         assert_eq!(upper_first("über alles"), "Über alles");
-    }
-
-    #[test]
-    fn umlauts_are_spelled_out() {
-        assert_eq!(
-            spell_out_umlauts("Übergröße für Öl"),
-            "Uebergroesse fuer Oel"
-        );
     }
 }

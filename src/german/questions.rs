@@ -2,7 +2,7 @@
 //! Everything goes by closed word lists. A question that does not fit them is left as it is: no transformation is better than
 //! a wrong one.
 
-use super::words::{lower_first, upper_first};
+use super::grammar::{lower_first, upper_first};
 
 /// Finite verbs that open a yes/no question or follow a question word. Lower case.
 const FINITE: &str = " ist sind bin war waren wäre wären hat habe haben hatte hätte wird werde werden wurde wurden würde kann können könnte könnten \

@@ -1,8 +1,9 @@
 //! Which office is responsible for a service: question and answer follow from the service's place in the knowledge base.
 
-use crate::dataset::language::words::upper_first;
-use crate::dataset::techniques::expansion::fill;
-use crate::knowledge::{Intent, Office, Service, fold};
+use super::patterns::fill;
+use crate::german::fold;
+use crate::german::grammar::{accusative, upper_first};
+use crate::knowledge::{Intent, Office, Service};
 
 /// The intent's key in the data set's records.
 pub const INTENT: &str = "zustaendigkeit";
@@ -81,10 +82,7 @@ pub fn answers(office: &Office, service: &Service) -> Vec<String> {
 
 /// The answer that sends somebody to the office, in both forms of address.
 pub fn sending(office: &Office) -> [String; 2] {
-    let article = match office.about.article.as_str() {
-        "der" => "den",
-        other => other,
-    };
+    let article = accusative(&office.about.article);
     let name = &office.about.name;
     [
         format!("Bitte wenden Sie sich an {article} {name}, Telefon {{telefon}}."),
@@ -103,7 +101,7 @@ fn pronoun(article: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::catalog::small_knowledge;
+    use crate::knowledge::small_knowledge;
 
     #[test]
     fn question_and_answer_name_service_and_office() {

@@ -1,13 +1,12 @@
-//! The wordings of one answer: the full text and the short one as the knowledge base has them, and what can be made of their
-//! sentences without changing what they say.
+//! The variants of one answer: the full and the short text of the knowledge base, and what can be
+//! made of their sentences without changing what they say.
 
-use super::hashing::hash;
-use super::language::words::list;
-use crate::knowledge::language::{figures, words};
-use crate::knowledge::{Fact, fold};
+use crate::german::grammar::list;
+use crate::german::{figures, fold, sentences, words};
+use crate::knowledge::Fact;
 use std::collections::BTreeSet;
 
-/// How much a wording says.
+/// How much an answer variant says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
     /// All that is known, as it stands.
@@ -20,9 +19,9 @@ pub enum Length {
     Summary,
 }
 
-/// One wording of an answer.
+/// One variant of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Body {
+pub struct AnswerVariant {
     /// The text.
     pub text: String,
     /// How much it says.
@@ -97,12 +96,12 @@ const LEANING: [&str; 56] = [
     "nur",
 ];
 
-/// The wordings of a fact; the first is the full one, the second the short one.
-pub fn of_fact(fact: &Fact) -> Vec<Body> {
-    let mut bodies: Vec<Body> = Vec::new();
+/// The variants of a fact's answer; the first is the full one, the second the short one.
+pub fn of_fact(fact: &Fact) -> Vec<AnswerVariant> {
+    let mut variants: Vec<AnswerVariant> = Vec::new();
     let mut add = |text: String, length| {
-        if bodies.iter().all(|body| body.text != text) {
-            bodies.push(Body { text, length });
+        if variants.iter().all(|variant| variant.text != text) {
+            variants.push(AnswerVariant { text, length });
         }
     };
     add(fact.text.to_string(), Length::Full);
@@ -146,7 +145,7 @@ pub fn of_fact(fact: &Fact) -> Vec<Body> {
             add(format!("{first} {} {}", rest[1], rest[0]), Length::Middle);
         }
     }
-    bodies
+    variants
 }
 
 /// What is said to somebody who is addressed about the documents of a fact: with Sie and with du.
@@ -164,48 +163,6 @@ pub fn addressed_documents(fact: &Fact) -> Option<[String; 2]> {
         format!("Sie brauchen Folgendes: {documents}."),
         format!("Du brauchst Folgendes: {documents}."),
     ])
-}
-
-/// Cuts a text at the ends of its sentences; `§ 17 Abs. 1 BMG` and `1. Januar` stay whole.
-pub fn sentences(text: &str) -> Vec<&str> {
-    const ABBREVIATIONS: [&str; 14] = [
-        "abs", "nr", "bzw", "usw", "ggf", "art", "st", "dr", "ca", "z", "b", "d", "h", "bgbl",
-    ];
-    let mut found = Vec::new();
-    let mut start = 0;
-    for (at, _) in text.match_indices(['.', '!', '?']) {
-        let behind = &text[at + 1..];
-        if !behind.starts_with(' ') || !behind.trim_start().starts_with(char::is_uppercase) {
-            continue;
-        }
-        let word = text[start..at]
-            .rsplit([' ', '('])
-            .next()
-            .unwrap_or_default();
-        let is_number = word.chars().all(|c| c.is_ascii_digit());
-        if is_number || ABBREVIATIONS.contains(&word.to_lowercase().as_str()) {
-            continue;
-        }
-        found.push(text[start..=at].trim());
-        start = at + 1;
-    }
-    if !text[start..].trim().is_empty() {
-        found.push(text[start..].trim());
-    }
-    found
-}
-
-/// Beginnings of the longer words of a text, hashed and sorted: what it is about.
-pub fn stems(text: &str) -> Vec<u64> {
-    let folded = fold(text);
-    let mut stems: Vec<u64> = folded
-        .split(' ')
-        .filter(|word| word.len() >= 5 || word.starts_with(|c: char| c.is_ascii_digit()))
-        .map(|word| hash(&word.as_bytes()[..word.len().min(6)]))
-        .collect();
-    stems.sort_unstable();
-    stems.dedup();
-    stems
 }
 
 fn stands_alone(sentence: &str) -> bool {
@@ -234,37 +191,25 @@ fn repeats(sentence: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::catalog::small_knowledge;
     use crate::knowledge::Intent;
+    use crate::knowledge::small_knowledge;
 
     #[test]
-    fn sentences_end_at_full_stops_only() {
-        assert_eq!(
-            sentences("Nach § 17 Abs. 1 BMG gilt das. Ab dem 1. Januar ist es anders. Ende."),
-            [
-                "Nach § 17 Abs. 1 BMG gilt das.",
-                "Ab dem 1. Januar ist es anders.",
-                "Ende."
-            ]
-        );
-    }
-
-    #[test]
-    fn every_wording_names_what_a_right_answer_names() {
+    fn every_variant_names_what_a_right_answer_names() {
         let knowledge = small_knowledge();
         for service in knowledge.offices.iter().flat_map(|office| &office.services) {
             for (intent, fact) in &service.facts {
-                let bodies = of_fact(fact);
+                let variants = of_fact(fact);
                 assert_eq!(
-                    (bodies[0].text.as_str(), bodies[0].length),
+                    (variants[0].text.as_str(), variants[0].length),
                     (fact.text.as_str(), Length::Full)
                 );
                 assert_eq!(
-                    (bodies[1].text.as_str(), bodies[1].length),
+                    (variants[1].text.as_str(), variants[1].length),
                     (fact.short.as_str(), Length::Short)
                 );
-                assert!(bodies.len() >= 6);
-                for body in &bodies {
+                assert!(variants.len() >= 6);
+                for variant in &variants {
                     let known = figures(&format!(
                         "{} {} {}",
                         fact.text,
@@ -275,8 +220,8 @@ mod tests {
                             .collect::<Vec<_>>()
                             .join(" ")
                     ));
-                    assert!(figures(&body.text).is_subset(&known), "{}", body.text);
-                    assert!(body.text.ends_with(['.', '}']));
+                    assert!(figures(&variant.text).is_subset(&known), "{}", variant.text);
+                    assert!(variant.text.ends_with(['.', '}']));
                 }
                 assert_eq!(
                     addressed_documents(fact).is_some(),

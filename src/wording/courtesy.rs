@@ -1,0 +1,26 @@
+//! Greetings, offers of help, wishes: what is said around an answer.
+
+use crate::german::Register;
+use crate::knowledge::{PhraseList, Phrases};
+
+/// The lists whose phrases may stand before or behind an answer.
+pub fn around_answers(phrases: &Phrases) -> [&PhraseList; 4] {
+    [
+        &phrases.greeting_back,
+        &phrases.answer_opening,
+        &phrases.answer_closing,
+        &phrases.answer_wish,
+    ]
+}
+
+/// The phrases that suit a register. Who is addressed with neither may be addressed with Sie.
+pub fn suiting(list: &PhraseList, register: Register) -> impl Iterator<Item = &str> {
+    let addressed = match register {
+        Register::Du => &list.du,
+        Register::Sie | Register::Neutral => &list.sie,
+    };
+    addressed
+        .iter()
+        .chain(&list.neutral)
+        .map(|phrase| phrase.as_str())
+}

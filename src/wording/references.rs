@@ -1,0 +1,73 @@
+//! The legal sources behind an answer, and the month in which its facts were checked.
+
+use crate::german::grammar::list;
+use crate::german::month_name;
+use crate::knowledge::{Fact, Phrases, Service};
+
+/// The legal sources of a fact, to be quoted.
+pub struct LegalSources {
+    /// Whether all are sections of a law (`§ ...`).
+    pub are_sections: bool,
+    listed: String,
+}
+
+impl LegalSources {
+    /// The sources of a fact. `None` if one of them is what a city says of itself, which is no legal
+    /// source to quote.
+    pub fn of(fact: &Fact) -> Option<LegalSources> {
+        let sources: Vec<&str> = fact.sources.iter().map(|source| source.as_str()).collect();
+        sources
+            .iter()
+            .all(|source| is_law(source))
+            .then(|| LegalSources {
+                are_sections: sources.iter().all(|source| source.starts_with('§')),
+                listed: list(&sources),
+            })
+    }
+
+    /// A phrase of the list `quelle` or `quelle_paragraf` with the sources in it.
+    pub fn cited(&self, phrase: &str) -> String {
+        phrase.replace("{quelle}", &self.listed)
+    }
+}
+
+/// Whether a source is a law or a rule, and not what a city says of itself.
+fn is_law(source: &str) -> bool {
+    let lower = source.to_lowercase();
+    [
+        "§",
+        "art.",
+        "gesetz",
+        "recht",
+        "satzung",
+        "ordnung",
+        "bauo",
+        "bkat",
+        "richtlinie",
+    ]
+    .iter()
+    .any(|mark| lower.contains(mark))
+}
+
+/// Every sentence that names a fact's legal sources; none if it has no such sources.
+pub fn citations(fact: &Fact, phrases: &Phrases) -> Vec<String> {
+    let Some(sources) = LegalSources::of(fact) else {
+        return Vec::new();
+    };
+    let of_sections = phrases.source_section.neutral.iter();
+    let of_sections = of_sections.filter(|_| sources.are_sections);
+    let all = phrases.source.neutral.iter().chain(of_sections);
+    all.map(|phrase| sources.cited(phrase)).collect()
+}
+
+/// Month and year in which a service's facts were checked: `Juli 2026`.
+pub fn month_of(service: &Service) -> Option<String> {
+    let mut parts = service.checked_on.as_ref()?.split('-');
+    let (year, month) = (parts.next()?, parts.next()?);
+    Some(format!("{} {year}", month_name(month)?))
+}
+
+/// A phrase of the list `stand` with that month in it.
+pub fn as_of(phrase: &str, month: &str) -> String {
+    phrase.replace("{stand}", month)
+}
