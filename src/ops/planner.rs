@@ -1,8 +1,9 @@
-//! What a device's memory is used for, so that a run's whole need can be said before its first step.
+//! Memory plans: what a device's memory is used for, so that a run's whole need can be said before its first step.
 
+use anyhow::Result;
 use serde::Serialize;
 
-use super::Device;
+use super::device::Device;
 
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +55,7 @@ impl MemoryClass {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
     bytes: [u64; MemoryClass::ALL.len()],
-    /// Bytes that were asked for after the arena of [`Device::reserve`] was full.
+    /// Bytes that were asked for after the arena of [`Planner::reserve`] was full.
     pub unplanned: u64,
 }
 
@@ -77,9 +78,47 @@ impl MemoryUse {
 }
 
 /// Runs `make`, whose buffers are of that class.
-pub fn allocating<D: Device, T>(device: &D, class: MemoryClass, make: impl FnOnce() -> T) -> T {
+pub fn allocating<D: Planner, T>(device: &D, class: MemoryClass, make: impl FnOnce() -> T) -> T {
     let before = device.set_memory_class(class);
     let made = make();
     device.set_memory_class(before);
     made
+}
+
+/// A device whose memory is planned.
+pub trait Planner: Device {
+    /// Says what buffers made from now on are for; returns what it was. See [`allocating`].
+    fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
+        class
+    }
+    /// Most that was in use since the device was made or an arena reserved, by class; zeros where nobody counts.
+    fn memory_use(&self) -> MemoryUse {
+        MemoryUse::default()
+    }
+    /// Bytes that are free on the device now; `None` where they are not to be planned.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+    /// A device of the same kind and size for a dry run: it computes nothing, and what is done with it shows in
+    /// [`Planner::memory_use`] what this device would need for it. `None` where memory is not planned.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn dry_run(&self) -> Result<Option<Self>>
+    where
+        Self: Sized,
+    {
+        Ok(None)
+    }
+    /// Makes one arena for everything that a plan holds; buffers made from now on are parts of it. What it has no room for
+    /// is allocated beside it while both stay below `limit` bytes.
+    ///
+    /// # Errors
+    /// When the device has not so much memory.
+    fn reserve(&self, _plan: &MemoryUse, _limit: Option<u64>) -> Result<()> {
+        Ok(())
+    }
 }

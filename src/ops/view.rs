@@ -1,0 +1,181 @@
+//! Operands: a buffer and the sizes under which an operation sees it. Buffers may be longer than their view, because
+//! they are made for the largest batch; an operation reads and writes the first elements only.
+
+use anyhow::{Result, ensure};
+
+use super::checks::element_count;
+
+/// A device's buffer, as far as checks need it.
+pub trait Buffer: Sized {
+    /// Elements.
+    fn len(&self) -> usize;
+
+    /// Whether there is no element.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first `rows * cols` elements, row by row, for reading.
+    fn matrix(&self, rows: usize, cols: usize) -> Matrix<'_, Self> {
+        Matrix {
+            buffer: self,
+            rows,
+            cols,
+        }
+    }
+
+    /// The first `rows * cols` elements, row by row, for writing.
+    fn matrix_mut(&mut self, rows: usize, cols: usize) -> MatrixMut<'_, Self> {
+        MatrixMut {
+            buffer: self,
+            rows,
+            cols,
+        }
+    }
+
+    /// The first `len` elements, for reading.
+    fn vector(&self, len: usize) -> Vector<'_, Self> {
+        Vector { buffer: self, len }
+    }
+
+    /// The first `len` elements, for writing.
+    fn vector_mut(&mut self, len: usize) -> VectorMut<'_, Self> {
+        VectorMut { buffer: self, len }
+    }
+}
+
+/// A buffer of tokens, positions or offsets.
+pub trait IndexBuffer: Buffer {
+    /// Whether a batch may end with padding: empty last segments, and tokens behind the last group.
+    const PADDED: bool;
+
+    /// The values, where the host knows them. What a kernel wrote is not known.
+    fn known(&self) -> Option<&[u32]>;
+}
+
+/// `[rows, cols]`, row-major and dense.
+pub struct Matrix<'a, B> {
+    /// Its elements and perhaps more.
+    pub buffer: &'a B,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+}
+
+/// `[rows, cols]`, row-major and dense, for writing.
+pub struct MatrixMut<'a, B> {
+    /// Its elements and perhaps more.
+    pub buffer: &'a mut B,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+}
+
+/// `[len]`
+pub struct Vector<'a, B> {
+    /// Its elements and perhaps more.
+    pub buffer: &'a B,
+    /// Elements.
+    pub len: usize,
+}
+
+/// `[len]`, for writing.
+pub struct VectorMut<'a, B> {
+    /// Its elements and perhaps more.
+    pub buffer: &'a mut B,
+    /// Elements.
+    pub len: usize,
+}
+
+impl<B> Clone for Matrix<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B> Copy for Matrix<'_, B> {}
+
+impl<B> Clone for Vector<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B> Copy for Vector<'_, B> {}
+
+/// A view's shape, for checks.
+pub trait View {
+    /// Sizes, the slowest first.
+    fn dims(&self) -> Vec<usize>;
+    /// Elements of the buffer.
+    fn available(&self) -> usize;
+
+    /// Checks that the buffer holds the view and that the view has this shape.
+    ///
+    /// # Errors
+    /// Names the operation, the operand, and the sizes found and expected.
+    fn expect(&self, op: &str, name: &str, dims: &[usize]) -> Result<()> {
+        let found = self.dims();
+        ensure!(
+            found == dims,
+            "{op}: {name} is {found:?}, expected {dims:?}"
+        );
+        self.fits(op, name)
+    }
+
+    /// Checks that the buffer holds the view.
+    ///
+    /// # Errors
+    /// Names the operation, the operand, and both sizes.
+    fn fits(&self, op: &str, name: &str) -> Result<()> {
+        let dims = self.dims();
+        let (found, needed) = (self.available(), element_count(op, name, &dims)?);
+        ensure!(
+            found >= needed,
+            "{op}: {name} holds {found} elements, {needed} are needed for {dims:?}"
+        );
+        Ok(())
+    }
+}
+
+macro_rules! view {
+    ($($type:ident: |$view:ident| $dims:expr;)*) => {$(
+        impl<B: Buffer> View for $type<'_, B> {
+            fn dims(&self) -> Vec<usize> {
+                let $view = self;
+                $dims
+            }
+            fn available(&self) -> usize {
+                self.buffer.len()
+            }
+        }
+    )*};
+}
+view! {
+    Matrix: |view| vec![view.rows, view.cols];
+    MatrixMut: |view| vec![view.rows, view.cols];
+    Vector: |view| vec![view.len];
+    VectorMut: |view| vec![view.len];
+}
+
+/// A batch's tokens cut into `parts` runs by `parts + 1` offsets.
+pub struct Offsets<'a, I> {
+    /// The offsets and perhaps more.
+    pub buffer: &'a I,
+    /// Runs.
+    pub parts: usize,
+}
+
+impl<I> Clone for Offsets<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for Offsets<'_, I> {}
+
+impl<'a, I> Offsets<'a, I> {
+    /// The first `parts + 1` values of a buffer.
+    pub fn new(buffer: &'a I, parts: usize) -> Self {
+        Self { buffer, parts }
+    }
+}
