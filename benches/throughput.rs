@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use muni_engine::formats::load_folder;
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
 use muni_engine::ops::Device;
-use muni_engine::ops::cpu::{CpuDevice, Factors};
+use muni_engine::ops::cpu::{CpuDevice, MatmulPrecision};
 use muni_engine::shards::{LossOn, Sampler, SamplerConfig, ShardSet, Split};
 use muni_engine::tokenizer::Tokenizer;
 use muni_engine::train::step::Engine;
@@ -134,9 +134,9 @@ fn main() -> Result<()> {
             (config, weights)
         }
     };
-    let device = CpuDevice::with_factors(match option::<String>("--precision")?.as_deref() {
-        None | Some("fp32") => Factors::Single,
-        Some("bf16") => Factors::Bf16,
+    let device = CpuDevice::with_precision(match option::<String>("--precision")?.as_deref() {
+        None | Some("fp32") => MatmulPrecision::Single,
+        Some("bf16") => MatmulPrecision::Bf16,
         Some(other) => bail!("--precision: '{other}', expected fp32 or bf16"),
     });
     let parameters = Parameters::upload(&device, &config, &weights)?;

@@ -4,7 +4,7 @@
 //! Each tensor of a checkpoint is one contiguous range of a fused parameter, so that neither direction reorders anything.
 
 use super::ModelConfig;
-use crate::ops::{Device, MemoryClass, allocating};
+use crate::ops::{Device, MemoryClass, Planner, allocating};
 use anyhow::{Context, Result, bail, ensure};
 
 /// Fused parameters per layer.
@@ -226,7 +226,9 @@ impl<D: Device> Parameters<D> {
             .collect::<Result<_>>()?;
         Ok(Self { specs, values })
     }
+}
 
+impl<D: Planner> Parameters<D> {
     /// Puts `fused`, one vector per fused parameter, on the device.
     ///
     /// # Errors
@@ -284,7 +286,9 @@ impl<D: Device> Parameters<D> {
         })?;
         Ok(Self { specs, values })
     }
+}
 
+impl<D: Device> Parameters<D> {
     /// Copies all values to the host, one vector per fused parameter.
     ///
     /// # Errors

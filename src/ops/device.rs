@@ -26,6 +26,14 @@ pub trait Device: Sync {
     /// An operation that passed its check comes next; it cannot move fewer bytes than these.
     fn begin(&self, _operation: &'static str, _bytes: usize) {}
 
+    /// Training batches are padded to a multiple of this, in a workspace of so many tokens, so that few
+    /// different shapes come up and recorded operations serve again. Where it is not 1, the last
+    /// segments may be empty, and groups may end before the last token: the tokens behind them belong
+    /// to no logical batch.
+    fn token_multiple(&self, _capacity: usize) -> usize {
+        1
+    }
+
     /// A zeroed buffer of `len` elements.
     fn zeros_float(&self, len: usize) -> Result<Self::Float>;
     /// A zeroed buffer of `len` elements.

@@ -51,6 +51,10 @@ pub use rope::{RopeBackward, RopeForward};
 pub use router::{Balance, MoeShape, RouterBackward, RouterForward, Routing};
 pub use view::{Buffer, IndexBuffer, Matrix, MatrixMut, Offsets, Vector, VectorMut, View};
 
+/// A device that a model can be trained on.
+pub trait TrainingDevice: Operations + Recorder + Planner + LossScaler {}
+impl<D: Operations + Recorder + Planner + LossScaler> TrainingDevice for D {}
+
 /// Lists the operations: the bound of model code, and the list of those that a device implements.
 macro_rules! operations {
     ($($operation:ident<$lifetime:lifetime $(, $buffer:ident)*>,)*) => {

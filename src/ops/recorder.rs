@@ -13,12 +13,6 @@ pub trait Recorder: Device {
     fn runs_ahead(&self) -> bool {
         false
     }
-    /// Training batches are padded to a multiple of this, in a workspace of so many tokens, so that few different shapes
-    /// come up and recorded operations serve again. Where it is not 1, the last segments may be empty, and groups may end
-    /// before the last token: the tokens behind them belong to no logical batch.
-    fn token_multiple(&self, _capacity: usize) -> usize {
-        1
-    }
     /// Runs `work` once. `work` only issues operations on buffers that stay where they are; a device that can keeps them,
     /// to be issued again at once by [`Recorder::replay`]. `None`: it cannot.
     ///

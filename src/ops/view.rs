@@ -1,6 +1,8 @@
 //! Operands: a buffer and the sizes under which an operation sees it. Buffers may be longer than their view, because
 //! they are made for the largest batch; an operation reads and writes the first elements only.
 
+use std::ops::{Deref, DerefMut};
+
 use anyhow::{Result, ensure};
 
 use super::checks::element_count;
@@ -105,8 +107,10 @@ impl<B> Copy for Vector<'_, B> {}
 
 /// A view's shape, for checks.
 pub trait View {
+    /// One size per dimension.
+    type Dims: AsRef<[usize]>;
     /// Sizes, the slowest first.
-    fn dims(&self) -> Vec<usize>;
+    fn dims(&self) -> Self::Dims;
     /// Elements of the buffer.
     fn available(&self) -> usize;
 
@@ -116,6 +120,7 @@ pub trait View {
     /// Names the operation, the operand, and the sizes found and expected.
     fn expect(&self, op: &str, name: &str, dims: &[usize]) -> Result<()> {
         let found = self.dims();
+        let found = found.as_ref();
         ensure!(
             found == dims,
             "{op}: {name} is {found:?}, expected {dims:?}"
@@ -129,7 +134,8 @@ pub trait View {
     /// Names the operation, the operand, and both sizes.
     fn fits(&self, op: &str, name: &str) -> Result<()> {
         let dims = self.dims();
-        let (found, needed) = (self.available(), element_count(op, name, &dims)?);
+        let dims = dims.as_ref();
+        let (found, needed) = (self.available(), element_count(op, name, dims)?);
         ensure!(
             found >= needed,
             "{op}: {name} holds {found} elements, {needed} are needed for {dims:?}"
@@ -139,11 +145,11 @@ pub trait View {
 }
 
 macro_rules! view {
-    ($($type:ident: |$view:ident| $dims:expr;)*) => {$(
+    ($($type:ident: [$($size:ident),*] as $dims:ty;)*) => {$(
         impl<B: Buffer> View for $type<'_, B> {
-            fn dims(&self) -> Vec<usize> {
-                let $view = self;
-                $dims
+            type Dims = $dims;
+            fn dims(&self) -> $dims {
+                [$(self.$size),*]
             }
             fn available(&self) -> usize {
                 self.buffer.len()
@@ -152,10 +158,10 @@ macro_rules! view {
     )*};
 }
 view! {
-    Matrix: |view| vec![view.rows, view.cols];
-    MatrixMut: |view| vec![view.rows, view.cols];
-    Vector: |view| vec![view.len];
-    VectorMut: |view| vec![view.len];
+    Matrix: [rows, cols] as [usize; 2];
+    MatrixMut: [rows, cols] as [usize; 2];
+    Vector: [len] as [usize; 1];
+    VectorMut: [len] as [usize; 1];
 }
 
 /// A batch's tokens cut into `parts` runs by `parts + 1` offsets.
@@ -178,4 +184,40 @@ impl<'a, I> Offsets<'a, I> {
     pub fn new(buffer: &'a I, parts: usize) -> Self {
         Self { buffer, parts }
     }
+}
+
+// The elements of a view of host memory. The check of its operation has found that the buffer holds
+// them.
+macro_rules! host_view {
+    ($($type:ident: |$view:ident| $len:expr;)*) => {$(
+        impl<'a, T: 'a, B: Deref<Target = [T]>> $type<'a, B> {
+            /// Its elements, where they lie on the host.
+            pub fn slice(self) -> &'a [T] {
+                let $view = self;
+                &$view.buffer[..$len]
+            }
+        }
+    )*};
+}
+host_view! {
+    Matrix: |view| view.rows * view.cols;
+    Vector: |view| view.len;
+    Offsets: |view| view.parts + 1;
+}
+
+// As `host_view!`, for writing.
+macro_rules! host_view_mut {
+    ($($type:ident: |$view:ident| $len:expr;)*) => {$(
+        impl<'a, T: 'a, B: DerefMut<Target = [T]>> $type<'a, B> {
+            /// Its elements, where they lie on the host.
+            pub fn slice_mut(self) -> &'a mut [T] {
+                let $view = self;
+                &mut $view.buffer[..$len]
+            }
+        }
+    )*};
+}
+host_view_mut! {
+    MatrixMut: |view| view.rows * view.cols;
+    VectorMut: |view| view.len;
 }

@@ -1,11 +1,11 @@
-//! How much memory a run needs, found by rehearsing it: the same code allocates the same buffers on a device that computes
-//! nothing. So no formula here can fall behind the code that it describes.
+//! How much memory a run needs, found by a dry run: the same code allocates the same buffers on a device
+//! that computes nothing. So no formula here can fall behind the code that it describes.
 
 use anyhow::{Result, bail};
 use std::fmt;
 
 use crate::model::{Batch, Model, ModelConfig, Parameters, StepScales};
-use crate::ops::{Device, MemoryClass, MemoryUse, allocating};
+use crate::ops::{MemoryClass, MemoryUse, TrainingDevice, allocating};
 use crate::train::settings::TrainSettings;
 use crate::train::step::Engine;
 
@@ -57,31 +57,31 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// The plan of a run with micro-batches of so many logical batches, found on `rehearsal`, a device that nothing else was done
-/// with.
+/// The plan of a run with micro-batches of so many logical batches, found on a device for dry runs that
+/// was not used before.
 ///
 /// # Errors
 /// When the settings or the sizes make no run.
-pub fn plan<D: Device>(
-    rehearsal: &D,
+pub fn plan<D: TrainingDevice>(
+    device: &D,
     config: &ModelConfig,
     settings: &TrainSettings,
     micro_batch: usize,
     besides: &Besides<D>,
 ) -> Result<MemoryPlan> {
     let micro_batch = micro_batch.min(settings.gradient_accumulation_steps);
-    let parameters = allocating(rehearsal, MemoryClass::Weights, || {
-        Parameters::zeros(rehearsal, config)
+    let parameters = allocating(device, MemoryClass::Weights, || {
+        Parameters::zeros(device, config)
     })?;
     let model = Model::new(config.clone(), parameters)?;
-    let mut engine = Engine::new(rehearsal, model, &no_weights(config), settings, micro_batch)?;
+    let mut engine = Engine::new(device, model, &no_weights(config), settings, micro_batch)?;
     let tokens = engine.workspace.max_tokens();
     let step = full_step(settings)?;
-    engine.step(rehearsal, &step, 1, 0.0)?;
-    engine.validate(rehearsal, &step[..1])?;
+    engine.step(device, &step, 1, 0.0)?;
+    engine.validate(device, &step[..1])?;
     for count in piece_ends(tokens) {
         engine.model.forward_backward(
-            rehearsal,
+            device,
             &full_batch(count, settings)?,
             &mut engine.workspace,
             &mut engine.gradients,
@@ -90,13 +90,13 @@ pub fn plan<D: Device>(
                 balance: 1.0,
             },
         )?;
-        engine.workspace.totals(rehearsal)?;
+        engine.workspace.totals(device)?;
     }
-    besides(rehearsal, &engine.model)?;
+    besides(device, &engine.model)?;
     Ok(MemoryPlan {
         micro_batch,
         tokens,
-        memory: rehearsal.memory_use(),
+        memory: device.memory_use(),
     })
 }
 
@@ -105,7 +105,7 @@ pub fn plan<D: Device>(
 ///
 /// # Errors
 /// When the run does not fit; says what would.
-pub fn prepare<D: Device>(
+pub fn prepare<D: TrainingDevice>(
     device: &D,
     config: &ModelConfig,
     settings: &TrainSettings,
@@ -114,8 +114,8 @@ pub fn prepare<D: Device>(
     besides: &Besides<D>,
 ) -> Result<Option<MemoryPlan>> {
     let plan_for = |micro_batch| -> Result<Option<MemoryPlan>> {
-        match device.rehearsal()? {
-            Some(rehearsal) => plan(&rehearsal, config, settings, micro_batch, besides).map(Some),
+        match device.dry_run()? {
+            Some(dry) => plan(&dry, config, settings, micro_batch, besides).map(Some),
             None => Ok(None),
         }
     };
@@ -161,7 +161,7 @@ pub fn prepare<D: Device>(
     }
 }
 
-/// Zeros for a rehearsal, which reads none of them.
+/// Zeros for a dry run, which reads none of them.
 pub fn no_weights(config: &ModelConfig) -> Vec<Vec<f32>> {
     let specs = config.parameters();
     specs.iter().map(|spec| vec![0.0; spec.len()]).collect()

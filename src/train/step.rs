@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::model::{Batch, Model, Parameters, Recorded, StepScales, Workspace};
-use crate::ops::{Device, MemoryClass, allocating};
+use crate::ops::{MemoryClass, Operations, Planner, Recorder, allocating};
 use crate::train::graphs::{Graphs, Part};
 use crate::train::optimizer::AdamW;
 use crate::train::settings::TrainSettings;
@@ -13,7 +13,7 @@ use crate::train::settings::TrainSettings;
 pub const HISTORY: usize = 64;
 
 /// What a step computes with.
-pub struct Engine<D: Device> {
+pub struct Engine<D: Recorder> {
     /// The weights.
     pub model: Model<D>,
     /// Their gradients: zeros between steps, because the update clears what it has used.
@@ -56,7 +56,7 @@ pub struct StepResult {
     pub expert_share: Vec<f64>,
 }
 
-impl<D: Device> Engine<D> {
+impl<D: Operations + Recorder + Planner> Engine<D> {
     /// Gradients, zeroed moments and activations for a model with these `weights` (one vector per fused parameter), sized for
     /// micro-batches of `micro_batch` logical batches.
     ///

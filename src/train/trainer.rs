@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::formats;
 use crate::model::{Batch, Model};
-use crate::ops::Device;
+use crate::ops::{Device, Recorder, TrainingDevice};
 use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint::{self, Best, State};
 use crate::train::interrupt;
@@ -65,7 +65,7 @@ pub struct Resume<'r> {
 }
 
 /// A run in progress.
-pub struct Trainer<'a, D: Device> {
+pub struct Trainer<'a, D: Recorder> {
     setup: Setup<'a, D>,
     engine: Engine<D>,
     plan: Plan,
@@ -118,7 +118,7 @@ struct SampleLine<'a> {
     answer: &'a str,
 }
 
-impl<'a, D: Device> Trainer<'a, D> {
+impl<'a, D: TrainingDevice> Trainer<'a, D> {
     /// A run from its first step with these weights (one vector per fused parameter, from which master copies begin), or from a
     /// checkpoint: then the weights are the checkpoint's and come with their moments.
     ///

@@ -4,7 +4,7 @@
 //! and broadcast, so large weights that stand on the left need no packing at all. Sizes of the register tiles: AVX2 has
 //! 16 registers, 6 x 16 uses 12 as accumulators; AVX-512 has 32, 12 x 32 uses 24. Both hide the FMA latency of 4 cycles.
 //!
-//! Factors in `bf16` come as pairs along `k`, each pair in the place of one `f32`: a step of the depth is then two, the
+//! MatmulPrecision in `bf16` come as pairs along `k`, each pair in the place of one `f32`: a step of the depth is then two, the
 //! loop is the same with another instruction, and whoever moves 32 bits moves a pair. See [`bf16`].
 
 #[cfg(target_arch = "x86_64")]
@@ -68,9 +68,9 @@ impl Level {
     }
 }
 
-/// What the factors of a product are rounded to before they are multiplied. Sums are `f32` always.
+/// Precision of a product's operands. Sums are always `f32`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Factors {
+pub enum MatmulPrecision {
     /// `f32`: nothing is rounded.
     #[default]
     Single,
@@ -82,23 +82,23 @@ pub enum Factors {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
     level: Level,
-    factors: Factors,
+    precision: MatmulPrecision,
 }
 
 impl Kernel {
-    /// For these factors with the best instructions of this processor.
-    pub fn new(factors: Factors) -> Self {
+    /// For this precision with the best instructions of this processor.
+    pub fn new(precision: MatmulPrecision) -> Self {
         Self {
             level: Level::detect(),
-            factors,
+            precision,
         }
     }
 
     /// Steps of the loop over a depth of `k`.
     pub const fn steps(self, k: usize) -> usize {
-        match self.factors {
-            Factors::Single => k,
-            Factors::Bf16 => k.div_ceil(2),
+        match self.precision {
+            MatmulPrecision::Single => k,
+            MatmulPrecision::Bf16 => k.div_ceil(2),
         }
     }
 
@@ -153,7 +153,7 @@ pub struct Tile {
 pub unsafe fn run_strip(kernel: Kernel, tile: &Tile, count: usize, a_step: usize) {
     // SAFETY: the caller promises the instruction set and the extents.
     unsafe {
-        if kernel.factors == Factors::Bf16 {
+        if kernel.precision == MatmulPrecision::Bf16 {
             return bf16::strip(kernel.level, tile, count, a_step);
         }
         match kernel.level {
@@ -312,7 +312,7 @@ unsafe fn run_full_width(kernel: Kernel, tile: &Tile, rows: usize) {
     ask_for_init(tile, rows, kernel.nr());
     // SAFETY: the caller promises the instruction set and the extents.
     unsafe {
-        if kernel.factors == Factors::Bf16 {
+        if kernel.precision == MatmulPrecision::Bf16 {
             return bf16::rows(kernel.level, tile, rows);
         }
         match kernel.level {

@@ -2,6 +2,7 @@
 //! takes 2% longer. Large ones are on huge pages where the system has them: with 4 KiB pages, walking a 77 MB table spends
 //! a tenth of its time on address translation and page faults.
 
+use crate::ops::{Buffer, IndexBuffer};
 use anyhow::{Context, Result};
 use bytemuck::Pod;
 use memmap2::MmapMut;
@@ -30,13 +31,13 @@ enum Memory {
 }
 
 /// A fixed number of elements that begin at a cache line.
-pub struct Buffer<T> {
+pub struct HostBuffer<T> {
     memory: Memory,
     len: usize,
     kind: PhantomData<T>,
 }
 
-impl<T> Buffer<T> {
+impl<T> HostBuffer<T> {
     /// No element.
     pub const EMPTY: Self = Self {
         memory: Memory::Lines(Vec::new()),
@@ -45,13 +46,13 @@ impl<T> Buffer<T> {
     };
 }
 
-impl<T> Default for Buffer<T> {
+impl<T> Default for HostBuffer<T> {
     fn default() -> Self {
         Self::EMPTY
     }
 }
 
-impl<T: Pod> Buffer<T> {
+impl<T: Pod> HostBuffer<T> {
     /// `len` zeros.
     ///
     /// # Errors
@@ -90,12 +91,26 @@ impl<T: Pod> Buffer<T> {
     }
 }
 
-impl<T: Pod> Clone for Buffer<T> {
+impl<T: Pod> Clone for HostBuffer<T> {
     fn clone(&self) -> Self {
         let mut copy = Self::EMPTY;
         copy.reserve(self.len);
         copy.copy_from_slice(self);
         copy
+    }
+}
+
+impl<T: Pod> Buffer for HostBuffer<T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl IndexBuffer for HostBuffer<u32> {
+    const PADDED: bool = false;
+
+    fn known(&self) -> Option<&[u32]> {
+        Some(self)
     }
 }
 
@@ -123,7 +138,7 @@ fn pages(bytes: usize) -> Option<Memory> {
     Some(Memory::Pages { map, from })
 }
 
-impl<T: Pod> Deref for Buffer<T> {
+impl<T: Pod> Deref for HostBuffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         let bytes = self.len * size_of::<T>();
@@ -134,7 +149,7 @@ impl<T: Pod> Deref for Buffer<T> {
     }
 }
 
-impl<T: Pod> DerefMut for Buffer<T> {
+impl<T: Pod> DerefMut for HostBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         let bytes = self.len * size_of::<T>();
         bytemuck::cast_slice_mut(match &mut self.memory {
@@ -183,7 +198,7 @@ mod tests {
             WORTH / 4,
             3 * HUGE / 4 + 5,
         ] {
-            let mut buffer = Buffer::<f32>::zeroed(len).unwrap();
+            let mut buffer = HostBuffer::<f32>::zeroed(len).unwrap();
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().all(|&x| x == 0.0));
             assert_eq!(buffer.as_ptr().addr() % 64, 0);
@@ -191,7 +206,7 @@ mod tests {
             assert_eq!(buffer.iter().sum::<f32>(), len as f32);
         }
         for len in [usize::MAX, usize::MAX / 4, usize::MAX / 8] {
-            let message = Buffer::<f32>::zeroed(len).err().unwrap().to_string();
+            let message = HostBuffer::<f32>::zeroed(len).err().unwrap().to_string();
             let expected = format!("no memory for a buffer of {len} elements of 4 bytes");
             assert_eq!(message, expected);
         }
@@ -200,7 +215,7 @@ mod tests {
     #[test]
     fn large_buffers_begin_at_a_huge_page() {
         for len in [WORTH, HUGE, HUGE + 1, 5 * HUGE - 1] {
-            let buffer = Buffer::<u8>::zeroed(len).unwrap();
+            let buffer = HostBuffer::<u8>::zeroed(len).unwrap();
             assert_eq!(buffer.len(), len);
             assert_eq!(buffer.as_ptr().addr() % HUGE, 0);
         }
@@ -208,7 +223,7 @@ mod tests {
 
     #[test]
     fn room_is_kept_until_more_is_needed() {
-        let mut buffer = Buffer::<f32>::EMPTY;
+        let mut buffer = HostBuffer::<f32>::EMPTY;
         buffer.reserve(10);
         buffer[9] = 3.0;
         buffer.reserve(4);

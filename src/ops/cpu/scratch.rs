@@ -1,13 +1,13 @@
 //! Buffers that operations need for the length of one call, kept between calls: a fresh allocation of many megabytes
 //! would cost page faults every time.
 
-use super::memory::Buffer;
+use super::memory::HostBuffer;
 use std::sync::Mutex;
 
 /// A pool of `f32` buffers.
 #[derive(Default)]
 pub struct Scratch {
-    free: Mutex<Vec<Buffer<f32>>>,
+    free: Mutex<Vec<HostBuffer<f32>>>,
 }
 
 impl Scratch {
@@ -42,7 +42,7 @@ impl Scratch {
 
 /// A buffer on loan.
 pub struct Borrowed<'a> {
-    buffer: Buffer<f32>,
+    buffer: HostBuffer<f32>,
     len: usize,
     pool: &'a Scratch,
 }

@@ -5,19 +5,16 @@
 macro_rules! vectorised {
     ($(#[$meta:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        #[allow(clippy::too_many_arguments)]
         pub fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            #[allow(clippy::too_many_arguments, clippy::extra_unused_type_parameters)]
+            #[allow(clippy::extra_unused_type_parameters)]
             fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
-                #[allow(clippy::too_many_arguments)]
-                fn avx2($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                        fn avx2($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-                #[allow(clippy::too_many_arguments)]
-                fn avx512($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                        fn avx512($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 match $crate::ops::cpu::kernel::Level::detect() {
                     // SAFETY: `detect` found these instructions.
                     $crate::ops::cpu::kernel::Level::Avx512 => return unsafe { avx512($($arg),*) },

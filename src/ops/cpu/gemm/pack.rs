@@ -1,8 +1,8 @@
 //! Operands laid out as the tile loop reads them: `A` in groups of rows, `B` in panels of columns.
 
-use super::{MC, Matrix, depths};
+use super::{MC, Strided, depths};
 use crate::ops::cpu::kernel::Level;
-use crate::ops::cpu::memory::Buffer;
+use crate::ops::cpu::memory::HostBuffer;
 use rayon::prelude::*;
 
 /// Rows of a transposed left operand that are packed side by side: three cache lines of each column.
@@ -39,8 +39,8 @@ pub fn pack_left(
     rows: (usize, usize),
     k0: usize,
     depth: usize,
-    a: Matrix,
-    packed: &mut Buffer<f32>,
+    a: Strided,
+    packed: &mut HostBuffer<f32>,
 ) -> Left {
     if a.col == 1 || depth == 0 {
         let from = &a.data[(rows.0 * a.row + k0).min(a.data.len())..];
@@ -68,7 +68,7 @@ pub fn pack_left(
 }
 
 /// Packs the rows `0..m` of a left operand: for each block of the depth, all groups of `mr` rows, on all threads.
-pub fn pack_left_whole(mr: usize, m: usize, k: usize, a: Matrix, packed: &mut Buffer<f32>) {
+pub fn pack_left_whole(mr: usize, m: usize, k: usize, a: Strided, packed: &mut HostBuffer<f32>) {
     let all = m.next_multiple_of(mr);
     packed.reserve(all * k);
     for (k0, depth) in depths(k) {
@@ -88,7 +88,7 @@ fn pack_groups(
     rows: (usize, usize),
     k0: usize,
     depth: usize,
-    a: Matrix,
+    a: Strided,
     packed: &mut [f32],
 ) {
     match (a.row, mr) {
@@ -111,7 +111,7 @@ fn pack_columns<const MR: usize>(
     rows: (usize, usize),
     k0: usize,
     depth: usize,
-    a: Matrix,
+    a: Strided,
     packed: &mut [f32],
 ) {
     let strip = STRIP / MR * MR;
@@ -137,7 +137,7 @@ pub fn pack_panels(
     depth: usize,
     cols: (usize, usize),
     k0: usize,
-    b: Matrix,
+    b: Strided,
     packed: &mut [f32],
 ) {
     let count = cols.1 - cols.0;

@@ -9,8 +9,9 @@
 //!
 //! A fresh model is certain of nothing: all words then take part with all tokens, and this is the plain product.
 
-use super::{BLOCK, Chunk, Kept, block_factors, blocks};
-use crate::ops::cpu::gemm::{Factors, Fetch, Matrix, Packed, Start, gemm_packed, gemm_packed_to};
+use super::{BLOCK, Chunk, Head, Kept, Softmax, block_factors, blocks};
+use crate::ops::cpu::MatmulPrecision;
+use crate::ops::cpu::gemm::{Fetch, Packed, Start, Strided, Target, gemm_packed, gemm_packed_to};
 use crate::ops::cpu::scratch::{Borrowed, Scratch};
 use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{LANES, add_scaled, sum_lanes, vectorised};
@@ -147,42 +148,35 @@ vectorised! {
 }
 
 /// Adds the table's gradient to `grad_table`; `write` is given the gradient of each of the chunk's rows.
-#[allow(clippy::too_many_arguments)]
 pub fn gradients(
-    scratch: &Scratch,
-    factors: Factors,
+    head: Head,
     chunk: &Chunk,
-    table: &[f32],
-    kept: &Kept,
-    log_sum: &[f32],
-    scale: f32,
+    softmax: Softmax,
     grad_table: &mut [f32],
-    vocab: usize,
-    hidden: usize,
     mut write: impl FnMut(usize, &[f32]),
 ) {
-    let n = chunk.len();
-    let order = Order::new(kept, log_sum, vocab);
-    let mut x = Packed::new(factors);
+    let (scratch, hidden, n) = (head.scratch, head.hidden, chunk.len());
+    let order = Order::new(softmax.kept, softmax.log_sum, head.vocab);
+    let mut x = Packed::new(head.precision);
     if order.natural {
-        x.pack(n, hidden, Matrix::rows(chunk.x, hidden));
+        x.pack(n, hidden, Strided::rows(chunk.x, hidden));
     } else {
         let mut rows = scratch.take(n * hidden);
         for (row, &t) in rows.chunks_exact_mut(hidden).zip(&order.tokens) {
             row.copy_from_slice(&chunk.x[t as usize * hidden..][..hidden]);
         }
-        x.pack(n, hidden, Matrix::rows(&rows, hidden));
+        x.pack(n, hidden, Strided::rows(&rows, hidden));
     }
     let pass = Pass {
         scratch,
-        factors,
+        precision: head.precision,
         chunk,
         order: &order,
-        table,
+        table: head.table,
         x: &x,
-        kept,
-        log_sum,
-        scale,
+        kept: softmax.kept,
+        log_sum: softmax.log_sum,
+        scale: softmax.scale,
         grad_table: SharedMut::new(grad_table),
         hidden,
     };
@@ -191,7 +185,7 @@ pub fn gradients(
         .par_chunks_exact_mut(n * hidden)
         .enumerate()
         .with_max_len(1)
-        .for_each(|(part, grad_x)| pass.part(part, vocab, grad_x));
+        .for_each(|(part, grad_x)| pass.part(part, head.vocab, grad_x));
     let mut total = scratch.take(n * hidden);
     total
         .par_chunks_mut(4096)
@@ -212,7 +206,7 @@ pub fn gradients(
 /// What all parts read.
 struct Pass<'a> {
     scratch: &'a Scratch,
-    factors: Factors,
+    precision: MatmulPrecision,
     chunk: &'a Chunk<'a>,
     order: &'a Order,
     table: &'a [f32],
@@ -327,16 +321,13 @@ impl Pass<'_> {
         }
         // What each word's row of the table gains per mass, and what each token's row does.
         let mut of_words = self.scratch.take(GROUPS * hidden);
-        let masses = Matrix::rows(&ordered, n);
-        gemm_packed(
-            GROUPS,
-            masses,
-            self.x,
-            Start::Zero,
-            &mut of_words,
-            hidden,
-            Fetch::NOTHING,
-        );
+        let masses = Strided::rows(&ordered, n);
+        let target = Target {
+            start: Start::Zero,
+            c: &mut of_words,
+            row: hidden,
+        };
+        gemm_packed(GROUPS, masses, self.x, target, Fetch::NOTHING);
         let mut of_tokens = self.scratch.zeroed(GROUPS * hidden);
         for word in left_out {
             let at = word.groups * hidden;
@@ -347,17 +338,14 @@ impl Pass<'_> {
             add_scaled(&mut of_tokens[at..at + hidden], word.mass, row);
         }
         let mut packed = Packed::default();
-        packed.pack(GROUPS, hidden, Matrix::rows(&of_tokens, hidden));
-        let by_token = Matrix::transposed(&ordered, n);
-        gemm_packed(
-            n,
-            by_token,
-            &packed,
-            Start::Accumulate,
-            grad_x,
-            hidden,
-            Fetch::NOTHING,
-        );
+        packed.pack(GROUPS, hidden, Strided::rows(&of_tokens, hidden));
+        let by_token = Strided::transposed(&ordered, n);
+        let target = Target {
+            start: Start::Accumulate,
+            c: grad_x,
+            row: hidden,
+        };
+        gemm_packed(n, by_token, &packed, target, Fetch::NOTHING);
     }
 }
 
@@ -420,7 +408,7 @@ impl<'s> Work<'s> {
         Self {
             blocks: pass.order.ends[1..].iter().map(block).collect(),
             gathered: pass.scratch.take(BLOCK * pass.hidden),
-            packed: Packed::new(pass.factors),
+            packed: Packed::new(pass.precision),
         }
     }
 
@@ -432,40 +420,32 @@ impl<'s> Work<'s> {
         };
         let (tokens, hidden, count) = (block.tokens, pass.hidden, block.rows.len());
         let gradients = &block.gradients[..count * block.stride];
-        let left = Matrix::rows(gradients, block.stride);
+        let left = Strided::rows(gradients, block.stride);
         let mut next = Fetch::NOTHING;
         if last - first + 1 == count {
             // SAFETY: parts of the vocabulary are disjoint, and this task alone handles its part.
             let grad = unsafe { pass.grad_table.slice(first * hidden, count * hidden) };
             let own = &pass.table[first * hidden..][..count * hidden];
             let fetch = Fetch::new(own.as_ptr(), own.len());
-            gemm_packed_to(
-                tokens,
-                count,
-                left,
-                pass.x,
-                Start::Accumulate,
-                grad,
-                hidden,
-                fetch,
-            );
-            self.packed.pack(count, hidden, Matrix::rows(own, hidden));
+            let target = Target {
+                start: Start::Accumulate,
+                c: grad,
+                row: hidden,
+            };
+            gemm_packed_to(tokens, count, left, pass.x, target, fetch);
+            self.packed.pack(count, hidden, Strided::rows(own, hidden));
             // The exponentials of the next block are the first thing that it reads.
             let n = pass.chunk.len();
             let exponentials = pass.kept.exponentials.as_ptr();
             next = Fetch::new(exponentials.wrapping_add((last + 1) * n), BLOCK * n);
         } else {
             let gathered = &mut self.gathered[..count * hidden];
-            gemm_packed_to(
-                tokens,
-                count,
-                left,
-                pass.x,
-                Start::Zero,
-                gathered,
-                hidden,
-                Fetch::NOTHING,
-            );
+            let target = Target {
+                start: Start::Zero,
+                c: &mut *gathered,
+                row: hidden,
+            };
+            gemm_packed_to(tokens, count, left, pass.x, target, Fetch::NOTHING);
             for (from, &row) in gathered.chunks_exact(hidden).zip(&block.rows) {
                 // SAFETY: as above.
                 let grad = unsafe { pass.grad_table.slice(row * hidden, hidden) };
@@ -475,7 +455,7 @@ impl<'s> Work<'s> {
                 to.copy_from_slice(&pass.table[row * hidden..][..hidden]);
             }
             self.packed
-                .pack(count, hidden, Matrix::rows(gathered, hidden));
+                .pack(count, hidden, Strided::rows(gathered, hidden));
         }
         let start = if grad_x.filled == 0 {
             grad_x.filled = tokens;
@@ -484,9 +464,13 @@ impl<'s> Work<'s> {
             grad_x.fill(tokens, hidden);
             Start::Accumulate
         };
-        let by_token = Matrix::transposed(gradients, block.stride);
-        let rows = &mut grad_x.rows[..tokens * hidden];
-        gemm_packed(tokens, by_token, &self.packed, start, rows, hidden, next);
+        let by_token = Strided::transposed(gradients, block.stride);
+        let target = Target {
+            start,
+            c: &mut grad_x.rows[..tokens * hidden],
+            row: hidden,
+        };
+        gemm_packed(tokens, by_token, &self.packed, target, next);
         block.rows.clear();
     }
 }

@@ -1,28 +1,33 @@
 //! RMSNorm (Zhang & Sennrich 2019) over rows.
 
-use super::scratch::Scratch;
 use super::simd::{LANES, dot_body, sum_lanes, vectorised};
+use super::{CpuDevice, Floats};
+use crate::ops::{Checked, RmsNormBackward, RmsNormForward, Run};
+use anyhow::Result;
 use rayon::prelude::*;
 
 /// Rows of one task; also the unit in which the weight's gradient is summed, so it must not depend on the threads.
 const ROWS: usize = 64;
 
-/// See [`Device::rmsnorm_forward`](crate::ops::Device::rmsnorm_forward).
-pub fn forward(
-    x: &[f32],
-    weight: &[f32],
-    epsilon: f32,
-    out: &mut [f32],
-    inv_rms: &mut [f32],
-    cols: usize,
-) {
-    (
-        x.par_chunks(ROWS * cols),
-        out.par_chunks_mut(ROWS * cols),
-        inv_rms.par_chunks_mut(ROWS),
-    )
-        .into_par_iter()
-        .for_each(|(x, out, inv)| forward_rows(x, weight, epsilon, out, inv, cols));
+impl Run<RmsNormForward<'_, Floats, Floats>> for CpuDevice {
+    fn run(&self, operation: Checked<RmsNormForward<'_, Floats, Floats>>) -> Result<()> {
+        let RmsNormForward {
+            x,
+            weight,
+            epsilon,
+            out,
+            inv_rms,
+        } = operation.into_inner();
+        let (cols, weight) = (x.cols, weight.slice());
+        (
+            x.slice().par_chunks(ROWS * cols),
+            out.slice_mut().par_chunks_mut(ROWS * cols),
+            inv_rms.slice_mut().par_chunks_mut(ROWS),
+        )
+            .into_par_iter()
+            .for_each(|(x, out, inv)| forward_rows(x, weight, epsilon, out, inv, cols));
+        Ok(())
+    }
 }
 
 vectorised! {
@@ -37,35 +42,36 @@ vectorised! {
     }
 }
 
-/// See [`Device::rmsnorm_backward`](crate::ops::Device::rmsnorm_backward).
-#[allow(clippy::too_many_arguments)]
-pub fn backward(
-    scratch: &Scratch,
-    grad_out: &[f32],
-    x: &[f32],
-    weight: &[f32],
-    inv_rms: &[f32],
-    grad_x: &mut [f32],
-    grad_weight: &mut [f32],
-    cols: usize,
-) {
-    let chunks = inv_rms.len().div_ceil(ROWS);
-    let mut partial = scratch.zeroed(chunks * cols);
-    (
-        grad_out.par_chunks(ROWS * cols),
-        x.par_chunks(ROWS * cols),
-        inv_rms.par_chunks(ROWS),
-        grad_x.par_chunks_mut(ROWS * cols),
-        partial.par_chunks_mut(cols),
-    )
-        .into_par_iter()
-        .for_each(|(grad_out, x, inv, grad_x, partial)| {
-            backward_rows(grad_out, x, weight, inv, grad_x, partial, cols)
-        });
-    for partial in partial.chunks_exact(cols) {
-        for (total, part) in grad_weight.iter_mut().zip(partial) {
-            *total += part;
+impl Run<RmsNormBackward<'_, Floats, Floats>> for CpuDevice {
+    fn run(&self, operation: Checked<RmsNormBackward<'_, Floats, Floats>>) -> Result<()> {
+        let RmsNormBackward {
+            grad_out,
+            x,
+            weight,
+            inv_rms,
+            grad_x,
+            grad_weight,
+        } = operation.into_inner();
+        let (cols, weight) = (x.cols, weight.slice());
+        let mut partial = self.scratch.zeroed(inv_rms.len.div_ceil(ROWS) * cols);
+        (
+            grad_out.slice().par_chunks(ROWS * cols),
+            x.slice().par_chunks(ROWS * cols),
+            inv_rms.slice().par_chunks(ROWS),
+            grad_x.slice_mut().par_chunks_mut(ROWS * cols),
+            partial.par_chunks_mut(cols),
+        )
+            .into_par_iter()
+            .for_each(|(grad_out, x, inv, grad_x, partial)| {
+                backward_rows(grad_out, x, weight, inv, grad_x, partial, cols)
+            });
+        let grad_weight = grad_weight.slice_mut();
+        for partial in partial.chunks_exact(cols) {
+            for (total, part) in grad_weight.iter_mut().zip(partial) {
+                *total += part;
+            }
         }
+        Ok(())
     }
 }
 
