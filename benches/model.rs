@@ -1,5 +1,5 @@
-//! The 47M model: one forward and backward of 4 x 256 tokens, prefill of 40 tokens, one decoded token, one step of several texts:
-//! `cargo bench --bench model`.
+//! The 47M model: one forward and backward of 4 x 256 tokens, prefill of 40 tokens, one decoded
+//! token, one step of several texts: `cargo bench --bench model`.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use muni_engine::model::{

@@ -1,10 +1,11 @@
-//! Training throughput at the 47M size, as one JSON line: what `benches/peers/compare.py` holds against PyTorch.
-//! `cargo bench --bench throughput -- [--steps N] [--warmup N] [--batch-size B] [--max-length L] [--accumulation A]
-//! [--precision fp32|bf16] [--shards DIR [--loss-on all|answers]] [--model-path DIR] [--dump FILE]`.
-//! A step is forward and backward of every logical batch, the global norm, clipping and AdamW: the same work as
-//! `benches/peers/pytorch_train.py`. Tokens are random, each row one example, or with `--shards` the batches of training;
-//! the model is a fresh one, or with `--model-path` one that has been trained. `--dump` writes the batches, one JSON object
-//! per line, for the peer.
+//! Training throughput at the 47M size, as one JSON line: what `benches/peers/compare.py` holds
+//! against PyTorch. `cargo bench --bench throughput -- [--steps N] [--warmup N] [--batch-size B]
+//! [--max-length L] [--accumulation A] [--precision fp32|bf16] [--shards DIR [--loss-on
+//! all|answers]] [--model-path DIR] [--dump FILE]`. A step is forward and backward of every logical
+//! batch, the global norm, clipping and AdamW: the same work as `benches/peers/pytorch_train.py`.
+//! Tokens are random, each row one example, or with `--shards` the batches of training; the model
+//! is a fresh one, or with `--model-path` one that has been trained. `--dump` writes the batches,
+//! one JSON object per line, for the peer.
 
 use anyhow::{Context, Result, bail};
 use muni_engine::formats::load_folder;

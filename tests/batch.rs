@@ -37,7 +37,8 @@ fn requests(count: u32) -> Vec<(Vec<u32>, GenerateSettings)> {
         .collect()
 }
 
-/// What a generator of its own makes of a request: the tokens that the callback sees, and why they end.
+/// What a generator of its own makes of a request: the tokens that the callback sees, and why they
+/// end.
 fn alone(
     device: &CpuDevice,
     model: &Model<CpuDevice>,

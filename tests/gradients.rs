@@ -1,8 +1,9 @@
 //! Every backward pass of the reference device against finite differences of its own forward pass.
 //!
-//! The loss is a random projection of the outputs, `sum(out * probe)` in f64. Each checked element is moved up and down by
-//! `STEP` times the input's rms. An f32 output is rounded to 6e-8 of its size, which the division by the step turns into
-//! about 1e-5; the curvature adds about `STEP^2`. `TOLERANCE` is for the largest error over the rms of the differences.
+//! The loss is a random projection of the outputs, `sum(out * probe)` in f64. Each checked element
+//! is moved up and down by `STEP` times the input's rms. An f32 output is rounded to 6e-8 of its
+//! size, which the division by the step turns into about 1e-5; the curvature adds about `STEP^2`.
+//! `TOLERANCE` is for the largest error over the rms of the differences.
 
 use muni_engine::ops::reference::ReferenceDevice;
 use muni_engine::ops::{
@@ -248,7 +249,8 @@ fn rope() {
     });
 }
 
-/// Queries, keys and values are checked apart, so that small gradients of one do not hide behind another's.
+/// Queries, keys and values are checked apart, so that small gradients of one do not hide behind
+/// another's.
 #[test]
 fn attention() {
     let (shape, segments) = (&ATTENTION, vec![0, 1, 8, 9, 14]);
@@ -320,8 +322,8 @@ const TOKENS: usize = 11;
 const GROUPS: [u32; 3] = [0, 4, 11];
 const LAYERS: usize = 3;
 
-/// Router input and weight whose choice does not change under the steps: the last chosen and the first not chosen
-/// expert's logits lie well apart.
+/// Router input and weight whose choice does not change under the steps: the last chosen and the
+/// first not chosen expert's logits lie well apart.
 fn router_input() -> (Vec<f32>, Vec<f32>) {
     let weight = random(2, MOE.experts * MOE.hidden, 0.7);
     let mut x = Vec::new();
@@ -507,7 +509,8 @@ fn head_loss() {
         },
     )
     .unwrap();
-    // From the losses of each position, summed in f64: finer than the f32 sum that head_loss returns.
+    // From the losses of each position, summed in f64: finer than the f32 sum that head_loss
+    // returns.
     let sum = |x: &[f32], table: &[f32]| -> f64 {
         let mut losses = vec![0.0; count];
         let (x, table) = (x.to_vec(), table.to_vec());
@@ -560,7 +563,8 @@ fn global_norm() {
     assert!(norm[0].is_nan() && norm[1] == 5.0);
 }
 
-/// Three updates against the formula of `torch.optim.AdamW` after `clip_grad_norm_`, written out in f64.
+/// Three updates against the formula of `torch.optim.AdamW` after `clip_grad_norm_`, written out in
+/// f64.
 #[test]
 fn adamw() {
     let len = 50;

@@ -1,5 +1,6 @@
-//! The whole model against Transformers: logits, losses, every gradient, the weights after three optimizer steps and a
-//! greedy continuation, from the files in `tests/fixtures/`; and in `invariants` what it promises about itself.
+//! The whole model against Transformers: logits, losses, every gradient, the weights after three
+//! optimizer steps and a greedy continuation, from the files in `tests/fixtures/`; and in
+//! `invariants` what it promises about itself.
 
 mod fixture;
 mod invariants;

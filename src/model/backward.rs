@@ -1,5 +1,6 @@
-//! The backward pass, the forward pass read from the end. `grad_residual` is the gradient of the residual
-//! stream at the point reached; each block adds what flows through it, the skip connection needs nothing.
+//! The backward pass, the forward pass read from the end. `grad_residual` is the gradient of the
+//! residual stream at the point reached; each block adds what flows through it, the skip connection
+//! needs nothing.
 
 use super::forward::{KvSource, Pass};
 use super::parameters::LayerParameters;
@@ -12,7 +13,8 @@ use crate::ops::{
 };
 use anyhow::{Result, bail, ensure};
 
-/// Factors of the two losses of one micro-batch, so that a step's gradient does not depend on how it was cut.
+/// Factors of the two losses of one micro-batch, so that a step's gradient does not depend on how
+/// it was cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepScales {
     /// 1 / counted targets of the whole accumulation.
@@ -22,12 +24,14 @@ pub struct StepScales {
 }
 
 impl<D: Operations + Planner> Model<D> {
-    /// Adds the gradient of `scales.token * sum of token losses + scales.balance * sum of router losses` to `gradients`,
-    /// and the unscaled sums to what [`Workspace::totals`] will return. Never waits for the device.
+    /// Adds the gradient of `scales.token * sum of token losses + scales.balance * sum of router
+    /// losses` to `gradients`, and the unscaled sums to what [`Workspace::totals`] will return.
+    /// Never waits for the device.
     ///
     /// # Errors
-    /// If the batch is malformed or larger than the workspace, the workspace is for inference, `gradients` belong to a
-    /// model of other sizes, or the device fails. After an error, `gradients` may be half updated.
+    /// If the batch is malformed or larger than the workspace, the workspace is for inference,
+    /// `gradients` belong to a model of other sizes, or the device fails. After an error,
+    /// `gradients` may be half updated.
     pub fn forward_backward(
         &self,
         device: &D,
@@ -40,10 +44,12 @@ impl<D: Operations + Planner> Model<D> {
         self.forward_backward_staged(device, &staged, workspace, gradients)
     }
 
-    /// The first half of [`Model::forward_backward`]: everything that changes from one batch to the next goes to the device.
+    /// The first half of [`Model::forward_backward`]: everything that changes from one batch to the
+    /// next goes to the device.
     ///
     /// # Errors
-    /// If the batch is malformed or larger than the workspace, the workspace is for inference, or the device fails.
+    /// If the batch is malformed or larger than the workspace, the workspace is for inference, or
+    /// the device fails.
     pub fn stage(
         &self,
         device: &D,
@@ -57,7 +63,8 @@ impl<D: Operations + Planner> Model<D> {
 }
 
 impl<D: Operations> Model<D> {
-    /// The second half: the arithmetic on what was staged last. It only issues operations, the same ones for equal `staged`.
+    /// The second half: the arithmetic on what was staged last. It only issues operations, the same
+    /// ones for equal `staged`.
     ///
     /// # Errors
     /// As [`Model::forward_backward`].
@@ -173,7 +180,8 @@ struct Layer<'a, D: Device> {
 }
 
 impl<D: Operations> Layer<'_, D> {
-    /// Backward of `next = middle + experts(rmsnorm(middle))`, router and load-balancing loss included.
+    /// Backward of `next = middle + experts(rmsnorm(middle))`, router and load-balancing loss
+    /// included.
     fn experts(&mut self) -> Result<()> {
         let (device, weights, grads) = (self.device, &self.weights, &mut self.grads);
         let Pass {

@@ -1,5 +1,5 @@
-//! Keys and values of a sequence so far, so that each new token costs one row and not the whole sequence
-//! again.
+//! Keys and values of a sequence so far, so that each new token costs one row and not the whole
+//! sequence again.
 
 use super::ModelConfig;
 use crate::ops::{Buffer, CachedSequence, Device, MemoryClass, Planner, allocating};

@@ -113,12 +113,12 @@ impl<D: Operations> Model<D> {
     }
 
     /// Appends `tokens` to the cached sequence and returns the logits `[V]` that follow the last of
-    /// them. More tokens than the workspace holds are taken in several passes. After an error the cache
-    /// is as long as before.
+    /// them. More tokens than the workspace holds are taken in several passes. After an error the
+    /// cache is as long as before.
     ///
     /// # Errors
-    /// If there are no tokens, the cache is too small, a token is outside the vocabulary, or the device
-    /// fails.
+    /// If there are no tokens, the cache is too small, a token is outside the vocabulary, or the
+    /// device fails.
     pub fn prefill(
         &self,
         device: &D,
@@ -154,12 +154,12 @@ impl<D: Operations> Model<D> {
 
     /// Appends one token to each of several cached sequences in one pass and returns the logits
     /// `[sequences, V]` that follow. Each sequence's are those of [`Model::prefill`] with its token
-    /// alone, to the bit where the device's products do not depend on the number of rows (the CPU's, up
-    /// to 64 rows). After an error the caches are as long as before.
+    /// alone, to the bit where the device's products do not depend on the number of rows (the
+    /// CPU's, up to 64 rows). After an error the caches are as long as before.
     ///
     /// # Errors
-    /// If there are no sequences, not one token each, more than the workspace holds, caches of unequal
-    /// capacity or a full one, a token is outside the vocabulary, or the device fails.
+    /// If there are no sequences, not one token each, more than the workspace holds, caches of
+    /// unequal capacity or a full one, a token is outside the vocabulary, or the device fails.
     pub fn decode_batch(
         &self,
         device: &D,
@@ -236,8 +236,8 @@ impl<D: Operations> Model<D> {
         self.forward(device, workspace, None, pass, source)
     }
 
-    /// Runs all layers and the last norm over what lies in `workspace.inputs`. The router's sums go to
-    /// the training balance of that number, or to scratch.
+    /// Runs all layers and the last norm over what lies in `workspace.inputs`. The router's sums go
+    /// to the training balance of that number, or to scratch.
     pub(super) fn forward(
         &self,
         device: &D,
@@ -305,7 +305,8 @@ impl<D: Operations> Model<D> {
         )
     }
 
-    /// Refuses a workspace made for other sizes, whose buffers would be too short or, worse, long enough.
+    /// Refuses a workspace made for other sizes, whose buffers would be too short or, worse, long
+    /// enough.
     pub(super) fn check_workspace(&self, workspace: &Workspace<D>) -> Result<()> {
         ensure!(
             workspace.config == self.config,

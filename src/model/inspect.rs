@@ -43,7 +43,8 @@ impl<D: Operations> Model<D> {
         let layers = self.config.num_hidden_layers;
         ensure!(
             workspace.layers.len() == layers,
-            "the workspace keeps {} layers, the model has {layers}: make it with Workspace::for_inspection",
+            "the workspace keeps {} layers, the model has {layers}: make it with \
+             Workspace::for_inspection",
             workspace.layers.len()
         );
         let tokens = self.forward_batch(device, batch, workspace)?;

@@ -12,7 +12,8 @@ pub struct Workspace<D: Device> {
     /// Sizes this workspace was made for.
     pub(super) config: ModelConfig,
     pub(super) inputs: Inputs<D>,
-    /// The residual stream `[T, C]` before each layer and after the last: layers + 1 buffers, or one for inference.
+    /// The residual stream `[T, C]` before each layer and after the last: layers + 1 buffers, or
+    /// one for inference.
     pub(super) residuals: Vec<D::Float>,
     /// What each layer keeps for its backward; one for all layers in inference.
     pub(super) layers: Vec<LayerActivations<D>>,
@@ -40,7 +41,8 @@ pub(super) struct Inputs<D: Device> {
     pub token_scale: D::Single,
 }
 
-/// A micro-batch that lies on the device: the sizes of its pass. Passes of equal ones issue the same operations.
+/// A micro-batch that lies on the device: the sizes of its pass. Passes of equal ones issue the
+/// same operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Staged {
     /// Tokens, padding included.
@@ -97,7 +99,8 @@ pub(super) struct Training<D: Device> {
     pub grad_weights: D::Single,
     /// Sum of the token losses since the last totals `[1]`.
     pub loss: D::Single,
-    /// Router sums of each micro-batch since the last totals; grown on demand, so that a step never waits for the device.
+    /// Router sums of each micro-batch since the last totals; grown on demand, so that a step never
+    /// waits for the device.
     pub balances: Vec<Balance<D::Single>>,
     /// Tokens of each logical batch, for each of the first `balances` in use.
     pub group_tokens: Vec<Vec<usize>>,
@@ -108,7 +111,8 @@ pub(super) struct Training<D: Device> {
 pub struct StepTotals {
     /// Sum of the cross-entropy over all counted targets.
     pub token_loss_sum: f64,
-    /// Sum over the logical batches of Transformers' `load_balancing_loss_func`, without its coefficient.
+    /// Sum over the logical batches of Transformers' `load_balancing_loss_func`, without its
+    /// coefficient.
     pub router_loss_sum: f64,
     /// Tokens sent to each expert, over all layers `[E]`.
     pub expert_counts: Vec<f64>,
@@ -206,7 +210,8 @@ impl<D: Planner> Workspace<D> {
         })
     }
 
-    /// A workspace for the forward pass only: about a sixth of the memory at six layers, since layers share buffers.
+    /// A workspace for the forward pass only: about a sixth of the memory at six layers, since
+    /// layers share buffers.
     ///
     /// # Errors
     /// If a size is 0 or the device is out of memory.
@@ -226,8 +231,8 @@ impl<D: Planner> Workspace<D> {
     /// [`Model::decode_batch`](super::Model::decode_batch).
     ///
     /// # Errors
-    /// If `sequences` is 0 or more than the tokens the workspace was made for, or the device is out of
-    /// memory.
+    /// If `sequences` is 0 or more than the tokens the workspace was made for, or the device is out
+    /// of memory.
     pub fn with_sequences(mut self, device: &D, sequences: usize) -> Result<Self> {
         let most = self.max_tokens;
         ensure!(
@@ -258,8 +263,8 @@ impl<D: Planner> Workspace<D> {
         Ok(())
     }
 
-    /// As [`Workspace::upload`], for a pass that trains: padded to a shape that comes up again, with the
-    /// factors of its losses.
+    /// As [`Workspace::upload`], for a pass that trains: padded to a shape that comes up again,
+    /// with the factors of its losses.
     pub(super) fn stage(
         &mut self,
         device: &D,
@@ -277,7 +282,8 @@ impl<D: Planner> Workspace<D> {
         let tokens = count.next_multiple_of(multiple).min(self.max_tokens);
         let mut segments = batch.segments.clone();
         if multiple > 1 {
-            // The padding is an example of its own, and examples without tokens make the number a rounder one.
+            // The padding is an example of its own, and examples without tokens make the number a
+            // rounder one.
             segments.push(tokens as u32);
             let parts = (examples + 1).next_power_of_two();
             segments.resize(
@@ -330,7 +336,8 @@ impl<D: Device> Workspace<D> {
         config.validate()?;
         ensure!(
             max_tokens >= 1 && max_segments >= 1 && max_groups >= 1,
-            "a workspace for {max_tokens} tokens, {max_segments} examples and {max_groups} logical batches was asked for; expected at least 1 of each"
+            "a workspace for {max_tokens} tokens, {max_segments} examples and {max_groups} logical \
+             batches was asked for; expected at least 1 of each"
         );
         let layers = if keep_layers {
             config.num_hidden_layers
@@ -372,8 +379,8 @@ impl<D: Device> Workspace<D> {
         self.max_tokens
     }
 
-    /// Downloads the sums that `forward_backward` has left since the last call, and starts new ones. This is the only
-    /// place where training waits for the device.
+    /// Downloads the sums that `forward_backward` has left since the last call, and starts new
+    /// ones. This is the only place where training waits for the device.
     ///
     /// # Errors
     /// If the device fails.
@@ -412,8 +419,8 @@ impl<D: Device> Workspace<D> {
         self.max_groups * self.config.num_local_experts
     }
 
-    /// As [`Workspace::totals`], but the sums are copied on the device, to `history` from `at` on, without
-    /// waiting. The sum of losses goes on unless [`Workspace::clear_loss`] is called.
+    /// As [`Workspace::totals`], but the sums are copied on the device, to `history` from `at` on,
+    /// without waiting. The sum of losses goes on unless [`Workspace::clear_loss`] is called.
     ///
     /// # Errors
     /// If the history is too short, or the device fails.

@@ -13,7 +13,8 @@ use super::view::{Buffer, IndexBuffer, Matrix, MatrixMut, Offsets, View};
 pub struct AttentionShape {
     /// Query heads `H`.
     pub heads: usize,
-    /// Key/value heads `G`; `H` is a multiple of it. Query head `h` reads key/value head `h / (H / G)`.
+    /// Key/value heads `G`; `H` is a multiple of it. Query head `h` reads key/value head `h / (H /
+    /// G)`.
     pub kv_heads: usize,
     /// Elements per head `D`, even.
     pub head_dim: usize,
@@ -78,8 +79,9 @@ pub struct CachedSequence<'a, F> {
     pub past: usize,
 }
 
-/// Attention over one sequence's cache: the rows of `qkv` take positions `past..past + T`. Their keys and values are
-/// written to the cache, then each new query attends to all cached positions up to its own.
+/// Attention over one sequence's cache: the rows of `qkv` take positions `past..past + T`. Their
+/// keys and values are written to the cache, then each new query attends to all cached positions up
+/// to its own.
 pub struct AttentionPrefill<'a, F> {
     /// `[T, (H + 2G) D]`
     pub qkv: Matrix<'a, F>,
@@ -91,8 +93,9 @@ pub struct AttentionPrefill<'a, F> {
     pub shape: AttentionShape,
 }
 
-/// One new position of each of several sequences: row `r` of `qkv` takes position `sequences[r].past` of its own cache.
-/// Every row equals that of [`AttentionPrefill`] to the bit. All caches have the same capacity.
+/// One new position of each of several sequences: row `r` of `qkv` takes position
+/// `sequences[r].past` of its own cache. Every row equals that of [`AttentionPrefill`] to the bit.
+/// All caches have the same capacity.
 pub struct AttentionDecode<'a, F> {
     /// `[sequences, (H + 2G) D]`
     pub qkv: Matrix<'a, F>,
@@ -104,7 +107,8 @@ pub struct AttentionDecode<'a, F> {
     pub shape: AttentionShape,
 }
 
-/// The segments cut `total` tokens into examples. The last ones may be empty where batches are padded.
+/// The segments cut `total` tokens into examples. The last ones may be empty where batches are
+/// padded.
 fn check_segments<I: IndexBuffer>(op: &str, segments: &Offsets<'_, I>, total: usize) -> Result<()> {
     let (name, parts) = ("segments", segments.parts);
     expect_len(op, name, segments.buffer.len(), parts.saturating_add(1))?;
@@ -198,7 +202,8 @@ impl<F: Buffer, S: Buffer, I: IndexBuffer> Operation for AttentionBackward<'_, F
                 name: "attention, gradient of keys and values",
                 families: &["attention_dkv"],
                 kind: Kind::Attention,
-                // Scores and gradients of the probabilities again, gradients of the values, of the keys.
+                // Scores and gradients of the probabilities again, gradients of the values, of the
+                // keys.
                 flops: 4.0 * scores,
                 bytes: load.storage * tokens * (qkv + q + 2.0 * kv) + statistics,
             },
@@ -215,7 +220,8 @@ impl<F: Buffer> CachedSequence<'_, F> {
         self.values.expect(op, "values", &dims)
     }
 
-    /// Bytes of the positions that are read, and of `count` new ones that are written, with their queries and outputs.
+    /// Bytes of the positions that are read, and of `count` new ones that are written, with their
+    /// queries and outputs.
     fn bytes(&self, shape: &AttentionShape, count: usize, storage: usize) -> usize {
         let read = count * shape.qkv_size() + 2 * self.past * shape.kv_size();
         let written = count * (shape.out_size() + 2 * shape.kv_size());

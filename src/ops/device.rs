@@ -1,4 +1,5 @@
-//! What a device is: memory and transfer. Arithmetic is [`super::Run`], one implementation per operation.
+//! What a device is: memory and transfer. Arithmetic is [`super::Run`], one implementation per
+//! operation.
 
 use anyhow::Result;
 
@@ -6,7 +7,8 @@ use super::optimizer::AdamState;
 use super::router::{Balance, MoeShape, Routing};
 use super::view::{Buffer, IndexBuffer};
 
-/// A place where arithmetic happens. Operations are issued in order and may run asynchronously; only `download_*` waits.
+/// A place where arithmetic happens. Operations are issued in order and may run asynchronously;
+/// only `download_*` waits.
 pub trait Device: Sync {
     /// Weights, activations and their gradients, in the device's storage precision.
     type Float: Buffer + Send + Sync;
@@ -26,10 +28,10 @@ pub trait Device: Sync {
     /// An operation that passed its check comes next; it cannot move fewer bytes than these.
     fn begin(&self, _operation: &'static str, _bytes: usize) {}
 
-    /// Training batches are padded to a multiple of this, in a workspace of so many tokens, so that few
-    /// different shapes come up and recorded operations serve again. Where it is not 1, the last
-    /// segments may be empty, and groups may end before the last token: the tokens behind them belong
-    /// to no logical batch.
+    /// Training batches are padded to a multiple of this, in a workspace of so many tokens, so that
+    /// few different shapes come up and recorded operations serve again. Where it is not 1, the
+    /// last segments may be empty, and groups may end before the last token: the tokens behind them
+    /// belong to no logical batch.
     fn token_multiple(&self, _capacity: usize) -> usize {
         1
     }
@@ -47,8 +49,8 @@ pub trait Device: Sync {
     /// # Errors
     /// If there is no memory.
     fn host_buffer(&self, len: usize) -> Result<Self::Host>;
-    /// A buffer with these values. A device that computes on the host takes the memory itself: a model of 187 MB is then
-    /// not copied.
+    /// A buffer with these values. A device that computes on the host takes the memory itself: a
+    /// model of 187 MB is then not copied.
     ///
     /// # Errors
     /// If there is no memory.
@@ -75,8 +77,9 @@ pub trait Device: Sync {
         to: &mut Self::Single,
         at: usize,
     ) -> Result<()>;
-    /// Copies what the operations to come work on: each piece into the first elements of its buffer. A device that runs
-    /// ahead has taken the values when this returns, and copies them while earlier operations still run.
+    /// Copies what the operations to come work on: each piece into the first elements of its
+    /// buffer. A device that runs ahead has taken the values when this returns, and copies them
+    /// while earlier operations still run.
     fn upload_inputs(
         &self,
         indices: &mut [(&[u32], &mut Self::Index)],
@@ -91,8 +94,8 @@ pub trait Device: Sync {
         Ok(())
     }
 
-    /// Fresh optimizer state of a weight of these values: moments zero, master (if any) exactly the values, before the
-    /// device rounds them.
+    /// Fresh optimizer state of a weight of these values: moments zero, master (if any) exactly the
+    /// values, before the device rounds them.
     fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self::Single>>;
 }
 

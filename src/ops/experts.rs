@@ -6,8 +6,8 @@ use super::operation::{KernelCost, Kind, Load, Operation};
 use super::router::{MoeShape, Routing};
 use super::view::{Buffer, IndexBuffer, Matrix, MatrixMut, View};
 
-/// For each slot with expert `e`: `[gate | up] = x w13[e]^T`, `act = silu(gate) * up`, `expert_out = act w2[e]^T`;
-/// `out[t] = residual[t] + sum_k weights[t,k] expert_out`.
+/// For each slot with expert `e`: `[gate | up] = x w13[e]^T`, `act = silu(gate) * up`, `expert_out
+/// = act w2[e]^T`; `out[t] = residual[t] + sum_k weights[t,k] expert_out`.
 pub struct ExpertsForward<'a, F, S, I> {
     /// `[T, C]`
     pub x: Matrix<'a, F>,
@@ -27,8 +27,8 @@ pub struct ExpertsForward<'a, F, S, I> {
     pub shape: MoeShape,
 }
 
-/// `grad_x =` (written), `grad_w13 +=`, `grad_w2 +=`, `grad_weights =` (written). The residual's gradient is `grad_out`
-/// itself and is left to the caller.
+/// `grad_x =` (written), `grad_w13 +=`, `grad_w2 +=`, `grad_weights =` (written). The residual's
+/// gradient is `grad_out` itself and is left to the caller.
 pub struct ExpertsBackward<'a, F, S, I> {
     /// `[T, C]`
     pub grad_out: Matrix<'a, F>,

@@ -9,12 +9,13 @@ use super::view::{Buffer, IndexBuffer, Matrix, MatrixMut, Vector, VectorMut, Vie
 /// Target value of a position that carries no loss.
 pub const IGNORE_TARGET: u32 = u32::MAX;
 
-/// Most tokens of a chunk of the head on a card. More need more memory (206 MB of logits at GPT-2's vocabulary), fewer read
-/// the table and its gradient more often: 116 MB per chunk.
+/// Most tokens of a chunk of the head on a card. More need more memory (206 MB of logits at GPT-2's
+/// vocabulary), fewer read the table and its gradient more often: 116 MB per chunk.
 pub const HEAD_CHUNK: usize = 2048;
 
-/// `logits = x table^T`, `loss += sum_t -log softmax(logits[t])[targets[t]]` over targets that are not [`IGNORE_TARGET`]
-/// (natural logarithm, not scaled); `grad_x = scale[0] * d loss`, `grad_table += scale[0] * d loss`.
+/// `logits = x table^T`, `loss += sum_t -log softmax(logits[t])[targets[t]]` over targets that are
+/// not [`IGNORE_TARGET`] (natural logarithm, not scaled); `grad_x = scale[0] * d loss`, `grad_table
+/// += scale[0] * d loss`.
 pub struct HeadLoss<'a, F, S, I> {
     /// `[T, C]`
     pub x: Matrix<'a, F>,

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Device;
 
-/// Where a moving loss scale stands: part of a checkpoint, because a resumed run must go on with it.
+/// Where a moving loss scale stands: part of a checkpoint, because a resumed run must go on with
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LossScale {
@@ -15,11 +16,11 @@ pub struct LossScale {
     pub good_steps: u32,
 }
 
-/// Devices whose gradients overflow early (fp16) multiply them by a scale from the head on and divide by it in
-/// [`super::GlobalNorm`] and [`super::AdamW`]; a norm that is not finite halves it.
+/// Devices whose gradients overflow early (fp16) multiply them by a scale from the head on and
+/// divide by it in [`super::GlobalNorm`] and [`super::AdamW`]; a norm that is not finite halves it.
 pub trait LossScaler: Device {
-    /// Where the device's loss scale stands; `None` where gradients are not scaled, or always by the same. Waits for the
-    /// device.
+    /// Where the device's loss scale stands; `None` where gradients are not scaled, or always by
+    /// the same. Waits for the device.
     ///
     /// # Errors
     /// When the device fails.

@@ -1,15 +1,16 @@
-//! The operation set: everything the model and the trainer compute, each operation a value with its operands.
+//! The operation set: everything the model and the trainer compute, each operation a value with its
+//! operands.
 //!
-//! A file per family says what its operations are: formula, shapes, check, cost. [`issue`] checks an operation once and
-//! hands it to a device, which implements [`Run`] for it in the file of the same name: `cpu` is fast, `cuda` launches
-//! kernels, `reference` is slow and obvious, and `conformance` holds the others to it. `model` and `train` are written
-//! once over [`Operations`].
+//! A file per family says what its operations are: formula, shapes, check, cost. [`issue`] checks
+//! an operation once and hands it to a device, which implements [`Run`] for it in the file of the
+//! same name: `cpu` is fast, `cuda` launches kernels, `reference` is slow and obvious, and
+//! `conformance` holds the others to it. `model` and `train` are written once over [`Operations`].
 //!
 //! Rules
 //! - Matrices are row-major and dense; a weight is `[out, in]`, an activation `[tokens, features]`.
 //! - Buffers may be longer than their view: an operation reads and writes the view only.
-//! - `=` or `+=` is said per output. Gradients of weights are always `+=`: they are made of zeros, and the update that has
-//!   used them leaves zeros behind.
+//! - `=` or `+=` is said per output. Gradients of weights are always `+=`: they are made of zeros,
+//!   and the update that has used them leaves zeros behind.
 
 mod attention;
 pub mod checks;

@@ -16,10 +16,12 @@ pub trait Operation {
     /// Begins with the operation's name; says what was found and what is expected.
     fn check(&self) -> Result<()>;
 
-    /// Bytes that no device can avoid: each operand once, with `storage` bytes per weight and activation.
+    /// Bytes that no device can avoid: each operand once, with `storage` bytes per weight and
+    /// activation.
     fn bytes(&self, storage: usize) -> usize;
 
-    /// What its kernels do, one after another. Empty where a training step does not use the operation.
+    /// What its kernels do, one after another. Empty where a training step does not use the
+    /// operation.
     fn kernels(&self, _load: &Load) -> Vec<KernelCost> {
         Vec::new()
     }
@@ -57,9 +59,10 @@ pub enum Kind {
 
 /// FLOPs and bytes of one or a few launches.
 ///
-/// FLOPs are those that the kernels do, so attention's scores count again where the backward pass makes them again. Bytes
-/// are the least that the algorithm moves: each operand is read once and each result written once per launch, gradients
-/// that are added to are read and written, and what one launch leaves for the next goes through memory.
+/// FLOPs are those that the kernels do, so attention's scores count again where the backward pass
+/// makes them again. Bytes are the least that the algorithm moves: each operand is read once and
+/// each result written once per launch, gradients that are added to are read and written, and what
+/// one launch leaves for the next goes through memory.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelCost {
     /// Name for people; equal names are added up.

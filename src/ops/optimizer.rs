@@ -1,4 +1,5 @@
-//! AdamW (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it) and the norm that clips gradients.
+//! AdamW (Loshchilov & Hutter 2019, as `torch.optim.AdamW` computes it) and the norm that clips
+//! gradients.
 
 use anyhow::Result;
 
@@ -6,8 +7,8 @@ use super::checks::{expect_adam_step, expect_len};
 use super::operation::{KernelCost, Kind, Load, Operation, SINGLE};
 use super::view::{Buffer, Vector, VectorMut, View};
 
-/// First and second moment of one tensor's gradient, and its `f32` master copy where the device stores weights in fewer
-/// bits. Checkpoints hold all three as `f32`, so they move between devices.
+/// First and second moment of one tensor's gradient, and its `f32` master copy where the device
+/// stores weights in fewer bits. Checkpoints hold all three as `f32`, so they move between devices.
 pub struct AdamState<S> {
     /// Master copy; `None` where the weight itself is `f32`.
     pub master: Option<S>,
@@ -17,8 +18,8 @@ pub struct AdamState<S> {
     pub second: S,
 }
 
-/// Numbers of AdamW that stay the same over a run. The learning rate and the number of updates change with each and lie on
-/// the device, so that a recorded update can be repeated.
+/// Numbers of AdamW that stay the same over a run. The learning rate and the number of updates
+/// change with each and lie on the device, so that a recorded update can be repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
     /// Decay of the first moment.
@@ -33,8 +34,9 @@ pub struct AdamStep {
     pub max_norm: f32,
 }
 
-/// `norm[0] = sqrt(sum of squares over all gradients)`; NaN or infinity shows in it. Where it is finite, `norm[1] += 1`:
-/// the number of updates so far, the one to come included (exact up to 2^24).
+/// `norm[0] = sqrt(sum of squares over all gradients)`; NaN or infinity shows in it. Where it is
+/// finite, `norm[1] += 1`: the number of updates so far, the one to come included (exact up to
+/// 2^24).
 pub struct GlobalNorm<'a, F, S> {
     /// All gradients.
     pub gradients: Vec<Vector<'a, F>>,
@@ -42,10 +44,11 @@ pub struct GlobalNorm<'a, F, S> {
     pub norm: VectorMut<'a, S>,
 }
 
-/// One AdamW update of a weight, number `norm[1]` (from 1), with the learning rate `rate[0]`; the gradient is clipped by
-/// `norm[0]` as `step.max_norm` says. Where `norm[0]` is not finite neither weight nor state is changed: the trainer sees
-/// it in the norm. The gradient is zero afterwards, whatever the norm: clearing what has just been read is cheaper than
-/// doing so before the next step.
+/// One AdamW update of a weight, number `norm[1]` (from 1), with the learning rate `rate[0]`; the
+/// gradient is clipped by `norm[0]` as `step.max_norm` says. Where `norm[0]` is not finite neither
+/// weight nor state is changed: the trainer sees it in the norm. The gradient is zero afterwards,
+/// whatever the norm: clearing what has just been read is cheaper than doing so before the next
+/// step.
 pub struct AdamW<'a, F, S> {
     /// `[len]`
     pub weight: VectorMut<'a, F>,

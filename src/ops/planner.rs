@@ -1,4 +1,5 @@
-//! Memory plans: what a device's memory is used for, so that a run's whole need can be said before its first step.
+//! Memory plans: what a device's memory is used for, so that a run's whole need can be said before
+//! its first step.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -51,7 +52,8 @@ impl MemoryClass {
     }
 }
 
-/// Most bytes of each class that were in use at once, each buffer rounded up to the device's alignment.
+/// Most bytes of each class that were in use at once, each buffer rounded up to the device's
+/// alignment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
     bytes: [u64; MemoryClass::ALL.len()],
@@ -91,7 +93,8 @@ pub trait Planner: Device {
     fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
         class
     }
-    /// Most that was in use since the device was made or an arena reserved, by class; zeros where nobody counts.
+    /// Most that was in use since the device was made or an arena reserved, by class; zeros where
+    /// nobody counts.
     fn memory_use(&self) -> MemoryUse {
         MemoryUse::default()
     }
@@ -102,8 +105,9 @@ pub trait Planner: Device {
     fn free_memory(&self) -> Result<Option<u64>> {
         Ok(None)
     }
-    /// A device of the same kind and size for a dry run: it computes nothing, and what is done with it shows in
-    /// [`Planner::memory_use`] what this device would need for it. `None` where memory is not planned.
+    /// A device of the same kind and size for a dry run: it computes nothing, and what is done with
+    /// it shows in [`Planner::memory_use`] what this device would need for it. `None` where memory
+    /// is not planned.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -113,8 +117,8 @@ pub trait Planner: Device {
     {
         Ok(None)
     }
-    /// Makes one arena for everything that a plan holds; buffers made from now on are parts of it. What it has no room for
-    /// is allocated beside it while both stay below `limit` bytes.
+    /// Makes one arena for everything that a plan holds; buffers made from now on are parts of it.
+    /// What it has no room for is allocated beside it while both stay below `limit` bytes.
     ///
     /// # Errors
     /// When the device has not so much memory.

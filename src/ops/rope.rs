@@ -1,5 +1,5 @@
-//! Rotary position embedding (Su et al. 2021), half-split form: elements `i` and `i + D/2` of a head turn by
-//! `position * theta^(-2i/D)`.
+//! Rotary position embedding (Su et al. 2021), half-split form: elements `i` and `i + D/2` of a
+//! head turn by `position * theta^(-2i/D)`.
 
 use anyhow::{Result, ensure};
 

@@ -21,8 +21,8 @@ pub struct MoeShape {
     pub top_k: usize,
 }
 
-/// What the router decided for `T` tokens. Slots are (token, choice) pairs sorted by expert and, within one expert,
-/// by token: expert `e` owns slots `offsets[e]..offsets[e + 1]`.
+/// What the router decided for `T` tokens. Slots are (token, choice) pairs sorted by expert and,
+/// within one expert, by token: expert `e` owns slots `offsets[e]..offsets[e + 1]`.
 pub struct Routing<S, I> {
     /// Softmax over all experts `[T, E]`.
     pub probs: S,
@@ -46,8 +46,8 @@ pub struct Balance<S> {
     pub prob_sums: S,
 }
 
-/// `logits = x weight^T` in f32, softmax, the `K` largest renormalised to sum 1, slots sorted by expert. Adds this layer's
-/// counts and probabilities to `balance`.
+/// `logits = x weight^T` in f32, softmax, the `K` largest renormalised to sum 1, slots sorted by
+/// expert. Adds this layer's counts and probabilities to `balance`.
 pub struct RouterForward<'a, F, S, I> {
     /// `[T, C]`
     pub x: Matrix<'a, F>,
@@ -64,8 +64,9 @@ pub struct RouterForward<'a, F, S, I> {
 }
 
 /// Gradient of the router. The load-balancing loss of group `g` with `N_g = layers * tokens_g` is
-/// `E sum_e (counts[g,e] / N_g) (prob_sums[g,e] / N_g)`; its gradient, times `balance_scale`, is added to that of the
-/// probabilities (counts are constants). `grad_x += ...`, `grad_weight += ...`.
+/// `E sum_e (counts[g,e] / N_g) (prob_sums[g,e] / N_g)`; its gradient, times `balance_scale`, is
+/// added to that of the probabilities (counts are constants). `grad_x += ...`, `grad_weight +=
+/// ...`.
 pub struct RouterBackward<'a, F, S, I> {
     /// Gradient of the renormalised weights `[T, K]`.
     pub grad_weights: Matrix<'a, S>,
@@ -109,7 +110,8 @@ impl<S: Buffer, I: IndexBuffer> Routing<S, I> {
         Ok(())
     }
 
-    /// A routing that [`RouterForward`] could have made for `tokens` tokens, as far as the host knows the values.
+    /// A routing that [`RouterForward`] could have made for `tokens` tokens, as far as the host
+    /// knows the values.
     ///
     /// # Errors
     /// Names the buffer that is too short, or the first value that is wrong.
@@ -141,7 +143,8 @@ impl<S: Buffer> Balance<S> {
     }
 }
 
-/// The groups cut the first of `total` tokens into logical batches; all of them where batches are not padded.
+/// The groups cut the first of `total` tokens into logical batches; all of them where batches are
+/// not padded.
 fn check_groups<I: IndexBuffer>(op: &str, groups: &Offsets<'_, I>, total: usize) -> Result<()> {
     let (name, parts) = ("groups", groups.parts);
     expect_len(op, name, groups.buffer.len(), parts.saturating_add(1))?;

@@ -1,5 +1,6 @@
-//! Operands: a buffer and the sizes under which an operation sees it. Buffers may be longer than their view, because
-//! they are made for the largest batch; an operation reads and writes the first elements only.
+//! Operands: a buffer and the sizes under which an operation sees it. Buffers may be longer than
+//! their view, because they are made for the largest batch; an operation reads and writes the first
+//! elements only.
 
 use std::ops::{Deref, DerefMut};
 

@@ -1,5 +1,5 @@
-//! How much memory a run needs, found by a dry run: the same code allocates the same buffers on a device
-//! that computes nothing. So no formula here can fall behind the code that it describes.
+//! How much memory a run needs, found by a dry run: the same code allocates the same buffers on a
+//! device that computes nothing. So no formula here can fall behind the code that it describes.
 
 use anyhow::{Result, bail};
 use std::fmt;
@@ -11,7 +11,8 @@ use crate::train::step::Engine;
 
 /// What other programs and the card's driver may still take while a run goes on.
 const HEADROOM: u64 = 256 << 20;
-/// Sizes of batches at which an operation's scratch memory may be largest: within each of these pieces it only grows.
+/// Sizes of batches at which an operation's scratch memory may be largest: within each of these
+/// pieces it only grows.
 const PIECE: usize = 64;
 /// Up to so many tokens.
 const FINE: usize = 8192;
@@ -29,7 +30,8 @@ pub struct MemoryPlan {
     pub memory: MemoryUse,
 }
 
-/// What the command does with the model besides training, e.g. answer questions: it needs memory too.
+/// What the command does with the model besides training, e.g. answer questions: it needs memory
+/// too.
 pub type Besides<'a, D> = dyn Fn(&D, &Model<D>) -> Result<()> + 'a;
 
 /// Bytes for people: in GiB, or in MiB below one.
@@ -57,8 +59,8 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// The plan of a run with micro-batches of so many logical batches, found on a device for dry runs that
-/// was not used before.
+/// The plan of a run with micro-batches of so many logical batches, found on a device for dry runs
+/// that was not used before.
 ///
 /// # Errors
 /// When the settings or the sizes make no run.
@@ -100,8 +102,8 @@ pub fn plan<D: TrainingDevice>(
     })
 }
 
-/// Plans a run on `device` and makes its arena. Without `micro_batch`, micro-batches are as large as fit the device and
-/// `limit` bytes, up to a whole step. `None` where the device plans nothing.
+/// Plans a run on `device` and makes its arena. Without `micro_batch`, micro-batches are as large
+/// as fit the device and `limit` bytes, up to a whole step. `None` where the device plans nothing.
 ///
 /// # Errors
 /// When the run does not fit; says what would.
@@ -144,7 +146,8 @@ pub fn prepare<D: TrainingDevice>(
             Ok(Some(chosen))
         }
         Some(fitting) => bail!(
-            "the run needs {first}, but {}; the largest micro-batch that fits is --micro-batch {}, which needs {}",
+            "the run needs {first}, but {}; the largest micro-batch that fits is --micro-batch {}, \
+             which needs {}",
             said(room, limit),
             fitting.micro_batch,
             in_units(fitting.memory.total())
@@ -152,7 +155,8 @@ pub fn prepare<D: TrainingDevice>(
         None => {
             let smallest = plan_for(1)?.unwrap_or(first);
             bail!(
-                "the run needs at least {smallest}, but {}; a smaller --batch-size (now {}) or --max-length (now {}) needs less",
+                "the run needs at least {smallest}, but {}; a smaller --batch-size (now {}) or \
+                 --max-length (now {}) needs less",
                 said(room, limit),
                 settings.batch_size,
                 settings.max_length
@@ -181,8 +185,8 @@ fn said(room: Option<u64>, limit: Option<u64>) -> String {
     }
 }
 
-/// The largest number from 1 to `most` for which `try_it` finds something, if it does for any; what it finds for one it finds
-/// for all smaller ones.
+/// The largest number from 1 to `most` for which `try_it` finds something, if it does for any; what
+/// it finds for one it finds for all smaller ones.
 pub fn largest<T>(
     most: usize,
     mut try_it: impl FnMut(usize) -> Result<Option<T>>,
@@ -221,9 +225,10 @@ fn full_batch(tokens: usize, settings: &TrainSettings) -> Result<Batch> {
     Ok(batch)
 }
 
-/// Sizes below `tokens` at which pieces end: of 64 tokens (tiles and blocks of kernels) for small batches. For larger ones the
-/// product tile is the large one throughout, and what an operation takes grows but for the chunks of the head, which are
-/// largest at multiples of 2,048: the last of those is enough.
+/// Sizes below `tokens` at which pieces end: of 64 tokens (tiles and blocks of kernels) for small
+/// batches. For larger ones the product tile is the large one throughout, and what an operation
+/// takes grows but for the chunks of the head, which are largest at multiples of 2,048: the last of
+/// those is enough.
 fn piece_ends(tokens: usize) -> impl Iterator<Item = usize> {
     let fine = (PIECE..=FINE).step_by(PIECE);
     let last = tokens.saturating_sub(1) / CHUNK * CHUNK;

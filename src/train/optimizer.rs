@@ -1,4 +1,5 @@
-//! AdamW over a model's parameters: one state per fused parameter, the whole gradient clipped by its norm.
+//! AdamW over a model's parameters: one state per fused parameter, the whole gradient clipped by
+//! its norm.
 
 use anyhow::{Context, Result, ensure};
 
@@ -64,8 +65,8 @@ impl<D: Planner> AdamW<D> {
 }
 
 impl<D: Operations> AdamW<D> {
-    /// One update of all parameters from `gradients`, which are zero afterwards. A norm that is not finite means that no
-    /// parameter was changed. Only issues operations, the same ones each time.
+    /// One update of all parameters from `gradients`, which are zero afterwards. A norm that is not
+    /// finite means that no parameter was changed. Only issues operations, the same ones each time.
     ///
     /// # Errors
     /// Whatever the device says.

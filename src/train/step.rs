@@ -1,5 +1,6 @@
-//! One optimizer step: gradients over the accumulation, whatever the physical micro-batch, and one update. Steps are issued
-//! without waiting for their results, which are kept on the device until somebody looks.
+//! One optimizer step: gradients over the accumulation, whatever the physical micro-batch, and one
+//! update. Steps are issued without waiting for their results, which are kept on the device until
+//! somebody looks.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -18,7 +19,8 @@ pub struct Engine<D: Recorder> {
     pub model: Model<D>,
     /// Their gradients: zeros between steps, because the update clears what it has used.
     pub gradients: Parameters<D>,
-    /// Whether a step has begun and not ended, because something failed: the gradients hold what nobody wants.
+    /// Whether a step has begun and not ended, because something failed: the gradients hold what
+    /// nobody wants.
     unfinished: bool,
     /// Moments and master weights.
     pub optimizer: AdamW<D>,
@@ -57,8 +59,8 @@ pub struct StepResult {
 }
 
 impl<D: Operations + Recorder + Planner> Engine<D> {
-    /// Gradients, zeroed moments and activations for a model with these `weights` (one vector per fused parameter), sized for
-    /// micro-batches of `micro_batch` logical batches.
+    /// Gradients, zeroed moments and activations for a model with these `weights` (one vector per
+    /// fused parameter), sized for micro-batches of `micro_batch` logical batches.
     ///
     /// # Errors
     /// When the device has no memory for them.
@@ -97,11 +99,12 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
         })
     }
 
-    /// Issues one step over logical batches, `micro_batch` of them at a time, and returns without waiting. Its result does not
-    /// depend on `micro_batch`, except for rounding.
+    /// Issues one step over logical batches, `micro_batch` of them at a time, and returns without
+    /// waiting. Its result does not depend on `micro_batch`, except for rounding.
     ///
     /// # Errors
-    /// When there is nothing to learn from in the batches, the results of earlier steps fill the history, or the device fails.
+    /// When there is nothing to learn from in the batches, the results of earlier steps fill the
+    /// history, or the device fails.
     pub fn issue(
         &mut self,
         device: &D,
@@ -112,12 +115,14 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
         let counted: usize = batches.iter().map(Batch::counted_targets).sum();
         ensure!(
             counted > 0,
-            "step {step} has no token that carries loss; with --loss-on answers every example needs an answer within --max-length {}",
+            "step {step} has no token that carries loss; with --loss-on answers every example \
+             needs an answer within --max-length {}",
             self.settings.max_length
         );
         ensure!(
             self.pending.len() < HISTORY,
-            "step {step}: the results of {} steps wait to be collected, and there is no room for more",
+            "step {step}: the results of {} steps wait to be collected, and there is no room for \
+             more",
             self.pending.len()
         );
         let scales = StepScales {
@@ -159,7 +164,8 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
         Ok(())
     }
 
-    /// A micro-batch's share of the step. All of it is the same for equal parts, so a device may record it.
+    /// A micro-batch's share of the step. All of it is the same for equal parts, so a device may
+    /// record it.
     fn run(&mut self, device: &D, part: Part) -> Result<()> {
         let Self {
             model,
@@ -187,8 +193,8 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
         self.pending.len()
     }
 
-    /// The results of all steps issued since the last call, in their order. This is the only place where training waits for the
-    /// device.
+    /// The results of all steps issued since the last call, in their order. This is the only place
+    /// where training waits for the device.
     ///
     /// # Errors
     /// When the device fails.
@@ -223,7 +229,8 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
     /// One step, and its result.
     ///
     /// # Errors
-    /// As [`Engine::issue`] and [`Engine::collect`]; or when results of earlier steps were not collected.
+    /// As [`Engine::issue`] and [`Engine::collect`]; or when results of earlier steps were not
+    /// collected.
     pub fn step(
         &mut self,
         device: &D,

@@ -1,5 +1,5 @@
-//! What the model promises about itself: cutting a step into micro-batches, reusing buffers, packing examples and caching
-//! keys and values change nothing, and wrong use is an error.
+//! What the model promises about itself: cutting a step into micro-batches, reusing buffers,
+//! packing examples and caching keys and values change nothing, and wrong use is an error.
 
 use super::fixture::{FIXTURES, Fixture, assert_close, model_of, scales, step, workspace};
 use muni_engine::model::{Batch, KvCache, Model, Parameters, Workspace, random_weights};
@@ -135,7 +135,8 @@ pub(super) fn the_cache_changes_nothing<D: TrainingDevice>(device: &D) {
         let logits = model.logits(device, &example, &mut whole).unwrap();
         let expected = |position: usize| &logits[position * vocab..(position + 1) * vocab];
 
-        // A workspace of 3 tokens cuts a longer prefill into pieces; one for training must do as well.
+        // A workspace of 3 tokens cuts a longer prefill into pieces; one for training must do as
+        // well.
         let small = Workspace::for_inference(device, &model.config, 3, 1, 1).unwrap();
         for mut workspace in [small, whole] {
             let mut cache = KvCache::new(device, &model.config, tokens.len()).unwrap();

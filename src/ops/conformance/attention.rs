@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Outputs, Precision, Rig, Tally, Values, same_as_reference};
-use crate::ops::{AttentionShape, CachedText, Device};
+use super::{CaseReport, Outputs, Precision, TestDevice, Values, same_as_reference};
+use crate::ops::{AttentionBackward, AttentionDecode, AttentionForward, AttentionPrefill};
+use crate::ops::{AttentionShape, Buffer, CachedSequence, Offsets, Operations, issue};
 
 const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
     AttentionShape {
@@ -29,30 +30,31 @@ struct Forward {
 }
 
 /// `scale` is the standard deviation of queries, keys and values.
-fn forward<D: Device>(
-    rig: Rig<'_, D>,
+fn forward<D: Operations>(
+    test: TestDevice<'_, D>,
     shape: &AttentionShape,
     lengths: &[usize],
     scale: f32,
 ) -> Result<Forward> {
     let count: usize = lengths.iter().sum();
     let qkv = Values::new(count).normal(count * shape.qkv_size(), scale);
-    let segments = rig.input_index(&offsets(lengths))?;
-    let mut out = rig.written(count * shape.out_size())?;
-    let mut log_sum = rig.written_single(count * shape.heads)?;
-    rig.device.attention_forward(
-        &rig.input(&qkv)?,
-        &segments,
-        &mut out,
-        &mut log_sum,
-        shape,
-        lengths.len(),
-        count,
+    let segments = test.input_index(&offsets(lengths))?;
+    let mut out = test.written(count * shape.out_size())?;
+    let mut log_sum = test.written_single(count * shape.heads)?;
+    issue(
+        test.device,
+        AttentionForward {
+            qkv: test.input(&qkv)?.matrix(count, shape.qkv_size()),
+            segments: Offsets::new(&segments, lengths.len()),
+            out: out.matrix_mut(count, shape.out_size()),
+            log_sum: log_sum.matrix_mut(count, shape.heads),
+            shape: *shape,
+        },
     )?;
     Ok(Forward {
         qkv,
-        out: rig.read(&out, count * shape.out_size())?,
-        log_sum: rig.read_single(&log_sum, count * shape.heads)?,
+        out: test.read(&out, count * shape.out_size())?,
+        log_sum: test.read_single(&log_sum, count * shape.heads)?,
     })
 }
 
@@ -60,13 +62,13 @@ fn forward<D: Device>(
 ///
 /// # Errors
 /// When the device fails, or writes behind an output.
-pub fn attention_forward<D: Device>(
-    rig: Rig<'_, D>,
+pub fn attention_forward<D: Operations>(
+    test: TestDevice<'_, D>,
     shape: &AttentionShape,
     lengths: &[usize],
     scale: f32,
 ) -> Result<Outputs> {
-    let forward = forward(rig, shape, lengths, scale)?;
+    let forward = forward(test, shape, lengths, scale)?;
     Ok(vec![("out", forward.out), ("log_sum", forward.log_sum)])
 }
 
@@ -74,44 +76,45 @@ pub fn attention_forward<D: Device>(
 ///
 /// # Errors
 /// When the device fails, or writes behind an output.
-pub fn attention_backward<D: Device>(
-    rig: Rig<'_, D>,
+pub fn attention_backward<D: Operations>(
+    test: TestDevice<'_, D>,
     shape: &AttentionShape,
     lengths: &[usize],
     scale: f32,
 ) -> Result<Outputs> {
     let count: usize = lengths.iter().sum();
-    let kept = forward(rig.reference(), shape, lengths, scale)?;
+    let kept = forward(test.reference(), shape, lengths, scale)?;
     let grad_out = Values::new(count + 1).normal(count * shape.out_size(), 1.0);
-    let mut grad_qkv = rig.written(count * shape.qkv_size())?;
-    rig.device.attention_backward(
-        &rig.input(&grad_out)?,
-        &rig.input(&kept.qkv)?,
-        &rig.input(&kept.out)?,
-        &rig.input_single(&kept.log_sum)?,
-        &rig.input_index(&offsets(lengths))?,
-        &mut grad_qkv,
-        shape,
-        lengths.len(),
-        count,
+    let mut grad_qkv = test.written(count * shape.qkv_size())?;
+    issue(
+        test.device,
+        AttentionBackward {
+            grad_out: test.input(&grad_out)?.matrix(count, shape.out_size()),
+            qkv: test.input(&kept.qkv)?.matrix(count, shape.qkv_size()),
+            out: test.input(&kept.out)?.matrix(count, shape.out_size()),
+            log_sum: test.input_single(&kept.log_sum)?.matrix(count, shape.heads),
+            segments: Offsets::new(&test.input_index(&offsets(lengths))?, lengths.len()),
+            grad_qkv: grad_qkv.matrix_mut(count, shape.qkv_size()),
+            shape: *shape,
+        },
     )?;
     Ok(vec![(
         "grad_qkv",
-        rig.read(&grad_qkv, count * shape.qkv_size())?,
+        test.read(&grad_qkv, count * shape.qkv_size())?,
     )])
 }
 
 /// The gradients in f64, with `delta` from the rounded output as the devices have it.
-fn backward_from_output<D: Device>(
-    rig: Rig<'_, D>,
+fn backward_from_output<D: Operations>(
+    test: TestDevice<'_, D>,
     shape: &AttentionShape,
     lengths: &[usize],
     scale: f32,
 ) -> Result<Outputs> {
     let (count, size) = (lengths.iter().sum::<usize>(), shape.head_dim);
-    let kept = forward(rig.reference(), shape, lengths, scale)?;
-    let (qkv, out) = (rig.rounded(&kept.qkv), rig.rounded(&kept.out));
-    let grad_out = rig.rounded(&Values::new(count + 1).normal(count * shape.out_size(), 1.0));
+    let kept = forward(test.reference(), shape, lengths, scale)?;
+    let (qkv, out) = (test.rounded(&kept.qkv), test.rounded(&kept.out));
+    let grad_out = test.rounded(&Values::new(count + 1).normal(count * shape.out_size(), 1.0));
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         let products = a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y));
         products.sum()
@@ -151,7 +154,7 @@ fn backward_from_output<D: Device>(
     Ok(vec![("grad_qkv", sums)])
 }
 
-pub(super) fn check_segments<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
+pub(super) fn check_segments<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
     let cases: [(AttentionShape, &[usize], f32); 13] = [
         (shape(1, 1, 2), &[1], 1.0),
         (shape(2, 1, 10), &[1, 1, 1], 1.0),
@@ -172,8 +175,8 @@ pub(super) fn check_segments<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
     for (shape, lengths, scale) in cases {
         let case = (shape, lengths, scale);
         same_as_reference!(
-            tally,
-            rig,
+            report,
+            test,
             "attention_forward",
             case,
             attention_forward,
@@ -185,16 +188,16 @@ pub(super) fn check_segments<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
             true => "attention_backward, peaked",
             false => "attention_backward",
         };
-        if scale > 1.0 && rig.precision != Precision::Single {
+        if scale > 1.0 && test.precision != Precision::Single {
             let operation = "attention_backward, peaked, same output";
-            tally.compare(rig.precision, operation, case, || {
-                let found = attention_backward(rig, &shape, lengths, scale)?;
-                Ok((found, backward_from_output(rig, &shape, lengths, scale)?))
+            report.compare(test.precision, operation, case, || {
+                let found = attention_backward(test, &shape, lengths, scale)?;
+                Ok((found, backward_from_output(test, &shape, lengths, scale)?))
             });
         }
         same_as_reference!(
-            tally,
-            rig,
+            report,
+            test,
             operation,
             case,
             attention_backward,
@@ -206,8 +209,8 @@ pub(super) fn check_segments<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
 }
 
 /// Feeds the rows of `qkv` in the given portions and returns what each row gave, and the cache.
-fn cached<D: Device>(
-    rig: Rig<'_, D>,
+fn cached<D: Operations>(
+    test: TestDevice<'_, D>,
     qkv: &[f32],
     shape: &AttentionShape,
     portions: &[usize],
@@ -216,27 +219,30 @@ fn cached<D: Device>(
     let capacity = total + 3;
     let len = capacity * shape.kv_size();
     // What a longer, dropped conversation left in the cache must not be read.
-    let mut keys = rig.added(&vec![f32::NAN; len])?;
-    let mut values = rig.added(&vec![f32::NAN; len])?;
+    let mut keys = test.added(&vec![f32::NAN; len])?;
+    let mut values = test.added(&vec![f32::NAN; len])?;
     let (mut rows, mut past) = (Vec::new(), 0);
     for &count in portions {
         let new = &qkv[past * shape.qkv_size()..][..count * shape.qkv_size()];
-        let mut out = rig.written(count * shape.out_size())?;
-        rig.device.attention_cached(
-            &rig.input(new)?,
-            &mut keys,
-            &mut values,
-            &mut out,
-            shape,
-            past,
-            count,
-            capacity,
+        let mut out = test.written(count * shape.out_size())?;
+        issue(
+            test.device,
+            AttentionPrefill {
+                qkv: test.input(new)?.matrix(count, shape.qkv_size()),
+                sequence: CachedSequence {
+                    keys: keys.matrix_mut(capacity, shape.kv_size()),
+                    values: values.matrix_mut(capacity, shape.kv_size()),
+                    past: past,
+                },
+                out: out.matrix_mut(count, shape.out_size()),
+                shape: *shape,
+            },
         )?;
-        rows.extend(rig.read(&out, count * shape.out_size())?);
+        rows.extend(test.read(&out, count * shape.out_size())?);
         past += count;
     }
     let cache = |buffer: &D::Float| -> Result<Vec<f32>> {
-        let mut all = rig.read(buffer, len)?;
+        let mut all = test.read(buffer, len)?;
         let unused = all.split_off(total * shape.kv_size());
         ensure!(
             unused.iter().all(|value| value.is_nan()),
@@ -252,13 +258,13 @@ fn cached<D: Device>(
 }
 
 /// What portions must give: the whole of them at once, by the reference's attention over one segment.
-fn at_once<D: Device>(
-    rig: Rig<'_, D>,
+fn at_once<D: Operations>(
+    test: TestDevice<'_, D>,
     shape: &AttentionShape,
     portions: &[usize],
 ) -> Result<(Forward, Outputs)> {
     let total: usize = portions.iter().sum();
-    let whole = forward(rig.reference(), shape, &[total], 1.0)?;
+    let whole = forward(test.reference(), shape, &[total], 1.0)?;
     let columns = |from: usize| -> Vec<f32> {
         let rows = whole.qkv.chunks(shape.qkv_size());
         rows.flat_map(|row| &row[from..from + shape.kv_size()])
@@ -273,7 +279,7 @@ fn at_once<D: Device>(
     Ok((whole, expected))
 }
 
-pub(super) fn check_cached<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
+pub(super) fn check_prefill<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
     let single_steps = [1; 40];
     let cases: [(AttentionShape, &[usize]); 8] = [
         (shape(1, 1, 2), &[1]),
@@ -287,20 +293,20 @@ pub(super) fn check_cached<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
     ];
     for (shape, portions) in cases {
         let case = (shape, portions);
-        tally.compare(rig.precision, "attention_cached", case, || {
-            let (whole, expected) = at_once(rig, &shape, portions)?;
-            Ok((cached(rig, &whole.qkv, &shape, portions)?, expected))
+        report.compare(test.precision, "attention_prefill", case, || {
+            let (whole, expected) = at_once(test, &shape, portions)?;
+            Ok((cached(test, &whole.qkv, &shape, portions)?, expected))
         });
-        tally.compare(rig.precision, "attention_cached", case, || {
-            let (whole, expected) = at_once(rig, &shape, portions)?;
-            let found = cached(rig.reference(), &whole.qkv, &shape, portions)?;
+        report.compare(test.precision, "attention_prefill", case, || {
+            let (whole, expected) = at_once(test, &shape, portions)?;
+            let found = cached(test.reference(), &whole.qkv, &shape, portions)?;
             Ok((found, expected))
         });
     }
 }
 
-/// Every text of a batch gets what it gets alone, to the bit, and its cache holds the same.
-pub(super) fn check_texts<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
+/// Every sequence of a batch gets what it gets alone, to the bit, and its cache holds the same.
+pub(super) fn check_decode<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
     let cases: [(AttentionShape, &[usize]); 5] = [
         (shape(1, 1, 2), &[0]),
         (shape(6, 3, 64), &[40, 0, 7, 40, 1]),
@@ -309,89 +315,107 @@ pub(super) fn check_texts<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
         (shape(2, 1, 20), &[129]),
     ];
     for (shape, pasts) in cases {
-        let name = format_args!("attention_cached_texts {shape:?} {pasts:?}");
-        tally.case(name, || texts_equal_each_alone(rig, &shape, pasts));
+        let name = format_args!("attention_decode {shape:?} {pasts:?}");
+        report.case(name, || sequences_equal_each_alone(test, &shape, pasts));
     }
 }
 
-/// `pasts` are the lengths of the texts so far.
-fn texts_equal_each_alone<D: Device>(
-    rig: Rig<'_, D>,
+/// `pasts` are the lengths of the sequences so far.
+fn sequences_equal_each_alone<D: Operations>(
+    test: TestDevice<'_, D>,
     shape: &AttentionShape,
     pasts: &[usize],
 ) -> Result<usize> {
     let capacity = pasts.iter().max().map_or(0, |most| most + 2);
     let len = capacity * shape.kv_size();
-    let rows = |past: usize, text: usize| {
-        Values::new(1 + text + 100 * past).normal((past + 1) * shape.qkv_size(), 1.0)
+    let rows = |past: usize, sequence: usize| {
+        Values::new(1 + sequence + 100 * past).normal((past + 1) * shape.qkv_size(), 1.0)
     };
-    let new = |past: usize, text: usize| rows(past, text).split_off(past * shape.qkv_size());
-    // A text's cache after `past` rows.
-    let cache = |(text, past): (usize, usize)| -> Result<(D::Float, D::Float)> {
-        let mut keys = rig.added(&vec![f32::NAN; len])?;
-        let mut values = rig.added(&vec![f32::NAN; len])?;
-        let mut out = rig.written(past.max(1) * shape.out_size())?;
-        let qkv = rig.input(&rows(past, text))?;
+    let new =
+        |past: usize, sequence: usize| rows(past, sequence).split_off(past * shape.qkv_size());
+    // A sequence's cache after `past` rows.
+    let cache = |(sequence, past): (usize, usize)| -> Result<(D::Float, D::Float)> {
+        let mut keys = test.added(&vec![f32::NAN; len])?;
+        let mut values = test.added(&vec![f32::NAN; len])?;
+        let mut out = test.written(past.max(1) * shape.out_size())?;
+        let qkv = test.input(&rows(past, sequence))?;
         if past > 0 {
-            rig.device.attention_cached(
-                &qkv,
-                &mut keys,
-                &mut values,
-                &mut out,
-                shape,
-                0,
-                past,
-                capacity,
+            issue(
+                test.device,
+                AttentionPrefill {
+                    qkv: qkv.matrix(past, shape.qkv_size()),
+                    sequence: CachedSequence {
+                        keys: keys.matrix_mut(capacity, shape.kv_size()),
+                        values: values.matrix_mut(capacity, shape.kv_size()),
+                        past: 0,
+                    },
+                    out: out.matrix_mut(past, shape.out_size()),
+                    shape: *shape,
+                },
             )?;
         }
         Ok((keys, values))
     };
-    let texts = || pasts.iter().copied().enumerate();
+    let sequences = || pasts.iter().copied().enumerate();
     let mut alone = Vec::new();
-    for (text, past) in texts() {
-        let (mut keys, mut values) = cache((text, past))?;
-        let mut out = rig.written(shape.out_size())?;
-        rig.device.attention_cached(
-            &rig.input(&new(past, text))?,
-            &mut keys,
-            &mut values,
-            &mut out,
-            shape,
-            past,
-            1,
-            capacity,
+    for (sequence, past) in sequences() {
+        let (mut keys, mut values) = cache((sequence, past))?;
+        let mut out = test.written(shape.out_size())?;
+        issue(
+            test.device,
+            AttentionPrefill {
+                qkv: test
+                    .input(&new(past, sequence))?
+                    .matrix(1, shape.qkv_size()),
+                sequence: CachedSequence {
+                    keys: keys.matrix_mut(capacity, shape.kv_size()),
+                    values: values.matrix_mut(capacity, shape.kv_size()),
+                    past: past,
+                },
+                out: out.matrix_mut(1, shape.out_size()),
+                shape: *shape,
+            },
         )?;
-        let out = rig.read(&out, shape.out_size())?;
+        let out = test.read(&out, shape.out_size())?;
         // Two operations that do nothing would be equal too.
         ensure!(
             out.iter().all(|value| value.is_finite()),
-            "attention_cached: text {text}, alone, gave something that is not finite"
+            "attention_prefill: sequence {sequence}, alone, gave something that is not finite"
         );
-        alone.push((out, rig.read(&keys, len)?, rig.read(&values, len)?));
+        alone.push((out, test.read(&keys, len)?, test.read(&values, len)?));
     }
-    let qkv: Vec<f32> = texts().flat_map(|(text, past)| new(past, text)).collect();
-    let mut caches = texts().map(cache).collect::<Result<Vec<_>>>()?;
-    let mut together: Vec<CachedText<D>> = caches
-        .iter_mut()
-        .zip(pasts)
-        .map(|((keys, values), &past)| CachedText { keys, values, past })
+    let qkv: Vec<f32> = sequences()
+        .flat_map(|(sequence, past)| new(past, sequence))
         .collect();
-    let mut out = rig.written(pasts.len() * shape.out_size())?;
-    let qkv = rig.input(&qkv)?;
-    rig.device
-        .attention_cached_texts(&qkv, &mut together, &mut out, shape, capacity)?;
-    let out = rig.read(&out, pasts.len() * shape.out_size())?;
+    let mut caches = sequences().map(cache).collect::<Result<Vec<_>>>()?;
+    let together = caches.iter_mut().zip(pasts);
+    let together = together.map(|((keys, values), &past)| CachedSequence {
+        keys: keys.matrix_mut(capacity, shape.kv_size()),
+        values: values.matrix_mut(capacity, shape.kv_size()),
+        past,
+    });
+    let mut out = test.written(pasts.len() * shape.out_size())?;
+    issue(
+        test.device,
+        AttentionDecode {
+            qkv: test.input(&qkv)?.matrix(pasts.len(), shape.qkv_size()),
+            sequences: together.collect(),
+            out: out.matrix_mut(pasts.len(), shape.out_size()),
+            shape: *shape,
+        },
+    )?;
+    let out = test.read(&out, pasts.len() * shape.out_size())?;
     let mut compared = 0;
     let found = out.chunks(shape.out_size()).zip(&caches);
-    for (text, ((row, (keys, values)), alone)) in found.zip(&alone).enumerate() {
+    for (sequence, ((row, (keys, values)), alone)) in found.zip(&alone).enumerate() {
         for (what, found, alone) in [
             ("output", row.to_vec(), &alone.0),
-            ("keys", rig.read(keys, len)?, &alone.1),
-            ("values", rig.read(values, len)?, &alone.2),
+            ("keys", test.read(keys, len)?, &alone.1),
+            ("values", test.read(values, len)?, &alone.2),
         ] {
             ensure!(
                 same_bits(&found, alone),
-                "the {what} of text {text} are not those that it has alone"
+                "the {what} of sequence {sequence} are not those that it has alone"
             );
             compared += found.len();
         }

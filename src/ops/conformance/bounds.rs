@@ -1,4 +1,5 @@
-//! What each operation may differ from the reference by, and why. `docs/numerics.md` gives the same numbers; a test compares them.
+//! What each operation may differ from the reference by, and why. `docs/numerics.md` gives the same numbers; a test
+//! compares them.
 
 use super::Precision;
 
@@ -91,7 +92,7 @@ pub const BOUNDS: &[Bound] = &[
         1e-7,
         "scores of some tens carry their f32 error into the probabilities",
     ),
-    bound("attention_cached", 1e-5, 5e-8, "as attention_forward"),
+    bound("attention_prefill", 1e-5, 5e-8, "as attention_forward"),
     bound(
         "router_forward",
         2e-6,
@@ -205,7 +206,7 @@ pub const HALF_BOUNDS: &[Bound] = &[
         "as attention_backward, beside an f64 twin that reads the same rounded output",
     ),
     bound(
-        "attention_cached",
+        "attention_prefill",
         5.5e-4,
         4e-5,
         "one rounding to fp16, sums in f32",

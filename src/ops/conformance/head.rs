@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Outputs, Precision, Rig, Tally, Values, same_as_reference};
-use crate::ops::{Device, IGNORE_TARGET};
+use super::{CaseReport, Outputs, Precision, TestDevice, Values, same_as_reference};
+use crate::ops::{Buffer, HeadLogits, HeadLoss, HeadLosses, IGNORE_TARGET, Operations, issue};
 
 /// One batch for the head.
 #[derive(Clone, Copy, Debug)]
@@ -51,63 +51,67 @@ impl Case {
 ///
 /// # Errors
 /// When the device fails, or writes behind an output.
-pub fn head_loss<D: Device>(rig: Rig<'_, D>, case: Case) -> Result<Outputs> {
+pub fn head_loss<D: Operations>(test: TestDevice<'_, D>, case: Case) -> Result<Outputs> {
     let (x, table, targets) = case.inputs();
     let mut values = Values::new(case.count);
-    let mut loss = rig.added_single(&[1.5])?;
-    let mut grad_x = rig.written(x.len())?;
-    let mut grad_table = rig.added(&values.normal(table.len(), 1.0))?;
-    rig.device.head_loss(
-        &rig.input(&x)?,
-        &rig.input(&table)?,
-        &rig.input_index(&targets)?,
-        &rig.input_single(&[0.37])?,
-        &mut loss,
-        &mut grad_x,
-        &mut grad_table,
-        case.count,
-        case.vocab,
-        case.hidden,
+    let mut loss = test.added_single(&[1.5])?;
+    let mut grad_x = test.written(x.len())?;
+    let mut grad_table = test.added(&values.normal(table.len(), 1.0))?;
+    issue(
+        test.device,
+        HeadLoss {
+            x: test.input(&x)?.matrix(case.count, case.hidden),
+            table: test.input(&table)?.matrix(case.vocab, case.hidden),
+            targets: test.input_index(&targets)?.vector(case.count),
+            scale: test.input_single(&[0.37])?.vector(1),
+            loss: loss.vector_mut(1),
+            grad_x: grad_x.matrix_mut(case.count, case.hidden),
+            grad_table: grad_table.matrix_mut(case.vocab, case.hidden),
+        },
     )?;
     Ok(vec![
-        ("loss", rig.read_single(&loss, 1)?),
-        ("grad_x", rig.read(&grad_x, x.len())?),
-        ("grad_table", rig.read(&grad_table, table.len())?),
+        ("loss", test.read_single(&loss, 1)?),
+        ("grad_x", test.read(&grad_x, x.len())?),
+        ("grad_table", test.read(&grad_table, table.len())?),
     ])
 }
 
-fn head_losses<D: Device>(rig: Rig<'_, D>, case: Case) -> Result<Outputs> {
+fn head_losses<D: Operations>(test: TestDevice<'_, D>, case: Case) -> Result<Outputs> {
     let (x, table, targets) = case.inputs();
-    let mut losses = rig.written_single(case.count)?;
-    rig.device.head_losses(
-        &rig.input(&x)?,
-        &rig.input(&table)?,
-        &rig.input_index(&targets)?,
-        &mut losses,
-        case.count,
-        case.vocab,
-        case.hidden,
+    let mut losses = test.written_single(case.count)?;
+    issue(
+        test.device,
+        HeadLosses {
+            x: test.input(&x)?.matrix(case.count, case.hidden),
+            table: test.input(&table)?.matrix(case.vocab, case.hidden),
+            targets: test.input_index(&targets)?.vector(case.count),
+            losses: losses.vector_mut(case.count),
+        },
     )?;
-    Ok(vec![("losses", rig.read_single(&losses, case.count)?)])
+    Ok(vec![("losses", test.read_single(&losses, case.count)?)])
 }
 
 /// Logits of the rows from the `first`.
-fn head_logits<D: Device>(rig: Rig<'_, D>, case: Case, first: usize) -> Result<Outputs> {
+fn head_logits<D: Operations>(
+    test: TestDevice<'_, D>,
+    case: Case,
+    first: usize,
+) -> Result<Outputs> {
     let (x, table, _) = case.inputs();
     let rows = case.count - first;
-    let mut logits = rig.written_single(rows * case.vocab)?;
-    rig.device.head_logits(
-        &rig.input(&x)?,
-        &rig.input(&table)?,
-        &mut logits,
-        first,
-        rows,
-        case.vocab,
-        case.hidden,
+    let mut logits = test.written_single(rows * case.vocab)?;
+    issue(
+        test.device,
+        HeadLogits {
+            x: test.input(&x)?.matrix(first + rows, case.hidden),
+            table: test.input(&table)?.matrix(case.vocab, case.hidden),
+            logits: logits.matrix_mut(rows, case.vocab),
+            first_row: first,
+        },
     )?;
     Ok(vec![(
         "logits",
-        rig.read_single(&logits, rows * case.vocab)?,
+        test.read_single(&logits, rows * case.vocab)?,
     )])
 }
 
@@ -152,55 +156,58 @@ fn cases(precision: Precision) -> Vec<Case> {
     cases
 }
 
-pub(super) fn check_loss<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
-    for case in cases(rig.precision) {
+pub(super) fn check_loss<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
+    for case in cases(test.precision) {
         let operation = match case {
             Case { logits: 80.0, .. } => "head_loss, logits of 80",
             Case { vocab: 50257, .. } => "head_loss, 50,257 words",
             _ => "head_loss",
         };
         let mut losses = None;
-        tally.compare(rig.precision, operation, case, || {
-            let (found, expected) = (head_loss(rig, case)?, head_loss(rig.reference(), case)?);
+        report.compare(test.precision, operation, case, || {
+            let (found, expected) = (head_loss(test, case)?, head_loss(test.reference(), case)?);
             losses = Some((found[..1].to_vec(), expected[..1].to_vec()));
             Ok((found, expected))
         });
         // The sum of the losses is f32 also where gradients are rounded to 16 bits.
-        tally.compare(rig.precision, "head_losses", case, || {
+        report.compare(test.precision, "head_losses", case, || {
             losses.context("head_loss gave no loss")
         });
-        same_as_reference!(tally, rig, "head_losses", case, head_losses, case);
-        same_as_reference!(tally, rig, "head_logits", case, head_logits, case, 0);
+        same_as_reference!(report, test, "head_losses", case, head_losses, case);
+        same_as_reference!(report, test, "head_logits", case, head_logits, case, 0);
         let last = case.count - 1;
-        same_as_reference!(tally, rig, "head_logits", case, head_logits, case, last);
+        same_as_reference!(report, test, "head_logits", case, head_logits, case, last);
     }
 }
 
 /// GPT-2's vocabulary is odd and has 393 tiles.
-pub(super) fn check_gpt2_vocabulary<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
+pub(super) fn check_gpt2_vocabulary<D: Operations>(
+    test: TestDevice<'_, D>,
+    report: &mut CaseReport,
+) {
     let case = Case::new(3, 50257, 16, 0);
-    same_as_reference!(tally, rig, "head_loss", case, head_loss, case);
+    same_as_reference!(report, test, "head_loss", case, head_loss, case);
 }
 
 /// With every target ignored nothing may change, not even by a rounding.
-pub(super) fn check_all_ignored<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
+pub(super) fn check_all_ignored<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
     let case = Case::new(65, 257, 36, 1);
-    tally.case("head_loss and head_losses", || {
-        let outputs = head_loss(rig, case)?;
-        let before = rig.rounded(&Values::new(case.count).normal(case.vocab * case.hidden, 1.0));
+    report.case("head_loss and head_losses", || {
+        let outputs = head_loss(test, case)?;
+        let before = test.rounded(&Values::new(case.count).normal(case.vocab * case.hidden, 1.0));
         let zeros = |values: &[f32]| values.iter().all(|&value| value == 0.0);
         let (loss, grad_x, grad_table) = (&outputs[0].1, &outputs[1].1, &outputs[2].1);
         ensure!(*loss == [1.5], "the loss went from 1.5 to {loss:?}");
         ensure!(zeros(grad_x), "the gradient of x is not zero");
         ensure!(*grad_table == before, "the gradient of the table changed");
-        let losses = &head_losses(rig, case)?[0].1;
+        let losses = &head_losses(test, case)?[0].1;
         ensure!(zeros(losses), "head_losses: {losses:?} are not all 0");
         Ok(loss.len() + grad_x.len() + grad_table.len() + losses.len())
     });
 }
 
 /// A NaN or an infinity, in a counted row of `x` or anywhere in the table, must show in the loss.
-pub(super) fn check_broken_input<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) {
+pub(super) fn check_broken_input<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
     for case in [Case::new(5, 257, 36, 0), Case::new(130, 1000, 40, 3)] {
         for broken in [f32::NAN, f32::INFINITY] {
             for (in_x, at) in [
@@ -210,8 +217,8 @@ pub(super) fn check_broken_input<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) 
                 (false, case.vocab * case.hidden - 1),
             ] {
                 let name = format_args!("{case:?}: {broken} (in x: {in_x}) at {at}");
-                tally.case(name, || {
-                    let loss = loss_of_broken(rig, case, broken, in_x, at)?;
+                report.case(name, || {
+                    let loss = loss_of_broken(test, case, broken, in_x, at)?;
                     let shown = !loss.is_finite() && (broken.is_infinite() || loss.is_nan());
                     ensure!(shown, "it gave the loss {loss}");
                     Ok(1)
@@ -222,8 +229,8 @@ pub(super) fn check_broken_input<D: Device>(rig: Rig<'_, D>, tally: &mut Tally) 
 }
 
 /// The loss with one element of `x` or the table replaced.
-fn loss_of_broken<D: Device>(
-    rig: Rig<'_, D>,
+fn loss_of_broken<D: Operations>(
+    test: TestDevice<'_, D>,
     case: Case,
     broken: f32,
     in_x: bool,
@@ -232,18 +239,20 @@ fn loss_of_broken<D: Device>(
     let (mut x, mut table, targets) = case.inputs();
     let buffer = if in_x { &mut x } else { &mut table };
     buffer[at] = broken;
-    let mut loss = rig.added_single(&[0.0])?;
-    rig.device.head_loss(
-        &rig.input(&x)?,
-        &rig.input(&table)?,
-        &rig.input_index(&targets)?,
-        &rig.input_single(&[1.0])?,
-        &mut loss,
-        &mut rig.written(x.len())?,
-        &mut rig.added(&vec![0.0; table.len()])?,
-        case.count,
-        case.vocab,
-        case.hidden,
+    let mut loss = test.added_single(&[0.0])?;
+    issue(
+        test.device,
+        HeadLoss {
+            x: test.input(&x)?.matrix(case.count, case.hidden),
+            table: test.input(&table)?.matrix(case.vocab, case.hidden),
+            targets: test.input_index(&targets)?.vector(case.count),
+            scale: test.input_single(&[1.0])?.vector(1),
+            loss: loss.vector_mut(1),
+            grad_x: test.written(x.len())?.matrix_mut(case.count, case.hidden),
+            grad_table: test
+                .added(&vec![0.0; table.len()])?
+                .matrix_mut(case.vocab, case.hidden),
+        },
     )?;
-    Ok(rig.read_single(&loss, 1)?[0])
+    Ok(test.read_single(&loss, 1)?[0])
 }

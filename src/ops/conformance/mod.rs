@@ -1,9 +1,9 @@
-//! The operation case table: every operation of [`Device`] against the reference device, on seeded inputs. Tests run it on the
-//! CPU and the simulator, `muni-engine doctor --check-kernels` on whatever a machine has.
+//! The conformance suite: every operation against the reference device, on seeded inputs. Tests run it on the CPU and the
+//! simulator, `muni-engine doctor --check-kernels` on whatever a machine has.
 //!
 //! Each buffer is longer than the operation needs. Behind an input stand NaNs (or indices out of range), so that a read
-//! past the used part spoils the result; behind an output stand sentinels that must keep their bits. Outputs that the
-//! trait writes (`=`) begin as NaN, outputs that it adds to (`+=`) begin as random values.
+//! past the used part spoils the result; behind an output stand sentinels that must keep their bits. Outputs that an
+//! operation writes (`=`) begin as NaN, outputs that it adds to (`+=`) begin as random values.
 //!
 //! Inputs of devices that store 16 bits are rounded for the reference too, so that only the kernels' own error is left.
 //!
@@ -11,20 +11,24 @@
 
 pub mod attention;
 pub mod bounds;
-pub mod dense;
+mod case_report;
+pub mod embedding;
+pub mod experts;
 pub mod head;
-pub mod moe;
+pub mod linear;
 pub mod optimizer;
-mod rig;
-mod tally;
+pub mod rmsnorm;
+pub mod rope;
+pub mod router;
+mod test_device;
 
-pub use rig::{Rig, TAIL, Values, WRONG_INDEX};
-pub use tally::{Measured, Outcome, Outputs, Tally, difference};
+pub use case_report::{CaseReport, Measured, Outcome, Outputs, difference};
+pub use test_device::{TAIL, TestDevice, Values, WRONG_INDEX};
 
 use serde::Serialize;
 use std::fmt;
 
-use super::Device;
+use super::Operations;
 
 /// Storage precision of the device under test.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -62,15 +66,15 @@ impl fmt::Display for Precision {
 }
 
 /// Some operations of a device with all their cases.
-pub struct Check<D: Device> {
+pub struct Check<D: Operations> {
     /// `file/what`.
     pub name: &'static str,
     /// Cases that it has in fp32, fp16 and bf16; 0 where it is not for that precision.
     cases: [usize; 3],
-    run: fn(Rig<'_, D>, &mut Tally),
+    run: fn(TestDevice<'_, D>, &mut CaseReport),
 }
 
-impl<D: Device> Check<D> {
+impl<D: Operations> Check<D> {
     /// How many cases it has; 0 where it is not for this precision.
     pub fn cases(&self, precision: Precision) -> usize {
         self.cases[precision as usize]
@@ -78,29 +82,34 @@ impl<D: Device> Check<D> {
 
     /// Runs all cases; one that fails does not stop the others.
     pub fn run(&self, device: &D, precision: Precision) -> Outcome {
-        let rig = Rig::new(device, precision);
+        let test = TestDevice::new(device, precision);
         let (name, cases) = (self.name, self.cases(precision));
-        Outcome::of(name, Some(precision), cases, |tally| (self.run)(rig, tally))
+        Outcome::of(name, Some(precision), cases, |report| {
+            (self.run)(test, report)
+        })
     }
 }
 
+/// Row counts on both sides of the tiles' and chunks' edges.
+const ROWS: [usize; 11] = [1, 2, 3, 5, 7, 17, 63, 64, 65, 130, 257];
+
 /// The table.
-pub fn checks<D: Device>() -> [Check<D>; 16] {
+pub fn checks<D: Operations>() -> [Check<D>; 16] {
     let check = |name, single, half, run| Check {
         name,
         cases: [single, half, half],
         run,
     };
     [
-        check("dense/embedding", 88, 88, dense::check_embedding),
-        check("dense/rmsnorm", 330, 330, dense::check_rmsnorm),
-        check("dense/linear", 290, 60, dense::check_linear),
-        check("dense/rope", 88, 88, dense::check_rope),
+        check("dense/embedding", 88, 88, embedding::check),
+        check("dense/rmsnorm", 330, 330, rmsnorm::check),
+        check("dense/linear", 290, 60, linear::check),
+        check("dense/rope", 88, 88, rope::check),
         check("attention/segments", 26, 27, attention::check_segments),
-        check("attention/cached", 16, 16, attention::check_cached),
-        check("attention/texts", 5, 5, attention::check_texts),
-        check("moe/router", 360, 360, moe::check_router),
-        check("moe/experts", 100, 48, moe::check_experts),
+        check("attention/cached", 16, 16, attention::check_prefill),
+        check("attention/texts", 5, 5, attention::check_decode),
+        check("moe/router", 360, 360, router::check),
+        check("moe/experts", 100, 48, experts::check),
         check("head/loss", 165, 65, head::check_loss),
         Check {
             name: "head/gpt2-vocabulary",
@@ -123,9 +132,9 @@ pub fn checks<D: Device>() -> [Check<D>; 16] {
 
 /// Runs an operation on the device and on the reference device as one case, and compares.
 macro_rules! same_as_reference {
-    ($tally:ident, $rig:ident, $operation:expr, $case:expr, $run:ident $(, $argument:expr)*) => {
-        $tally.compare($rig.precision, $operation, $case, || {
-            Ok(($run($rig $(, $argument)*)?, $run($rig.reference() $(, $argument)*)?))
+    ($report:ident, $test:ident, $operation:expr, $case:expr, $run:ident $(, $argument:expr)*) => {
+        $report.compare($test.precision, $operation, $case, || {
+            Ok(($run($test $(, $argument)*)?, $run($test.reference() $(, $argument)*)?))
         })
     };
 }

@@ -1,5 +1,6 @@
-//! Causal grouped-query attention over packed segments, in blocks of queries; the backward recomputes the
-//! probabilities from the saved logarithm of each row's sum (Dao 2023) and needs no `[T, T]` matrix.
+//! Causal grouped-query attention over packed segments, in blocks of queries; the backward
+//! recomputes the probabilities from the saved logarithm of each row's sum (Dao 2023) and needs no
+//! `[T, T]` matrix.
 
 use super::gemm::{Packed, Shared, Strided, gemm_packed_columns, gemm_packed_shared, gemm_shared};
 use super::scratch::Scratch;
@@ -18,7 +19,8 @@ use std::cell::RefCell;
 const QUERIES: usize = 64;
 
 thread_local! {
-    /// A task's keys and values, packed once for all of its queries; their memory is kept between tasks.
+    /// A task's keys and values, packed once for all of its queries; their memory is kept between
+    /// tasks.
     static OPERANDS: RefCell<[Packed; 3]> = RefCell::default();
 }
 
@@ -328,8 +330,8 @@ impl Backward<'_> {
         });
     }
 
-    /// Turns one query's scores `p` into probabilities, and the gradients of these, `ds`, into those of
-    /// the scores. Keys after the query get zeros.
+    /// Turns one query's scores `p` into probabilities, and the gradients of these, `ds`, into
+    /// those of the scores. Keys after the query get zeros.
     fn scores(&self, start: usize, row: usize, head: usize, p: &mut [f32], ds: &mut [f32]) {
         let Layout { shape, scale, .. } = self.layout;
         let visible = row - start + 1;
@@ -383,7 +385,8 @@ impl Run<AttentionDecode<'_, Floats>> for CpuDevice {
     }
 }
 
-/// Appends the rows of `qkv` to the sequence's keys and values, then attends from each to all up to it.
+/// Appends the rows of `qkv` to the sequence's keys and values, then attends from each to all up to
+/// it.
 fn append(
     scratch: &Scratch,
     qkv: &[f32],
@@ -421,7 +424,15 @@ fn append(
 
 vectorised! {
     /// One query against `scores.len()` cached keys and values, whose rows are `stride` apart.
-    pub fn cached_row(query: &[f32], keys: &[f32], values: &[f32], stride: usize, scale: f32, scores: &mut [f32], out: &mut [f32]) {
+    pub fn cached_row(
+        query: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        stride: usize,
+        scale: f32,
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
         let d = query.len();
         for (i, score) in scores.iter_mut().enumerate() {
             *score = dot_body::<FMA>(query, &keys[i * stride..][..d]);

@@ -1,6 +1,6 @@
-//! The experts. Tokens are gathered into slots sorted by expert, each expert is two dense products over
-//! its own slots, and a token's result is gathered back from its slots: no token is dropped, nothing is
-//! padded.
+//! The experts. Tokens are gathered into slots sorted by expert, each expert is two dense products
+//! over its own slots, and a token's result is gathered back from its slots: no token is dropped,
+//! nothing is padded.
 
 use super::gemm::{Start, Strided, Target, gemm};
 use super::simd::{LANES, add_scaled, exp, sum_lanes, vectorised};
@@ -187,14 +187,27 @@ vectorised! {
 }
 
 vectorised! {
-    /// From the unweighted gradient of the activation (`grad_act`, overwritten by the weighted activation, which the weight
-    /// gradient of the down projection needs) to `grad_gate_up`; returns each slot's routing-weight gradient in `grad_weight`.
-    pub fn swiglu_backward_rows(gate_up: &[f32], grad_act: &mut [f32], weights: &[f32], grad_gate_up: &mut [f32], grad_weight: &mut [f32], f: usize) {
-        let rows = gate_up.chunks_exact(2 * f).zip(grad_act.chunks_exact_mut(f)).zip(grad_gate_up.chunks_exact_mut(2 * f));
-        for (((row, grad_act), grad_row), (&weight, grad_weight)) in rows.zip(weights.iter().zip(grad_weight)) {
+    /// From the unweighted gradient of the activation (`grad_act`, overwritten by the weighted
+    /// activation, which the weight gradient of the down projection needs) to `grad_gate_up`;
+    /// returns each slot's routing-weight gradient in `grad_weight`.
+    pub fn swiglu_backward_rows(
+        gate_up: &[f32],
+        grad_act: &mut [f32],
+        weights: &[f32],
+        grad_gate_up: &mut [f32],
+        grad_weight: &mut [f32],
+        f: usize,
+    ) {
+        let rows = gate_up
+            .chunks_exact(2 * f)
+            .zip(grad_act.chunks_exact_mut(f))
+            .zip(grad_gate_up.chunks_exact_mut(2 * f))
+            .zip(weights.iter().zip(grad_weight));
+        for (((row, grad_act), grad_row), (&weight, grad_weight)) in rows {
             let (gate, up) = row.split_at(f);
             let (grad_gate, grad_up) = grad_row.split_at_mut(f);
-            // Gate's and up's gradient, the unweighted activation times its gradient, the weighted activation.
+            // Gate's and up's gradient, the unweighted activation times its gradient, the weighted
+            // activation.
             let slot = |g: f32, u: f32, da: f32| {
                 let s = 1.0 / (1.0 + exp::<FMA>(-g));
                 let act = g * s * u;
@@ -210,7 +223,8 @@ vectorised! {
             let lines = gates.iter().zip(ups).zip(acts).zip(grad_gates.iter_mut().zip(grad_ups));
             for (((gate, up), act), (grad_gate, grad_up)) in lines {
                 // Arrays of their own: the compiler then knows that nothing overlaps.
-                let (mut to_gate, mut to_up, mut to_act) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+                let (mut to_gate, mut to_up) = ([0.0; LANES], [0.0; LANES]);
+                let mut to_act = [0.0; LANES];
                 for i in 0..LANES {
                     let product;
                     (to_gate[i], to_up[i], product, to_act[i]) = slot(gate[i], up[i], act[i]);
@@ -219,7 +233,11 @@ vectorised! {
                 (*grad_gate, *grad_up, *act) = (to_gate, to_up, to_act);
             }
             let mut rest = 0.0f32;
-            let ends = gate_rest.iter().zip(up_rest).zip(act_rest).zip(grad_gate_rest.iter_mut().zip(grad_up_rest));
+            let ends = gate_rest
+                .iter()
+                .zip(up_rest)
+                .zip(act_rest)
+                .zip(grad_gate_rest.iter_mut().zip(grad_up_rest));
             for (((&gate, &up), act), (grad_gate, grad_up)) in ends {
                 let product;
                 (*grad_gate, *grad_up, product, *act) = slot(gate, up, *act);
@@ -260,8 +278,8 @@ impl Run<ExpertsBackward<'_, Floats, Floats, Indices>> for CpuDevice {
         let work = work_of(&routing.offsets, &shape);
         let grads_w13 = parts_of(grad_w13.slice_mut(), &work, 2 * f * c);
         let grads_w2 = parts_of(grad_w2.slice_mut(), &work, c * f);
-        // The gathered gradient is not needed once the expert has used it: the gradient of x takes its
-        // place.
+        // The gathered gradient is not needed once the expert has used it: the gradient of x takes
+        // its place.
         let slot_grads = split_by(&mut slot_grad, &work, c);
         let slot_grad_weights = split_by(&mut slot_grad_weight, &work, 1);
         let (w13, w2, gate_up) = (w13.slice(), w2.slice(), gate_up.slice());

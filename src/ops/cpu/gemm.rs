@@ -1,182 +1,37 @@
-//! The matrix product that every dense operation is made of: `C = A B`, `C += A B` or `C = R + A B`.
+//! The matrix product that every dense operation is made of: `C = A B`, `C += A B` or `C = R + A
+//! B`.
 //!
-//! `A` (m x k) is read in place where its rows are contiguous and packed otherwise; `B` (k x n) is packed into panels.
-//! Blocks: as deep as a panel fits L1 (`PANEL`), `MC` rows so that the block of `A` stays in L2. Each element of `C` is
-//! summed in the same order whatever the number of threads: work is split over `C` only.
+//! `A` (m x k) is read in place where its rows are contiguous and packed otherwise; `B` (k x n) is
+//! packed into panels. Blocks: as deep as a panel fits L1 (`PANEL`), `MC` rows so that the block of
+//! `A` stays in L2. Each element of `C` is summed in the same order whatever the number of threads:
+//! work is split over `C` only.
 //!
-//! With the operands in `bf16` both operands become matrices of pairs first, half as deep, and go the same way.
+//! In `bf16` both operands become matrices of pairs first, half as deep, and go the same way.
 
+mod operands;
 mod pack;
 mod pairs;
 
 pub use super::kernel::MatmulPrecision;
 use super::kernel::{Kernel, Tile, run_strip, run_tile};
 use super::memory::HostBuffer;
-use super::shared::SharedMut;
+use operands::Out;
+pub use operands::{Fetch, Shared, Start, Strided, Target};
 use pack::{Left, pack_left, pack_left_whole, pack_panels};
 use pairs::Room;
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
 
-/// Depth of a block at most: a panel is then 32 KiB with AVX2, the whole L1 data cache of most processors, and 64 KiB with
-/// AVX-512, whose processors read L2 as fast as the tile needs. What the rows of `A` need besides passes through; the depth of 384
-/// that most of the model's products have then is one block, so `C` is written once.
+/// Depth of a block at most: a panel is then 32 KiB with AVX2, the whole L1 data cache of most
+/// processors, and 64 KiB with AVX-512, whose processors read L2 as fast as the tile needs. What
+/// the rows of `A` need besides passes through; the depth of 384 that most of the model's products
+/// have then is one block, so `C` is written once.
 const DEPTH: usize = 512;
-/// Rows of `A` that are used against one set of panels before the next: 144 x 512 x 4 B = 288 KiB of L2.
+/// Rows of `A` that are used against one set of panels before the next: 144 x 512 x 4 B = 288 KiB
+/// of L2.
 const MC: usize = 144;
-/// Depth up to which a transposed left operand whose columns do not compete for L1's sets is read in place.
-const IN_PLACE_DEPTH: usize = 128;
 /// Multiplications below which a product is not worth splitting over threads.
 const PARALLEL_WORK: usize = 1 << 20;
-
-/// A matrix to read: element `(r, c)` is at `data[r * row + c * col]`.
-#[derive(Clone, Copy)]
-pub struct Strided<'a> {
-    data: &'a [f32],
-    row: usize,
-    col: usize,
-}
-
-impl<'a> Strided<'a> {
-    /// Row-major with `row` elements between rows.
-    pub fn rows(data: &'a [f32], row: usize) -> Self {
-        Self { data, row, col: 1 }
-    }
-
-    /// The transpose of a row-major matrix with `row` elements between rows.
-    pub fn transposed(data: &'a [f32], row: usize) -> Self {
-        Self {
-            data,
-            row: 1,
-            col: row,
-        }
-    }
-
-    /// The same matrix from row `r` on.
-    pub fn from_row(self, r: usize) -> Self {
-        Self {
-            data: &self.data[r * self.row..],
-            ..self
-        }
-    }
-
-    /// The transpose of this matrix, where it stands.
-    fn flipped(self) -> Self {
-        Self {
-            row: self.col,
-            col: self.row,
-            ..self
-        }
-    }
-
-    /// Whether the tile loop can read it as it stands: rows are contiguous, or there are few columns and they are an odd number
-    /// of cache lines apart, so that they fall into all sets of L1 and those of one group of rows stay there.
-    fn in_place(&self, depth: usize) -> bool {
-        let spread = self.col.is_multiple_of(16) && (self.col / 16) % 2 == 1;
-        self.col == 1 || self.row == 1 && depth <= IN_PLACE_DEPTH && spread
-    }
-
-    fn covers(&self, rows: usize, cols: usize) -> bool {
-        rows == 0 || cols == 0 || (rows - 1) * self.row + (cols - 1) * self.col < self.data.len()
-    }
-}
-
-/// What the product is added to.
-#[derive(Clone, Copy)]
-pub enum Start<'a> {
-    /// Nothing: `C = A B`.
-    Zero,
-    /// The old value: `C += A B`.
-    Accumulate,
-    /// Another matrix with the same rows: `C = R + A B`; the second number is the distance between its rows.
-    From(&'a [f32], usize),
-}
-
-/// Where a product goes: `c = start + a b`.
-pub struct Target<'a> {
-    /// What the product is added to.
-    pub start: Start<'a>,
-    /// The result.
-    pub c: &'a mut [f32],
-    /// Elements from one row of `c` to the next.
-    pub row: usize,
-}
-
-/// Memory that will be read right after a product: the tile loop asks for it into L2 a little at a time, or the next product
-/// would begin by waiting for it. A hint that may name any address.
-#[derive(Clone, Copy)]
-pub struct Fetch {
-    from: *const f32,
-    len: usize,
-}
-
-impl Fetch {
-    /// Nothing besides the product's own panels.
-    pub const NOTHING: Self = Self {
-        from: std::ptr::null(),
-        len: 0,
-    };
-
-    /// `len` elements from an address on.
-    pub fn new(from: *const f32, len: usize) -> Self {
-        Self { from, len }
-    }
-}
-
-/// Raw parts of the output, shared by threads that write disjoint tiles.
-#[derive(Clone, Copy)]
-struct Out {
-    c: *mut f32,
-    c_row: usize,
-    init: *const f32,
-    init_row: usize,
-}
-
-impl Out {
-    fn new(m: usize, n: usize, target: Target) -> Self {
-        let Target {
-            start,
-            c,
-            row: c_row,
-        } = target;
-        assert!(
-            c_row >= n && (m - 1) * c_row + n <= c.len(),
-            "gemm: the output is shorter than {m} x {n} needs"
-        );
-        let pointer = c.as_mut_ptr();
-        let (init, init_row) = match start {
-            Start::Zero => (std::ptr::null(), 0),
-            Start::Accumulate => (pointer.cast_const(), c_row),
-            Start::From(r, row) => {
-                assert!(
-                    (m - 1) * row + n <= r.len(),
-                    "gemm: the residual is shorter than {m} x {n} needs"
-                );
-                (r.as_ptr(), row)
-            }
-        };
-        Self {
-            c: pointer,
-            c_row,
-            init,
-            init_row,
-        }
-    }
-
-    /// The same output, for the second block of the depth on.
-    fn accumulating(self) -> Self {
-        Self {
-            init: self.c.cast_const(),
-            init_row: self.c_row,
-            ..self
-        }
-    }
-}
-
-// SAFETY: each task writes its own columns and rows of C only; see `split`.
-unsafe impl Send for Out {}
-// SAFETY: as above.
-unsafe impl Sync for Out {}
 
 thread_local! {
     /// A left operand packed for several tasks; its memory is kept between calls.
@@ -216,34 +71,8 @@ pub fn gemm(
     }
 }
 
-/// Part of a matrix that tasks share, each of them its own rows and columns, which no `&mut` slice can express.
-#[derive(Clone, Copy)]
-pub struct Shared<'a> {
-    /// The matrix.
-    pub all: SharedMut<'a>,
-    /// The part's first element.
-    pub at: usize,
-    /// Elements from one row to the next.
-    pub row: usize,
-}
-
-impl Shared<'_> {
-    fn out(self, m: usize, n: usize, add: bool) -> Out {
-        let c = self.all.part(self.at, (m - 1) * self.row + n);
-        Out {
-            c,
-            c_row: self.row,
-            init: if add {
-                c.cast_const()
-            } else {
-                std::ptr::null()
-            },
-            init_row: self.row,
-        }
-    }
-}
-
-/// `c[m x n] = a[m x k] b[k x n]`, or `c +=` that with `add`, into a part of `c` on the calling thread.
+/// `c[m x n] = a[m x k] b[k x n]`, or `c +=` that with `add`, into a part of `c` on the calling
+/// thread.
 ///
 /// # Safety
 /// While this runs, nobody else reads or writes the `m` x `n` elements of `c`.
@@ -272,7 +101,8 @@ pub unsafe fn gemm_shared(
 /// As [`gemm_packed_to`] into a part of `c`.
 ///
 /// # Safety
-/// While this runs, nobody else reads or writes the `m` x `n` elements of `c`, `n` being the columns of `b`.
+/// While this runs, nobody else reads or writes the `m` x `n` elements of `c`, `n` being the
+/// columns of `b`.
 pub unsafe fn gemm_packed_shared(k: usize, m: usize, a: Strided, b: &Packed, c: Shared) {
     if m == 0 || b.n == 0 {
         return;
@@ -281,7 +111,8 @@ pub unsafe fn gemm_packed_shared(k: usize, m: usize, a: Strided, b: &Packed, c: 
     product_packed((m, b.n, k), a, b, c.out(m, b.n, false), Fetch::NOTHING);
 }
 
-/// As [`gemm`] with `tasks` tasks, a depth in steps of the kernel, and operands that are there, as the caller has checked.
+/// As [`gemm`] with `tasks` tasks, a depth in steps of the kernel, and operands that are there, as
+/// the caller has checked.
 fn gemm_tasks(
     kernel: Kernel,
     tasks: usize,
@@ -292,7 +123,8 @@ fn gemm_tasks(
 ) {
     let nr = kernel.nr();
     let panels = n.div_ceil(nr);
-    // Columns are split first: only B is packed, so nothing is packed twice. Few columns: rows as well.
+    // Columns are split first: only B is packed, so nothing is packed twice. Few columns: rows as
+    // well.
     let col_tasks = tasks.min(panels);
     let row_tasks = (tasks / col_tasks).clamp(1, m.div_ceil(MC));
     if col_tasks * row_tasks == 1 {
@@ -351,7 +183,8 @@ impl Packed {
     fn check(&self, m: usize, n: usize, k: usize, a: Strided) {
         assert!(
             k <= self.k && n <= self.n && a.covers(m, k),
-            "gemm: the left operand is shorter than {m} x {k} needs, or there are not {k} x {n} of {} x {} packed elements",
+            "gemm: the left operand is shorter than {m} x {k} needs, or there are not {k} x {n} of \
+             {} x {} packed elements",
             self.k,
             self.n
         );
@@ -391,8 +224,8 @@ impl Packed {
     }
 }
 
-/// `c[m x n] = start + a[m x k] b` on the calling thread, with `fetch` asked for meanwhile. Meant for
-/// a block of rows that stays in L2 with `b`.
+/// `c[m x n] = start + a[m x k] b` on the calling thread, with `fetch` asked for meanwhile. Meant
+/// for a block of rows that stays in L2 with `b`.
 pub fn gemm_packed(m: usize, a: Strided, b: &Packed, target: Target, fetch: Fetch) {
     gemm_packed_to(b.k, m, a, b, target, fetch);
 }
@@ -430,7 +263,8 @@ pub fn gemm_packed_columns(
     product_packed((m, n, b.k), a, b, out, Fetch::NOTHING);
 }
 
-/// `out = a b` with the first `n` columns and `k` rows of `b`; the callers have checked that everything is there.
+/// `out = a b` with the first `n` columns and `k` rows of `b`; the callers have checked that
+/// everything is there.
 fn product_packed(
     (m, n, k): (usize, usize, usize),
     a: Strided,
@@ -570,7 +404,8 @@ fn tiles(
     for (panel, c0) in (cols.0..cols.1).step_by(nr).enumerate() {
         let width = nr.min(cols.1 - c0);
         let b = panels.data[panel * panels.depth * nr..][..depth * nr].as_ptr();
-        // Each tile asks for its share of the next panel, or of what will be read after the product.
+        // Each tile asks for its share of the next panel, or of what will be read after the
+        // product.
         let (ahead, pace) = if fetch.len == 0 {
             (b.wrapping_add(panels.depth * nr), nr.div_ceil(groups))
         } else {
@@ -599,8 +434,8 @@ fn tiles(
         };
         // Whole tiles in one go; what is left at the lower and the right edge one by one.
         let whole = if width == nr { height / mr } else { 0 };
-        // SAFETY: the entry points checked that C, the start and A cover the whole product; the packed parts were sized
-        // by their packing; tasks own disjoint rows and columns of C.
+        // SAFETY: the entry points checked that C, the start and A cover the whole product; the
+        // packed parts were sized by their packing; tasks own disjoint rows and columns of C.
         unsafe {
             run_strip(kernel, &tile(0), whole, left.group);
             for group in whole..groups {

@@ -3,12 +3,14 @@
 //! Tokens come in chunks; of a chunk the logits are kept transposed, `[vocab, tokens]`, so that
 //! - the table stands on the left of its product and is never packed,
 //! - the softmax runs along tokens, which are the vector lanes,
-//! - rows of the transposed gradient are contiguous for the product that makes the table's gradient.
+//! - rows of the transposed gradient are contiguous for the product that makes the table's
+//!   gradient.
 //!
-//! The vocabulary is cut into parts (the unit of parallel work and of ordered sums) and blocks of rows that stay in L2: a
-//! block's logits are made, and turned into exponentials over each token's greatest logit so far, in one go. In the second
-//! pass ([`gradients`]) one factor per token makes the softmax of them, so each exponential is taken once; a block's gradient is
-//! used for both products at once and never goes to memory. Tokens without loss are left out.
+//! The vocabulary is cut into parts (the unit of parallel work and of ordered sums) and blocks of
+//! rows that stay in L2: a block's logits are made, and turned into exponentials over each token's
+//! greatest logit so far, in one go. In the second pass ([`gradients`]) one factor per token makes
+//! the softmax of them, so each exponential is taken once; a block's gradient is used for both
+//! products at once and never goes to memory. Tokens without loss are left out.
 
 mod gradients;
 
@@ -26,8 +28,8 @@ use std::ops::Range;
 const CHUNK: usize = 512;
 /// Vocabulary rows per block: 96 rows x 512 tokens x 4 B = 192 KiB.
 const BLOCK: usize = 96;
-/// Parts of the vocabulary in the first pass: many, so that threads of unequal speed end together. Sums over parts are taken in
-/// their order, so this must not depend on the threads.
+/// Parts of the vocabulary in the first pass: many, so that threads of unequal speed end together.
+/// Sums over parts are taken in their order, so this must not depend on the threads.
 const SMALL_PARTS: usize = 64;
 /// The counted tokens of one chunk.
 struct Chunk<'a> {
@@ -125,15 +127,16 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Each token's greatest logit and sum of exponentials over one part of the vocabulary, and the logits of the targets
-/// found there as (token, logit).
+/// Each token's greatest logit and sum of exponentials over one part of the vocabulary, and the
+/// logits of the targets found there as (token, logit).
 type PartStatistics = (Vec<f32>, Vec<f32>, Vec<(u32, f32)>);
 
 /// What the first pass keeps for the second.
 struct Kept<'a> {
     /// `e^(logit - reference)`, transposed `[V, n]`.
     exponentials: &'a mut [f32],
-    /// The reference of each block of rows and token `[blocks, n]`: the greatest logit up to there within the part.
+    /// The reference of each block of rows and token `[blocks, n]`: the greatest logit up to there
+    /// within the part.
     references: &'a mut [f32],
 }
 
@@ -235,12 +238,13 @@ fn joined(parts: &[PartStatistics], n: usize) -> (Vec<f32>, Vec<f32>) {
     (log_sum, losses)
 }
 
-/// Rows of a block of logits that are gone through side by side, so that what each token has is read and written once for all.
+/// Rows of a block of logits that are gone through side by side, so that what each token has is
+/// read and written once for all.
 const ROWS: usize = 4;
 
 vectorised! {
-    /// Turns a block `[rows, n]` of logits into exponentials over each token's running maximum, this block included, and adds
-    /// them to its running sum.
+    /// Turns a block `[rows, n]` of logits into exponentials over each token's running maximum,
+    /// this block included, and adds them to its running sum.
     pub fn exponentials(block: &mut [f32], max: &mut [f32], sum: &mut [f32], before: &mut [f32]) {
         let n = max.len();
         // Not f32::max: a NaN logit must reach the loss.
@@ -267,7 +271,9 @@ vectorised! {
                 max[t..t + LANES].copy_from_slice(&lanes);
             }
             for row in rows {
-                max[whole..].iter_mut().zip(&row[whole..]).for_each(|(max, &x)| *max = greater(x, *max));
+                for (max, &x) in max[whole..].iter_mut().zip(&row[whole..]) {
+                    *max = greater(x, *max);
+                }
             }
         }
         for t in 0..n {
@@ -309,7 +315,8 @@ vectorised! {
 vectorised! {
     /// `factors = e^(reference - log_sum)`: what makes a block's exponentials probabilities.
     pub fn block_factors(references: &[f32], log_sum: &[f32], factors: &mut [f32]) {
-        for (factor, (reference, log_sum)) in factors.iter_mut().zip(references.iter().zip(log_sum)) {
+        let logarithms = references.iter().zip(log_sum);
+        for (factor, (reference, log_sum)) in factors.iter_mut().zip(logarithms) {
             *factor = exp::<FMA>(reference - log_sum);
         }
     }

@@ -1,6 +1,7 @@
-//! The CPU's buffers. Each begins at a cache line, so that no 64-byte vector of it crosses one: where they do, a training step
-//! takes 2% longer. Large ones are on huge pages where the system has them: with 4 KiB pages, walking a 77 MB table spends
-//! a tenth of its time on address translation and page faults.
+//! The CPU's buffers. Each begins at a cache line, so that no 64-byte vector of it crosses one:
+//! where they do, a training step takes 2% longer. Large ones are on huge pages where the system
+//! has them: with 4 KiB pages, walking a 77 MB table spends a tenth of its time on address
+//! translation and page faults.
 
 use crate::ops::{Buffer, IndexBuffer};
 use anyhow::{Context, Result};
@@ -78,8 +79,8 @@ impl<T: Pod> HostBuffer<T> {
         })
     }
 
-    /// Makes room for `len` elements; what stands there is arbitrary. Ends the process where the memory is not there, as
-    /// collections do.
+    /// Makes room for `len` elements; what stands there is arbitrary. Ends the process where the
+    /// memory is not there, as collections do.
     pub fn reserve(&mut self, len: usize) {
         if self.len < len {
             *self = Self::zeroed(len).unwrap_or_else(|_| {
@@ -122,8 +123,8 @@ fn lines(bytes: usize) -> Option<Memory> {
     Some(Memory::Lines(lines))
 }
 
-/// Whole huge pages where they are worth it: the mapping is longer by one, so that they can begin where a huge page may. What is
-/// not used is never touched.
+/// Whole huge pages where they are worth it: the mapping is longer by one, so that they can begin
+/// where a huge page may. What is not used is never touched.
 fn pages(bytes: usize) -> Option<Memory> {
     if bytes < WORTH {
         let map = MmapMut::map_anon(bytes).ok()?;
@@ -159,8 +160,8 @@ impl<T: Pod> DerefMut for HostBuffer<T> {
     }
 }
 
-/// Zeros for a buffer that is not read soon: past the caches where the processor can, which would first fetch what is
-/// overwritten and then throw out what is needed.
+/// Zeros for a buffer that is not read soon: past the caches where the processor can, which would
+/// first fetch what is overwritten and then throw out what is needed.
 pub fn clear(buffer: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -173,8 +174,8 @@ pub fn clear(buffer: &mut [f32]) {
             unsafe { _mm_stream_ps((&raw mut *vector).cast(), _mm_setzero_ps()) };
         }
         tail.fill(0.0);
-        // Streaming stores are not ordered with others: whoever is told of them must find them done.
-        // SAFETY: SSE, as above.
+        // Streaming stores are not ordered with others: whoever is told of them must find them
+        // done. SAFETY: SSE, as above.
         unsafe { _mm_sfence() };
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -121,7 +121,14 @@ impl Run<AdamW<'_, Floats, Floats>> for CpuDevice {
 
 vectorised! {
     /// The update of `torch.optim.AdamW`: decay first, then the bias-corrected step.
-    pub fn adamw_chunk(weight: &mut [f32], gradient: &mut [f32], first: &mut [f32], second: &mut [f32], update: Update, step: &AdamStep) {
+    pub fn adamw_chunk(
+        weight: &mut [f32],
+        gradient: &mut [f32],
+        first: &mut [f32],
+        second: &mut [f32],
+        update: Update,
+        step: &AdamStep,
+    ) {
         // In f64, as PyTorch computes these scalars.
         let bias1 = 1.0 - f64::from(step.beta1).powi(update.number as i32);
         let bias2 = 1.0 - f64::from(step.beta2).powi(update.number as i32);

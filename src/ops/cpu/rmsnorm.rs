@@ -6,7 +6,8 @@ use crate::ops::{Checked, RmsNormBackward, RmsNormForward, Run};
 use anyhow::Result;
 use rayon::prelude::*;
 
-/// Rows of one task; also the unit in which the weight's gradient is summed, so it must not depend on the threads.
+/// Rows of one task; also the unit in which the weight's gradient is summed, so it must not depend
+/// on the threads.
 const ROWS: usize = 64;
 
 impl Run<RmsNormForward<'_, Floats, Floats>> for CpuDevice {
@@ -32,7 +33,14 @@ impl Run<RmsNormForward<'_, Floats, Floats>> for CpuDevice {
 
 vectorised! {
     /// Some rows on one thread.
-    pub fn forward_rows(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32], inv_rms: &mut [f32], cols: usize) {
+    pub fn forward_rows(
+        x: &[f32],
+        weight: &[f32],
+        epsilon: f32,
+        out: &mut [f32],
+        inv_rms: &mut [f32],
+        cols: usize,
+    ) {
         for ((x, out), inv) in x.chunks_exact(cols).zip(out.chunks_exact_mut(cols)).zip(inv_rms) {
             *inv = 1.0 / (dot_body::<FMA>(x, x) / cols as f32 + epsilon).sqrt();
             for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
@@ -77,13 +85,26 @@ impl Run<RmsNormBackward<'_, Floats, Floats>> for CpuDevice {
 
 vectorised! {
     /// Some rows on one thread; adds into `grad_x` and `grad_weight`.
-    pub fn backward_rows(grad_out: &[f32], x: &[f32], weight: &[f32], inv_rms: &[f32], grad_x: &mut [f32], grad_weight: &mut [f32], cols: usize) {
-        let rows = grad_out.chunks_exact(cols).zip(x.chunks_exact(cols)).zip(grad_x.chunks_exact_mut(cols)).zip(inv_rms);
+    pub fn backward_rows(
+        grad_out: &[f32],
+        x: &[f32],
+        weight: &[f32],
+        inv_rms: &[f32],
+        grad_x: &mut [f32],
+        grad_weight: &mut [f32],
+        cols: usize,
+    ) {
+        let rows = grad_out
+            .chunks_exact(cols)
+            .zip(x.chunks_exact(cols))
+            .zip(grad_x.chunks_exact_mut(cols))
+            .zip(inv_rms);
         for (((grad_out, x), grad_x), &inv) in rows {
             let mut lanes = [0.0f32; LANES];
             let whole = cols / LANES * LANES;
             for i in (0..whole).step_by(LANES) {
-                let (grad_out, weight, x) = (&grad_out[i..i + LANES], &weight[i..i + LANES], &x[i..i + LANES]);
+                let (grad_out, weight) = (&grad_out[i..i + LANES], &weight[i..i + LANES]);
+                let x = &x[i..i + LANES];
                 for j in 0..LANES {
                     lanes[j] += grad_out[j] * weight[j] * x[j];
                 }

@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
 
-/// Positions from which a caller's mistake is likelier than a text: 2^20 positions of angles take 256 MB
-/// at a head size of 64.
+/// Positions from which a caller's mistake is likelier than a text: 2^20 positions of angles take
+/// 256 MB at a head size of 64.
 const MAX_POSITION: u32 = 1 << 20;
 
 impl Run<RopeForward<'_, Floats, Indices>> for CpuDevice {

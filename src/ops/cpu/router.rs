@@ -198,8 +198,9 @@ fn gradient_of_logits(
     }
 }
 
-/// Gradient of one token's logits. With `s` the sum of the chosen probabilities and `w_i = p_i / s`:
-/// `dp_i = (dw_i - sum_j w_j dw_j) / s` for the chosen, plus the balance term for all; then through the softmax.
+/// Gradient of one token's logits. With `s` the sum of the chosen probabilities and `w_i = p_i /
+/// s`: `dp_i = (dw_i - sum_j w_j dw_j) / s` for the chosen, plus the balance term for all; then
+/// through the softmax.
 fn gate_gradient(
     probs: &[f32],
     experts: &[u32],

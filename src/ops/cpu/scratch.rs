@@ -1,5 +1,5 @@
-//! Buffers that operations need for the length of one call, kept between calls: a fresh allocation of many megabytes
-//! would cost page faults every time.
+//! Buffers that operations need for the length of one call, kept between calls: a fresh allocation
+//! of many megabytes would cost page faults every time.
 
 use super::memory::HostBuffer;
 use std::sync::Mutex;
@@ -11,7 +11,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A buffer of `len` elements with arbitrary contents. It goes back to the pool when it is dropped.
+    /// A buffer of `len` elements with arbitrary contents. It goes back to the pool when it is
+    /// dropped.
     pub fn take(&self, len: usize) -> Borrowed<'_> {
         let mut free = self
             .free

@@ -1,5 +1,5 @@
-//! Checks of a driver: every wrapper of `ptx.cuh` and every primitive of the simulator, each on its own, against the tables of the
-//! PTX manual and of the programming guide. An error in the map of one fragment would cancel against the same error in another
+//! Checks of single instructions: every wrapper of `ptx.cuh` and every primitive of the simulator, each on its own, against
+//! the tables of the PTX manual and of the programming guide. An error in the map of one fragment would cancel against the same error in another
 //! within a matrix product; here registers are written and read as they are. And the one check of operations that needs a
 //! device of its own: the moving loss scale.
 //!
@@ -12,26 +12,30 @@ use std::sync::Arc;
 use super::driver::Driver;
 use super::memory::{DeviceBuffer, Element, Plain, Ptr, PtrMut};
 use super::{CudaDevice, LossScaling, kernels};
-use crate::ops::cases::{Outcome, Precision, Rig, Tally, optimizer};
+use crate::ops::conformance::{CaseReport, Outcome, Precision, TestDevice, optimizer};
 
 /// Something that a driver must do, with all its cases.
 pub struct Check {
     /// `conformance/what`, or `file/what` as in the table of operations.
     pub name: &'static str,
     cases: usize,
-    run: fn(&Arc<dyn Driver>, &mut Tally),
+    run: fn(&Arc<dyn Driver>, &mut CaseReport),
 }
 
 impl Check {
     /// Runs all cases; one that fails does not stop the others.
     pub fn run(&self, driver: &Arc<dyn Driver>) -> Outcome {
-        Outcome::of(self.name, None, self.cases, |tally| {
-            (self.run)(driver, tally)
+        Outcome::of(self.name, None, self.cases, |report| {
+            (self.run)(driver, report)
         })
     }
 }
 
-const fn check(name: &'static str, cases: usize, run: fn(&Arc<dyn Driver>, &mut Tally)) -> Check {
+const fn check(
+    name: &'static str,
+    cases: usize,
+    run: fn(&Arc<dyn Driver>, &mut CaseReport),
+) -> Check {
     Check { name, cases, run }
 }
 
@@ -97,7 +101,7 @@ fn ldmatrix(
     Ok(out.len())
 }
 
-fn check_ldmatrix(driver: &Arc<dyn Driver>, tally: &mut Tally) {
+fn check_ldmatrix(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
     let probes: [(usize, bool, MatrixProbe); 6] = [
         (1, false, kernels::probe_ldmatrix_x1),
         (2, false, kernels::probe_ldmatrix_x2),
@@ -108,7 +112,7 @@ fn check_ldmatrix(driver: &Arc<dyn Driver>, tally: &mut Tally) {
     ];
     for (matrices, trans, probe) in probes {
         let name = format_args!("ldmatrix x{matrices}, trans: {trans}");
-        tally.case(name, || ldmatrix(driver, matrices, trans, probe));
+        report.case(name, || ldmatrix(driver, matrices, trans, probe));
     }
 }
 
@@ -167,13 +171,13 @@ fn mma<E: Element>(driver: &Arc<dyn Driver>) -> Result<usize> {
     Ok(c.len())
 }
 
-fn check_mma(driver: &Arc<dyn Driver>, tally: &mut Tally) {
-    tally.case("mma in fp16", || mma::<f16>(driver));
-    tally.case("mma in bf16", || mma::<bf16>(driver));
+fn check_mma(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
+    report.case("mma in fp16", || mma::<f16>(driver));
+    report.case("mma in bf16", || mma::<bf16>(driver));
 }
 
-fn check_cp_async(driver: &Arc<dyn Driver>, tally: &mut Tally) {
-    tally.case("cp.async copies, fills and waits", || cp_async(driver));
+fn check_cp_async(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
+    report.case("cp.async copies, fills and waits", || cp_async(driver));
 }
 
 fn cp_async(driver: &Arc<dyn Driver>) -> Result<usize> {
@@ -208,8 +212,8 @@ fn cp_async(driver: &Arc<dyn Driver>) -> Result<usize> {
     Ok(bytes.len())
 }
 
-fn check_warp(driver: &Arc<dyn Driver>, tally: &mut Tally) {
-    tally.case("shuffles, votes, matches and reductions", || warp(driver));
+fn check_warp(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
+    report.case("shuffles, votes, matches and reductions", || warp(driver));
 }
 
 fn warp(driver: &Arc<dyn Driver>) -> Result<usize> {
@@ -261,18 +265,18 @@ fn warp(driver: &Arc<dyn Driver>) -> Result<usize> {
 }
 
 /// All 65,536 values widen exactly; halves, neighbours of halves, overflow, subnormal numbers and NaNs round as they should.
-fn check_conversions(driver: &Arc<dyn Driver>, tally: &mut Tally) {
-    conversions::<f16>(driver, tally, f16::from_bits, |bits| {
+fn check_conversions(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
+    conversions::<f16>(driver, report, f16::from_bits, |bits| {
         f16::from_bits(bits).to_f32()
     });
-    conversions::<bf16>(driver, tally, bf16::from_bits, |bits| {
+    conversions::<bf16>(driver, report, bf16::from_bits, |bits| {
         bf16::from_bits(bits).to_f32()
     });
 }
 
 fn conversions<E: Element>(
     driver: &Arc<dyn Driver>,
-    tally: &mut Tally,
+    report: &mut CaseReport,
     bits: impl Fn(u16) -> E,
     widen: impl Fn(u16) -> f32,
 ) {
@@ -311,7 +315,7 @@ fn conversions<E: Element>(
         Ok((wide.download(count)?, narrowed.download(count)?))
     };
     let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
-    tally.case(format_args!("{} to fp32", E::NAME), || {
+    report.case(format_args!("{} to fp32", E::NAME), || {
         let (wide, _) = both()?;
         for (at, &found) in wide.iter().enumerate() {
             let expected = widen(at as u16);
@@ -322,7 +326,7 @@ fn conversions<E: Element>(
         }
         Ok(wide.len())
     });
-    tally.case(format_args!("fp32 to {}", E::NAME), || {
+    report.case(format_args!("fp32 to {}", E::NAME), || {
         let (_, narrowed) = both()?;
         let expected = E::widen(&E::narrow(&given));
         for ((given, found), expected) in given.iter().zip(E::widen(&narrowed)).zip(expected) {
@@ -335,8 +339,8 @@ fn conversions<E: Element>(
     });
 }
 
-fn check_ex2(driver: &Arc<dyn Driver>, tally: &mut Tally) {
-    tally.case("powers of two are within two units", || ex2(driver));
+fn check_ex2(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
+    report.case("powers of two are within two units", || ex2(driver));
 }
 
 fn ex2(driver: &Arc<dyn Driver>) -> Result<usize> {
@@ -355,8 +359,8 @@ fn ex2(driver: &Arc<dyn Driver>) -> Result<usize> {
     Ok(out.len())
 }
 
-fn check_block(driver: &Arc<dyn Driver>, tally: &mut Tally) {
-    tally.case("block primitives see all threads", || block(driver));
+fn check_block(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
+    report.case("block primitives see all threads", || block(driver));
 }
 
 fn block(driver: &Arc<dyn Driver>) -> Result<usize> {
@@ -378,14 +382,14 @@ fn block(driver: &Arc<dyn Driver>) -> Result<usize> {
     Ok(out.len())
 }
 
-fn check_reduce(driver: &Arc<dyn Driver>, tally: &mut Tally) {
+fn check_reduce(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
     let sound: Vec<f32> = (0..32).map(|i| ((i * 37) % 101) as f32 * 0.137).collect();
     let mut broken = sound.clone();
     (broken[3], broken[17]) = (f32::NAN, f32::INFINITY);
-    tally.case("reductions are those of the shuffles", || {
+    report.case("reductions are those of the shuffles", || {
         reduce(driver, &sound, false)
     });
-    tally.case("reductions of a NaN", || reduce(driver, &broken, true));
+    report.case("reductions of a NaN", || reduce(driver, &broken, true));
 }
 
 fn reduce(driver: &Arc<dyn Driver>, given: &[f32], broken: bool) -> Result<usize> {
@@ -413,13 +417,15 @@ fn reduce(driver: &Arc<dyn Driver>, given: &[f32], broken: bool) -> Result<usize
     Ok(out.len())
 }
 
-fn check_loss_scale(driver: &Arc<dyn Driver>, tally: &mut Tally) {
+fn check_loss_scale(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
     let scaling = LossScaling::Dynamic {
         initial: 1024.0,
         growth_interval: 2,
     };
     match CudaDevice::<f16>::on(driver.clone(), scaling) {
-        Ok(device) => optimizer::check_loss_scale(Rig::new(&device, Precision::Half), tally),
-        Err(error) => tally.case("a device with a loss scale", || Err(error)),
+        Ok(device) => {
+            optimizer::check_loss_scale(TestDevice::new(&device, Precision::Half), report)
+        }
+        Err(error) => report.case("a device with a loss scale", || Err(error)),
     }
 }

@@ -35,8 +35,8 @@ impl Projection<'_> {
         &self.qkv[at..][..self.shape.head_dim]
     }
 
-    /// Probabilities with which head `h` of query `t` reads tokens `first..=t`, and the logarithm of their
-    /// denominator.
+    /// Probabilities with which head `h` of query `t` reads tokens `first..=t`, and the logarithm
+    /// of their denominator.
     fn probabilities(&self, first: usize, t: usize, h: usize) -> (Vec<f64>, f64) {
         let query = self.head(self.query_at(t, h));
         let scores: Vec<f64> = (first..=t)
@@ -130,8 +130,8 @@ impl Run<AttentionBackward<'_, Vec<f32>, Vec<f32>, Vec<u32>>> for ReferenceDevic
     }
 }
 
-/// Adds the gradients that flow from head `h` of query `t` to its query and to all keys and values that
-/// it reads.
+/// Adds the gradients that flow from head `h` of query `t` to its query and to all keys and values
+/// that it reads.
 fn query_backward(
     projection: &Projection,
     grad_out: &[f32],
@@ -198,7 +198,8 @@ impl Run<AttentionDecode<'_, Vec<f32>>> for ReferenceDevice {
     }
 }
 
-/// Appends the rows of `qkv` to the sequence's keys and values, then attends from each to all up to it.
+/// Appends the rows of `qkv` to the sequence's keys and values, then attends from each to all up to
+/// it.
 fn append(
     qkv: &[f32],
     sequence: CachedSequence<'_, Vec<f32>>,

@@ -1,6 +1,6 @@
-//! Slow, obvious operations: every formula as its operation says it, sums in `f64`, whole softmax rows,
-//! nothing kept that can be computed again. The conformance tests hold the fast devices to it; it is
-//! never optimised.
+//! Slow, obvious operations: every formula as its operation says it, sums in `f64`, whole softmax
+//! rows, nothing kept that can be computed again. The conformance tests hold the fast devices to
+//! it; it is never optimised.
 
 // Loops over named indices are the formulas; iterator chains would hide them.
 #![allow(clippy::needless_range_loop)]

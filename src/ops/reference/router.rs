@@ -130,8 +130,8 @@ impl Run<RouterBackward<'_, Vec<f32>, Vec<f32>, Vec<u32>>> for ReferenceDevice {
     }
 }
 
-/// Gradient of all logits `[T, E]`, through the weights and the load-balancing loss. Does not use the
-/// probabilities that the forward pass kept: they are made again.
+/// Gradient of all logits `[T, E]`, through the weights and the load-balancing loss. Does not use
+/// the probabilities that the forward pass kept: they are made again.
 fn gradient_of_logits(operation: &RouterBackward<'_, Vec<f32>, Vec<f32>, Vec<u32>>) -> Vec<f64> {
     let RouterBackward {
         routing,

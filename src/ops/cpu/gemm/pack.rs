@@ -5,7 +5,8 @@ use crate::ops::cpu::kernel::Level;
 use crate::ops::cpu::memory::HostBuffer;
 use rayon::prelude::*;
 
-/// Rows of a transposed left operand that are packed side by side: three cache lines of each column.
+/// Rows of a transposed left operand that are packed side by side: three cache lines of each
+/// column.
 const STRIP: usize = 48;
 
 /// Columns of a right operand that are packed side by side: a multiple of every panel's width.
@@ -33,7 +34,8 @@ impl Left {
     }
 }
 
-/// Rows `rows` and columns `k0..k0 + depth` of a left operand: in place where the tile loop can read them so, else packed.
+/// Rows `rows` and columns `k0..k0 + depth` of a left operand: in place where the tile loop can
+/// read them so, else packed.
 pub fn pack_left(
     mr: usize,
     rows: (usize, usize),
@@ -59,15 +61,16 @@ pub fn pack_left(
             group: mr,
         };
     }
-    // Columns are contiguous (a transpose): groups of mr rows become contiguous too, or each step of k would touch
-    // another page.
+    // Columns are contiguous (a transpose): groups of mr rows become contiguous too, or each step
+    // of k would touch another page.
     let groups = (rows.1 - rows.0).div_ceil(mr);
     packed.reserve(groups * mr * depth);
     pack_groups(mr, rows, k0, depth, a, packed);
     Left::packed(packed, mr, depth)
 }
 
-/// Packs the rows `0..m` of a left operand: for each block of the depth, all groups of `mr` rows, on all threads.
+/// Packs the rows `0..m` of a left operand: for each block of the depth, all groups of `mr` rows,
+/// on all threads.
 pub fn pack_left_whole(mr: usize, m: usize, k: usize, a: Strided, packed: &mut HostBuffer<f32>) {
     let all = m.next_multiple_of(mr);
     packed.reserve(all * k);
@@ -105,8 +108,9 @@ fn pack_groups(
     }
 }
 
-/// Groups of `MR` rows, each contiguous, from a matrix with contiguous columns. Several groups side by side, so that whole
-/// cache lines are read; a copy of a length known when compiling is a few moves.
+/// Groups of `MR` rows, each contiguous, from a matrix with contiguous columns. Several groups side
+/// by side, so that whole cache lines are read; a copy of a length known when compiling is a few
+/// moves.
 fn pack_columns<const MR: usize>(
     rows: (usize, usize),
     k0: usize,
@@ -131,7 +135,8 @@ fn pack_columns<const MR: usize>(
     }
 }
 
-/// Packs columns `cols` and rows `k0..k0 + depth` of `b` into panels of `nr` columns, the last padded with zeros.
+/// Packs columns `cols` and rows `k0..k0 + depth` of `b` into panels of `nr` columns, the last
+/// padded with zeros.
 pub fn pack_panels(
     nr: usize,
     depth: usize,
@@ -170,8 +175,9 @@ pub fn pack_panels(
     }
 }
 
-/// Panels from a row-major matrix, [`SIDE_BY_SIDE`] columns at a time: a large matrix is then read from memory nearly as it lies
-/// there, and the lines that are written, which often fall into the same set of L1, are too few to throw out each other.
+/// Panels from a row-major matrix, [`SIDE_BY_SIDE`] columns at a time: a large matrix is then read
+/// from memory nearly as it lies there, and the lines that are written, which often fall into the
+/// same set of L1, are too few to throw out each other.
 fn pack_rows<const NR: usize>(
     depth: usize,
     count: usize,
@@ -197,7 +203,8 @@ fn pack_rows<const NR: usize>(
     }
 }
 
-/// One panel from a matrix whose columns are contiguous (`row == 1` in practice): a transpose in squares.
+/// One panel from a matrix whose columns are contiguous (`row == 1` in practice): a transpose in
+/// squares.
 fn pack_transposed(
     nr: usize,
     depth: usize,

@@ -1,5 +1,5 @@
-//! Operands rounded to `bf16` and paired along the depth: a matrix of pairs, which everything here then reads and packs as if
-//! they were numbers.
+//! Operands rounded to `bf16` and paired along the depth: a matrix of pairs, which everything here
+//! then reads and packs as if they were numbers.
 
 use super::Strided;
 use crate::ops::cpu::kernel::{Level, bf16};
@@ -11,8 +11,8 @@ use std::cell::RefCell;
 const PARALLEL: usize = 1 << 17;
 
 thread_local! {
-    /// Memory of the operands of this thread's products, kept between calls. Several, because a thread that waits for others
-    /// may begin another product meanwhile.
+    /// Memory of the operands of this thread's products, kept between calls. Several, because a
+    /// thread that waits for others may begin another product meanwhile.
     static KEPT: RefCell<Vec<[HostBuffer<f32>; 2]>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -60,12 +60,14 @@ impl Drop for Room {
     }
 }
 
-/// Elements between lines of `len`: an odd number of cache lines, so that lines fall into all sets of a cache.
+/// Elements between lines of `len`: an odd number of cache lines, so that lines fall into all sets
+/// of a cache.
 fn spread(len: usize) -> usize {
     (len.div_ceil(16) | 1) * 16
 }
 
-/// `[lines, k]` as `[lines, k / 2]` pairs, the depth contiguous where it was, and the lines where they were.
+/// `[lines, k]` as `[lines, k / 2]` pairs, the depth contiguous where it was, and the lines where
+/// they were.
 fn paired<'a>(
     lines: usize,
     k: usize,

@@ -2,6 +2,7 @@
 //! sides and depths of one and of several blocks.
 
 use super::*;
+use crate::ops::cpu::shared::SharedMut;
 
 /// Numbers between -1 and 1 that look random.
 fn numbers(len: usize, seed: usize) -> Vec<f32> {

@@ -1,13 +1,17 @@
-//! Second pass of the head: both gradients of a chunk from the exponentials that the first pass kept.
+//! Second pass of the head: both gradients of a chunk from the exponentials that the first pass
+//! kept.
 //!
-//! The gradient of the logits, `scale (p - 1[target])`, is `[vocab, tokens]`, and most of it is next to nothing: a model that
-//! has learnt something is certain of many tokens. So the tokens are put in order, the least certain first, and cut into
-//! [`GROUPS`]; each word takes part in its products with as many leading groups as hold a token for which it is not
-//! [`NEGLIGIBLE`] or the target. What is left out of each group count, a block of the matrix, is replaced by the matrix of
-//! rank one that has the same sums along both sides: `p[word, token] ~ mass[word] mass[token] / total`. So every token passes
-//! on all of its probability, and every word is unlearnt by as much as it was expected. docs/numerics.md has the errors.
+//! The gradient of the logits, `scale (p - 1[target])`, is `[vocab, tokens]`, and most of it is
+//! next to nothing: a model that has learnt something is certain of many tokens. So the tokens are
+//! put in order, the least certain first, and cut into [`GROUPS`]; each word takes part in its
+//! products with as many leading groups as hold a token for which it is not [`NEGLIGIBLE`] or the
+//! target. What is left out of each group count, a block of the matrix, is replaced by the matrix
+//! of rank one that has the same sums along both sides: `p[word, token] ~ mass[word] mass[token] /
+//! total`. So every token passes on all of its probability, and every word is unlearnt by as much
+//! as it was expected. docs/numerics.md has the errors.
 //!
-//! A fresh model is certain of nothing: all words then take part with all tokens, and this is the plain product.
+//! A fresh model is certain of nothing: all words then take part with all tokens, and this is the
+//! plain product.
 
 use super::{BLOCK, Chunk, Head, Kept, Softmax, block_factors, blocks};
 use crate::ops::cpu::MatmulPrecision;
@@ -17,12 +21,13 @@ use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{LANES, add_scaled, sum_lanes, vectorised};
 use rayon::prelude::*;
 
-/// Parts of the vocabulary, each with a gradient of the chunk's rows of its own (0.8 MB). Sums over parts are taken in their
-/// order, so this must not depend on the threads.
+/// Parts of the vocabulary, each with a gradient of the chunk's rows of its own (0.8 MB). Sums over
+/// parts are taken in their order, so this must not depend on the threads.
 const PARTS: usize = 32;
 /// Groups of tokens.
 const GROUPS: usize = 16;
-/// Probability below which a word needs no exact gradient for a token: 2^-24, half the distance from 1 to the next f32.
+/// Probability below which a word needs no exact gradient for a token: 2^-24, half the distance
+/// from 1 to the next f32.
 const NEGLIGIBLE: f32 = 1.0 / 16_777_216.0;
 /// Tokens are put in order by every so many-th word. No divisor of [`BLOCK`].
 const SAMPLE: usize = 31;
@@ -37,12 +42,14 @@ struct Order {
     ends: [usize; GROUPS + 1],
     /// Whether the tokens stand as they stood.
     natural: bool,
-    /// Whether every word of the sample is needed by every token: a fresh model is like that, and looking is not worth it.
+    /// Whether every word of the sample is needed by every token: a fresh model is like that, and
+    /// looking is not worth it.
     all_needed: bool,
 }
 
 impl Order {
-    /// By the number of words that are not negligible for a token, estimated from a sample of the vocabulary.
+    /// By the number of words that are not negligible for a token, estimated from a sample of the
+    /// vocabulary.
     fn new(kept: &Kept, log_sum: &[f32], vocab: usize) -> Self {
         let n = log_sum.len();
         let (mut counts, mut factors, mut sampled) = (vec![0u32; n], vec![0.0f32; n], 0);
@@ -95,7 +102,10 @@ vectorised! {
     /// The greatest `reach` of a token for which a word is not negligible; a NaN is not.
     pub fn needed_reach(exponentials: &[f32], factors: &[f32], reach: &[u32]) -> u32 {
         let mut lanes = [0u32; LANES];
-        let lines = exponentials.chunks_exact(LANES).zip(factors.chunks_exact(LANES)).zip(reach.chunks_exact(LANES));
+        let lines = exponentials
+            .chunks_exact(LANES)
+            .zip(factors.chunks_exact(LANES))
+            .zip(reach.chunks_exact(LANES));
         for ((row, factor), reach) in lines {
             for i in 0..LANES {
                 let needed = if row[i] * factor[i] < NEGLIGIBLE { 0 } else { reach[i] };
@@ -116,11 +126,20 @@ vectorised! {
 
 vectorised! {
     /// Adds a word's probability for each token beyond `end` to `mass`; returns their sum.
-    pub fn add_left_out(exponentials: &[f32], factors: &[f32], reach: &[u32], end: u32, mass: &mut [f32]) -> f32 {
+    pub fn add_left_out(
+        exponentials: &[f32],
+        factors: &[f32],
+        reach: &[u32],
+        end: u32,
+        mass: &mut [f32],
+    ) -> f32 {
         let mut lanes = [0.0f32; LANES];
         let whole = mass.len() / LANES * LANES;
         let (lines, rest) = mass.split_at_mut(whole);
-        let rows = exponentials.chunks_exact(LANES).zip(factors.chunks_exact(LANES)).zip(reach.chunks_exact(LANES));
+        let rows = exponentials
+            .chunks_exact(LANES)
+            .zip(factors.chunks_exact(LANES))
+            .zip(reach.chunks_exact(LANES));
         for (mass, ((row, factor), reach)) in lines.chunks_exact_mut(LANES).zip(rows) {
             for i in 0..LANES {
                 let p = if reach[i] > end { row[i] * factor[i] } else { 0.0 };
@@ -147,7 +166,8 @@ vectorised! {
     }
 }
 
-/// Adds the table's gradient to `grad_table`; `write` is given the gradient of each of the chunk's rows.
+/// Adds the table's gradient to `grad_table`; `write` is given the gradient of each of the chunk's
+/// rows.
 pub fn gradients(
     head: Head,
     chunk: &Chunk,
@@ -294,8 +314,8 @@ impl Pass<'_> {
         }
     }
 
-    /// For each number of groups, the matrix of rank one with the sums of what was left out: `left_out` along the tokens,
-    /// `masses[groups, token]` along the words.
+    /// For each number of groups, the matrix of rank one with the sums of what was left out:
+    /// `left_out` along the tokens, `masses[groups, token]` along the words.
     fn add_rank_one(&self, left_out: &[LeftOut], masses: &[f32], grad_x: &mut [f32]) {
         let (n, hidden) = (self.chunk.len(), self.hidden);
         let mut totals = [0.0f64; GROUPS];
@@ -303,7 +323,8 @@ impl Pass<'_> {
             totals[word.groups] += f64::from(word.mass);
         }
         let share = totals.map(|total| {
-            // Below that nothing was left out that could show, and the quotient might not be finite.
+            // Below that nothing was left out that could show, and the quotient might not be
+            // finite.
             if total > 1e-30 {
                 (f64::from(self.scale) / total) as f32
             } else {
@@ -365,13 +386,15 @@ impl GradientOfRows<'_> {
     }
 }
 
-/// Words that take part with the same groups, gathered until there are enough of them for two products.
+/// Words that take part with the same groups, gathered until there are enough of them for two
+/// products.
 struct Block<'s> {
     /// Their numbers in the vocabulary, ascending.
     rows: Vec<usize>,
     /// Their gradients `[rows, tokens]`, `stride` apart.
     gradients: Borrowed<'s>,
-    /// `tokens` and a gap that makes an odd number of cache lines, so that the transpose can be read in place.
+    /// `tokens` and a gap that makes an odd number of cache lines, so that the transpose can be
+    /// read in place.
     stride: usize,
     /// Tokens of their groups.
     tokens: usize,
@@ -389,7 +412,8 @@ impl Block<'_> {
 struct Work<'s> {
     /// One for each number of groups, from 1.
     blocks: Vec<Block<'s>>,
-    /// Rows of the table, and what is added to the table's gradient, where they are not neighbours: `[BLOCK, C]`.
+    /// Rows of the table, and what is added to the table's gradient, where they are not neighbours:
+    /// `[BLOCK, C]`.
     gathered: Borrowed<'s>,
     packed: Packed,
 }
@@ -412,7 +436,8 @@ impl<'s> Work<'s> {
         }
     }
 
-    /// `grad_table[rows] += gradients x`, `grad_x += gradients^T table[rows]` of one block, which starts again.
+    /// `grad_table[rows] += gradients x`, `grad_x += gradients^T table[rows]` of one block, which
+    /// starts again.
     fn flush(&mut self, pass: &Pass, block: usize, grad_x: &mut GradientOfRows) {
         let block = &mut self.blocks[block];
         let (Some(&first), Some(&last)) = (block.rows.first(), block.rows.last()) else {

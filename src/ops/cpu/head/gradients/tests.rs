@@ -59,8 +59,8 @@ fn error(found: &[f32], right: &[f32]) -> f64 {
     (difference / right.iter().map(|&r| square(r)).sum::<f64>()).sqrt()
 }
 
-/// Tokens from wholly uncertain to certain, in no order; 2,950 of 3,000 words are the less probable the more certain a token
-/// is. Some are targets.
+/// Tokens from wholly uncertain to certain, in no order; 2,950 of 3,000 words are the less probable
+/// the more certain a token is. Some are targets.
 #[test]
 fn what_is_left_out_is_replaced() {
     let (count, vocab) = (700, 3000);

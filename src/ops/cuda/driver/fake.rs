@@ -1,24 +1,26 @@
-//! A driver without arithmetic: it hands out addresses, checks that everything it is asked for lies in memory it handed out, and
-//! launches nothing. With [`super::counting`] around it, a training step at the real model's shapes is counted in milliseconds.
+//! A driver without arithmetic, for dry runs: it hands out addresses, counts launches and runs none. It can also check that
+//! everything it is asked for lies in memory that it handed out. With [`super::counting`] around it, a training step at the
+//! real model's shapes is counted in milliseconds.
 
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Driver, Kernel, ParameterKind};
-use super::recording::{Command, Recorder, Recording, commands};
+use super::recording::{Command, CommandList, commands};
+use super::{Driver, Kernel, ParameterKind, Recording};
+use crate::ops::cuda::memory::arena::ALIGNMENT;
 
-/// Allocations begin at multiples of this.
-const ALIGNMENT: u64 = 256;
 /// The first address; those below are in no buffer.
 const BASE: u64 = 1 << 32;
 
 /// A card that exists on paper.
-pub struct DryDriver {
+pub struct FakeDriver {
     multiprocessors: usize,
-    memory: Mutex<Memory>,
-    recorder: Recorder,
+    /// The live allocations, where they are checked.
+    memory: Option<Mutex<Memory>>,
+    recorder: CommandList,
+    launches: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 struct Memory {
@@ -27,26 +29,44 @@ struct Memory {
     next: u64,
 }
 
-impl DryDriver {
-    /// A card of so many multiprocessors, which persistent grids are sized by.
+impl FakeDriver {
+    /// A card of so many multiprocessors: operations choose tiles, and with them scratch memory, by their number.
     pub fn new(multiprocessors: usize) -> Self {
         Self {
             multiprocessors,
-            memory: Mutex::new(Memory {
-                live: BTreeMap::new(),
-                next: BASE,
-            }),
-            recorder: Recorder::default(),
+            memory: None,
+            recorder: CommandList::default(),
+            launches: Mutex::default(),
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    /// As [`FakeDriver::new`], with every address checked, and with recordings.
+    pub fn checked(multiprocessors: usize) -> Self {
+        let memory = Memory {
+            live: BTreeMap::new(),
+            next: BASE,
+        };
+        Self {
+            memory: Some(Mutex::new(memory)),
+            ..Self::new(multiprocessors)
+        }
+    }
+
+    /// Launches of each kernel since the last call.
+    pub fn take_launches(&self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn memory(&self) -> Option<MutexGuard<'_, Memory>> {
+        let memory = self.memory.as_ref()?;
+        Some(memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Refuses a range that is not in one live allocation.
     fn check(&self, what: &str, address: u64, bytes: usize) -> Result<()> {
-        let memory = self.memory();
+        let Some(memory) = self.memory() else {
+            return Ok(());
+        };
         let found = memory.live.range(..=address).next_back();
         let inside = found.is_some_and(|(start, len)| (address - start) as usize + bytes <= *len);
         ensure!(
@@ -89,7 +109,7 @@ impl DryDriver {
     }
 }
 
-impl Driver for DryDriver {
+impl Driver for FakeDriver {
     fn name(&self) -> String {
         format!("dry run ({} multiprocessors)", self.multiprocessors)
     }
@@ -100,16 +120,21 @@ impl Driver for DryDriver {
 
     fn allocate(&self, bytes: usize, _zeroed: bool) -> Result<u64> {
         self.recorder.refuse("memory is asked for")?;
-        let mut memory = self.memory();
+        let Some(mut memory) = self.memory() else {
+            // Nothing follows it.
+            return Ok(ALIGNMENT as u64);
+        };
         let address = memory.next;
         // One unit between buffers, so that the end of one is not the beginning of the next.
-        memory.next += (bytes as u64).next_multiple_of(ALIGNMENT) + ALIGNMENT;
+        memory.next += (bytes as u64).next_multiple_of(ALIGNMENT as u64) + ALIGNMENT as u64;
         memory.live.insert(address, bytes);
         Ok(address)
     }
 
     unsafe fn free(&self, address: u64) {
-        self.memory().live.remove(&address);
+        if let Some(mut memory) = self.memory() {
+            memory.live.remove(&address);
+        }
     }
 
     unsafe fn upload(&self, bytes: &[u8], to: u64) -> Result<()> {
@@ -145,12 +170,16 @@ impl Driver for DryDriver {
         shared_bytes: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
-        // SAFETY: the arguments are of the kernel's types, in their order.
-        unsafe {
-            self.check_arguments(kernel, arguments)?;
-            self.recorder
-                .kept(|| Command::launch(kernel, grid, shared_bytes, arguments));
+        if self.memory.is_some() {
+            // SAFETY: the arguments are of the kernel's types, in their order.
+            unsafe {
+                self.check_arguments(kernel, arguments)?;
+                self.recorder
+                    .kept(|| Command::launch(kernel, grid, shared_bytes, arguments));
+            }
         }
+        let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
+        *launches.entry(kernel.name()).or_default() += 1;
         Ok(())
     }
 
@@ -159,6 +188,9 @@ impl Driver for DryDriver {
     }
 
     fn begin_recording(&self) -> Result<bool> {
+        if self.memory.is_none() {
+            return Ok(false);
+        }
         self.recorder.begin()?;
         Ok(true)
     }

@@ -1,18 +1,17 @@
 //! A driver around another one that counts what it is asked for: launches, copies, waits, memory, and by operation the bytes
-//! that launches declare to move ([`Note`]). Around the simulator it shows what the trainer's code does, around
-//! [`super::dry_driver`] what a step at the real model's shapes would.
+//! that launches declare to move ([`Traffic`]). Around the simulator it shows what the trainer's code does, around
+//! [`super::fake`] what a step at the real model's shapes would.
 
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Driver, Kernel, Note};
-use super::recording::Recording;
+use super::{Driver, Kernel, Recording, Traffic};
 
 /// Of one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct OperationTally {
+pub struct OperationCounters {
     /// How often it was asked for.
     pub calls: usize,
     /// Its kernels, zeros and copies.
@@ -25,7 +24,7 @@ pub struct OperationTally {
 
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tally {
+pub struct Counters {
     /// Kernels, also as part of a recording.
     pub launches: usize,
     /// Zeros, also as part of a recording.
@@ -51,11 +50,11 @@ pub struct Tally {
     /// Waits without a copy.
     pub synchronisations: usize,
     /// By operation.
-    pub operations: BTreeMap<&'static str, OperationTally>,
+    pub operations: BTreeMap<&'static str, OperationCounters>,
 }
 
-impl Tally {
-    fn add(&mut self, other: &Tally) {
+impl Counters {
+    fn add(&mut self, other: &Counters) {
         self.launches += other.launches;
         self.zeros += other.zeros;
         self.copies += other.copies;
@@ -69,8 +68,8 @@ impl Tally {
     }
 
     /// The sum over all operations.
-    pub fn total(&self) -> OperationTally {
-        let mut sum = OperationTally::default();
+    pub fn total(&self) -> OperationCounters {
+        let mut sum = OperationCounters::default();
         for operation in self.operations.values() {
             sum.calls += operation.calls;
             sum.launches += operation.launches;
@@ -83,20 +82,20 @@ impl Tally {
 
 #[derive(Default)]
 struct State {
-    tally: Tally,
+    tally: Counters,
     /// While operations are recorded they count here.
-    recorded: Option<Tally>,
+    recorded: Option<Counters>,
     /// The operation under way.
     operation: &'static str,
 }
 
 impl State {
-    fn current(&mut self) -> &mut Tally {
+    fn current(&mut self) -> &mut Counters {
         self.recorded.as_mut().unwrap_or(&mut self.tally)
     }
 
     /// One more launch, zeros or copy of the operation under way, that moves so many bytes.
-    fn issue(&mut self, moved: usize) -> &mut Tally {
+    fn issue(&mut self, moved: usize) -> &mut Counters {
         if self.recorded.is_none() {
             self.tally.issued += 1;
         }
@@ -119,7 +118,7 @@ impl Counts {
     }
 
     /// What was counted since the last call.
-    pub fn take(&self) -> Tally {
+    pub fn take(&self) -> Counters {
         std::mem::take(&mut self.state().tally)
     }
 }
@@ -134,7 +133,7 @@ pub struct CountingDriver<D> {
 /// The inner driver's recording, and what it counts for each time it is issued.
 struct Counted {
     inner: Recording,
-    tally: Tally,
+    tally: Counters,
 }
 
 impl<D: Driver> CountingDriver<D> {
@@ -236,7 +235,7 @@ impl<D: Driver> Driver for CountingDriver<D> {
         if !self.records || !self.inner.begin_recording()? {
             return Ok(false);
         }
-        self.counts.state().recorded = Some(Tally::default());
+        self.counts.state().recorded = Some(Counters::default());
         Ok(true)
     }
 
@@ -259,16 +258,16 @@ impl<D: Driver> Driver for CountingDriver<D> {
         unsafe { self.inner.replay(&counted.inner) }
     }
 
-    fn note(&self, note: Note) {
+    fn note(&self, note: Traffic) {
         let mut state = self.counts.state();
         match note {
-            Note::Operation { name, least } => {
+            Traffic::Operation { name, least } => {
                 state.operation = name;
                 let operation = state.current().operations.entry(name).or_default();
                 operation.calls += 1;
                 operation.least += least;
             }
-            Note::Launch { read, written } => {
+            Traffic::Launch { read, written } => {
                 let name = state.operation;
                 let operation = state.current().operations.entry(name).or_default();
                 operation.moved += read + written;

@@ -45,30 +45,30 @@ impl Values {
 }
 
 /// A device and the precision that inputs are rounded to: that of the device under test, for its reference too.
-pub struct Rig<'a, D: Device> {
+pub struct TestDevice<'a, D: Device> {
     /// The device.
     pub device: &'a D,
     /// What the device under test stores.
     pub precision: Precision,
 }
 
-impl<D: Device> Clone for Rig<'_, D> {
+impl<D: Device> Clone for TestDevice<'_, D> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<D: Device> Copy for Rig<'_, D> {}
+impl<D: Device> Copy for TestDevice<'_, D> {}
 
-impl<'a, D: Device> Rig<'a, D> {
+impl<'a, D: Device> TestDevice<'a, D> {
     /// A device that stores this precision.
     pub fn new(device: &'a D, precision: Precision) -> Self {
         Self { device, precision }
     }
 
     /// The reference device, with the same inputs.
-    pub fn reference(self) -> Rig<'static, ReferenceDevice> {
-        Rig::new(&ReferenceDevice, self.precision)
+    pub fn reference(self) -> TestDevice<'static, ReferenceDevice> {
+        TestDevice::new(&ReferenceDevice, self.precision)
     }
 
     /// The values as the device under test stores them.

@@ -1,11 +1,22 @@
 //! What launches kernels and holds their memory: a card through the CUDA driver, or the simulator. Everything above works
 //! on either.
 
+pub mod counting;
+pub mod cudarc;
+mod cudarc_error;
+mod cudarc_staging;
+pub mod fake;
+pub mod profile;
+pub mod recording;
+pub mod simulator;
+
 use anyhow::{Result, bail, ensure};
+use std::any::Any;
 use std::ffi::{CStr, c_void};
 use std::time::Instant;
 
-use super::recording::Recording;
+/// Operations that a driver kept, in its own form: what [`Driver::end_recording`] gives.
+pub struct Recording(pub Box<dyn Any + Send>);
 
 /// What a parameter of a kernel is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,7 +85,7 @@ pub struct Module {
 
 /// A point in the order of launches, to take times between.
 #[derive(Clone, Copy, Debug)]
-pub enum Mark {
+pub enum Event {
     /// When the host was there, with everything launched before done.
     Host(Instant),
     /// A driver's own, by its handle.
@@ -145,8 +156,8 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// When something launched before failed.
     fn synchronize(&self) -> Result<()>;
-    /// Copies pieces from the host for launches to come, each to its address. The bytes have been taken when this returns, and may
-    /// travel while earlier launches still run.
+    /// Copies pieces from the host for launches to come, each to its address. The bytes have been taken when this
+    /// returns, and may travel while earlier launches still run.
     ///
     /// # Errors
     /// When the device fails, also at an earlier launch.
@@ -184,7 +195,7 @@ pub trait Driver: Send + Sync {
         bail!("{} keeps no operations", self.name())
     }
     /// Is told what operations and launches move, for those who count ([`super::counting`]).
-    fn note(&self, _note: Note) {}
+    fn note(&self, _note: Traffic) {}
     /// True where scratch memory should not be kept and cut up, because the driver watches each allocation.
     fn watches_memory(&self) -> bool {
         false
@@ -193,21 +204,21 @@ pub trait Driver: Send + Sync {
     ///
     /// # Errors
     /// When the device fails, also at an earlier launch.
-    fn mark(&self) -> Result<Mark> {
+    fn mark(&self) -> Result<Event> {
         self.synchronize()?;
-        Ok(Mark::Host(Instant::now()))
+        Ok(Event::Host(Instant::now()))
     }
     /// Seconds between two marks of this driver, which are used up; waits for the second.
     ///
     /// # Errors
     /// When the device fails, also at an earlier launch.
-    fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64> {
+    fn seconds_between(&self, from: Event, to: Event) -> Result<f64> {
         match (from, to) {
-            (Mark::Host(from), Mark::Host(to)) => Ok(to.duration_since(from).as_secs_f64()),
+            (Event::Host(from), Event::Host(to)) => Ok(to.duration_since(from).as_secs_f64()),
             _ => bail!("marks of another driver"),
         }
     }
-    /// Where launches are profiled: whether those that come now are. See [`crate::ops::Device::profile`].
+    /// Where launches are profiled: whether those that come now are. See [`crate::ops::Recorder::profile`].
     fn profile(&self, _on: bool) {}
     /// Bytes that are free now; `None` where that is no bound.
     ///
@@ -221,7 +232,7 @@ pub trait Driver: Send + Sync {
 /// What an operation declares about itself. A byte counts once per launch that reads or writes it: what a launch reads again
 /// within its caches is not counted again.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Note {
+pub enum Traffic {
     /// An operation begins. At the least it moves so many bytes: its inputs once and its outputs once.
     Operation {
         /// Its name.
@@ -241,12 +252,12 @@ pub enum Note {
 impl dyn Driver + '_ {
     /// Notes that an operation begins, and the bytes of its inputs and outputs.
     pub(super) fn operation(&self, name: &'static str, least: usize) {
-        self.note(Note::Operation { name, least });
+        self.note(Traffic::Operation { name, least });
     }
 
     /// Notes what the next launch reads and writes, in bytes.
     pub(super) fn moves(&self, read: usize, written: usize) {
-        self.note(Note::Launch { read, written });
+        self.note(Traffic::Launch { read, written });
     }
 }
 

@@ -1,17 +1,13 @@
 //! Operations that a driver keeps instead of running them, to run them again at once.
 //!
-//! A card keeps them as a CUDA graph. Other drivers keep this list: each operation with a copy of its arguments. So the simulator
-//! and the counting driver take the same way through the trainer as a card does.
+//! A card keeps them as a CUDA graph. Other drivers keep this list: each operation with a copy of its arguments. So the
+//! simulator and the counting driver take the same way through the trainer as a card does.
 
 use anyhow::{Result, bail};
-use std::any::Any;
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Driver, Kernel};
-
-/// What [`Driver::end_recording`] gives, in the driver's own form.
-pub struct Recording(pub Box<dyn Any + Send>);
+use super::{Driver, Kernel, Recording};
 
 /// One operation as it was issued.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,9 +105,9 @@ impl Command {
 
 /// Where a driver keeps commands while it records.
 #[derive(Default)]
-pub struct Recorder(Mutex<Option<Vec<Command>>>);
+pub struct CommandList(Mutex<Option<Vec<Command>>>);
 
-impl Recorder {
+impl CommandList {
     fn list(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,7 +159,7 @@ impl Recorder {
     }
 }
 
-/// A recording as the list that [`Recorder::end`] gave.
+/// A recording as the list that [`CommandList::end`] gave.
 ///
 /// # Errors
 /// Where it is another driver's.

@@ -10,7 +10,7 @@ use cudarc::driver::result::{self, event, stream};
 use cudarc::driver::sys;
 use std::ffi::c_void;
 
-use super::cudarc_driver::told;
+use super::cudarc_error::driver_error;
 
 /// Pieces begin at multiples of this.
 const ALIGNMENT: usize = 256;
@@ -38,8 +38,10 @@ unsafe impl Send for Staging {}
 
 impl Slot {
     fn new() -> Result<Self> {
-        let event =
-            || event::create(sys::CUevent_flags_enum::CU_EVENT_DISABLE_TIMING).map_err(told(OP));
+        let event = || {
+            event::create(sys::CUevent_flags_enum::CU_EVENT_DISABLE_TIMING)
+                .map_err(driver_error(OP))
+        };
         Ok(Self {
             pinned: std::ptr::null_mut(),
             device: 0,
@@ -68,21 +70,21 @@ impl Slot {
         }
         // SAFETY: an event that was never recorded is done; after this nothing uses the slot.
         unsafe {
-            event::synchronize(self.copied).map_err(told(OP))?;
-            event::synchronize(self.consumed).map_err(told(OP))?;
+            event::synchronize(self.copied).map_err(driver_error(OP))?;
+            event::synchronize(self.consumed).map_err(driver_error(OP))?;
             self.release();
         }
         let capacity = bytes.next_power_of_two();
         // SAFETY: the size is not zero.
         unsafe {
-            let pinned = result::malloc_host(capacity, 0).map_err(told(OP))?;
+            let pinned = result::malloc_host(capacity, 0).map_err(driver_error(OP))?;
             match result::malloc_sync(capacity) {
                 Ok(device) => {
                     (self.pinned, self.device, self.capacity) = (pinned, device, capacity)
                 }
                 Err(error) => {
                     let _ = result::free_host(pinned);
-                    return Err(told(OP)(error));
+                    return Err(driver_error(OP)(error));
                 }
             }
         }
@@ -94,7 +96,7 @@ impl Staging {
     /// Two slots without memory. The card's context is current.
     pub fn new() -> Result<Self> {
         Ok(Self {
-            stream: stream::create(stream::StreamKind::NonBlocking).map_err(told(OP))?,
+            stream: stream::create(stream::StreamKind::NonBlocking).map_err(driver_error(OP))?,
             slots: [Slot::new()?, Slot::new()?],
             next: 0,
         })
@@ -118,7 +120,7 @@ impl Staging {
         // copy of two calls ago has read them, the card's only when that call's bytes are in their buffers.
         unsafe {
             slot.grow(total)?;
-            event::synchronize(slot.copied).map_err(told(OP))?;
+            event::synchronize(slot.copied).map_err(driver_error(OP))?;
             let pinned = std::slice::from_raw_parts_mut(slot.pinned.cast::<u8>(), total);
             let mut at = 0;
             for (bytes, _) in pieces {
@@ -126,17 +128,18 @@ impl Staging {
                 at += bytes.len().next_multiple_of(ALIGNMENT);
             }
             let wait = sys::CUevent_wait_flags_enum::CU_EVENT_WAIT_DEFAULT;
-            stream::wait_event(self.stream, slot.consumed, wait).map_err(told(OP))?;
-            result::memcpy_htod_async(slot.device, pinned, self.stream).map_err(told(OP))?;
-            event::record(slot.copied, self.stream).map_err(told(OP))?;
-            stream::wait_event(work, slot.copied, wait).map_err(told(OP))?;
+            stream::wait_event(self.stream, slot.consumed, wait).map_err(driver_error(OP))?;
+            result::memcpy_htod_async(slot.device, pinned, self.stream)
+                .map_err(driver_error(OP))?;
+            event::record(slot.copied, self.stream).map_err(driver_error(OP))?;
+            stream::wait_event(work, slot.copied, wait).map_err(driver_error(OP))?;
             let mut at = 0;
             for (bytes, to) in pieces.iter().filter(|(bytes, _)| !bytes.is_empty()) {
                 result::memcpy_dtod_async(*to, slot.device + at, bytes.len(), work)
-                    .map_err(told(OP))?;
+                    .map_err(driver_error(OP))?;
                 at += bytes.len().next_multiple_of(ALIGNMENT) as u64;
             }
-            event::record(slot.consumed, work).map_err(told(OP))
+            event::record(slot.consumed, work).map_err(driver_error(OP))
         }
     }
 

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Driver, Kernel};
-use super::recording::{Command, Recorder, Recording, commands};
+use super::recording::{Command, CommandList, commands};
+use super::{Driver, Kernel, Recording};
 
 /// Bytes before and behind each allocation that no kernel may touch.
 const GUARD: usize = 256;
@@ -119,7 +119,7 @@ mod linked {
 pub fn missing() -> Option<&'static str> {
     match cfg!(simulator) {
         true => None,
-        false => Some(super::kernels::NO_SIMULATOR.unwrap_or("it was left out")),
+        false => Some(crate::ops::cuda::kernels::NO_SIMULATOR.unwrap_or("it was left out")),
     }
 }
 
@@ -131,7 +131,7 @@ impl Library {
             free_runner: linked::muni_sim_free_runner,
             run_block: linked::muni_sim_block,
             sanitized: false,
-            kernels: Kernels::Linked(super::kernels::SIMULATED),
+            kernels: Kernels::Linked(crate::ops::cuda::kernels::SIMULATED),
         })
     }
 
@@ -339,7 +339,7 @@ pub struct SimDriver {
     /// By address.
     memory: Mutex<BTreeMap<u64, Allocation>>,
     runners: Mutex<Vec<Runner>>,
-    recorder: Recorder,
+    recorder: CommandList,
 }
 
 impl SimDriver {
@@ -368,7 +368,7 @@ impl SimDriver {
             verify,
             memory: Mutex::default(),
             runners: Mutex::default(),
-            recorder: Recorder::default(),
+            recorder: CommandList::default(),
         }
     }
 

@@ -1,17 +1,17 @@
 //! A card through the CUDA driver, which is loaded at run time: the same binary starts on machines without one.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use cudarc::driver::result::{self, DriverError};
+use anyhow::{Context, Result, bail, ensure};
+use cudarc::driver::result;
 use cudarc::driver::sys;
 use serde::Serialize;
 use std::ffi::{CString, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::cudarc_error::driver_error;
 use super::cudarc_staging::Staging;
-use super::driver::{Driver, Kernel, Mark};
-use super::kernels;
-use super::recording::Recording;
+use super::{Driver, Event, Kernel, Recording};
+use crate::ops::cuda::kernels;
 
 /// One card, one stream: launches run in the order in which they are made.
 pub struct CudarcDriver {
@@ -137,18 +137,6 @@ pub fn first_card() -> Option<CudarcDriver> {
     }
 }
 
-pub(super) fn told(what: &str) -> impl FnOnce(DriverError) -> anyhow::Error + '_ {
-    move |error| {
-        let name = error.error_name().map(|name| name.to_string_lossy());
-        let text = error.error_string().map(|text| text.to_string_lossy());
-        anyhow!(
-            "{what}: the CUDA driver says {}: {}",
-            name.unwrap_or_default(),
-            text.unwrap_or_default()
-        )
-    }
-}
-
 impl CudarcDriver {
     /// The card of that number.
     ///
@@ -159,32 +147,32 @@ impl CudarcDriver {
             bail!("cannot use cuda:{number}: {reason}");
         }
         let op = format!("cuda:{number}");
-        result::init().map_err(told(&op))?;
-        let count = result::device::get_count().map_err(told(&op))?;
+        result::init().map_err(driver_error(&op))?;
+        let count = result::device::get_count().map_err(driver_error(&op))?;
         let ordinal = i32::try_from(number).ok().filter(|n| *n < count);
         let Some(ordinal) = ordinal else {
             bail!("cannot use cuda:{number}: this machine has {count} CUDA cards, numbered from 0");
         };
-        let device = result::device::get(ordinal).map_err(told(&op))?;
+        let device = result::device::get(ordinal).map_err(driver_error(&op))?;
         let attribute = |which| {
             // SAFETY: the device came from the driver.
-            unsafe { result::device::get_attribute(device, which) }.map_err(told(&op))
+            unsafe { result::device::get_attribute(device, which) }.map_err(driver_error(&op))
         };
         use sys::CUdevice_attribute_enum as Attribute;
         let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let card = result::device::get_name(device).map_err(told(&op))?;
+        let card = result::device::get_name(device).map_err(driver_error(&op))?;
         ensure!(
             major >= 8,
             "cannot use cuda:{number}: {card} has compute capability {major}.{minor}, the kernels need 8.0 (Ampere) or newer"
         );
         // SAFETY: the device came from the driver; the context is released in `drop`.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(told(&op))?;
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(driver_error(&op))?;
         // SAFETY: the context is alive.
-        unsafe { result::ctx::set_current(context) }.map_err(told(&op))?;
-        let stream =
-            result::stream::create(result::stream::StreamKind::NonBlocking).map_err(told(&op))?;
+        unsafe { result::ctx::set_current(context) }.map_err(driver_error(&op))?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(driver_error(&op))?;
         Ok(Self {
             device,
             context,
@@ -213,7 +201,7 @@ impl CudarcDriver {
     /// Makes the card the calling thread's.
     fn enter(&self, what: &str) -> Result<()> {
         // SAFETY: the context lives as long as this driver.
-        unsafe { result::ctx::set_current(self.context) }.map_err(told(what))
+        unsafe { result::ctx::set_current(self.context) }.map_err(driver_error(what))
     }
 
     /// The kernel on the card; its file is loaded at its first use.
@@ -232,7 +220,7 @@ impl CudarcDriver {
             None => {
                 // SAFETY: the image is a whole fatbin, made by nvcc.
                 let module = unsafe { result::module::load_data(source.image.as_ptr().cast()) }
-                    .map_err(told(source.source))
+                    .map_err(driver_error(source.source))
                     .with_context(|| {
                         format!(
                             "this build's kernels are for architectures {} and newer, and need a driver of CUDA 13 (580) or newer",
@@ -245,7 +233,7 @@ impl CudarcDriver {
         };
         // SAFETY: the module is loaded and stays so.
         let function = unsafe { result::module::get_function(module, CString::from(kernel.name)) }
-            .map_err(told(name))?;
+            .map_err(driver_error(name))?;
         if kernel.dynamic_shared > DEFAULT_SHARED {
             // SAFETY: the function was just made.
             unsafe {
@@ -255,7 +243,7 @@ impl CudarcDriver {
                     kernel.dynamic_shared as i32,
                 )
             }
-            .map_err(told(name))?;
+            .map_err(driver_error(name))?;
         }
         loaded.functions[kernel.index] = Some(function);
         Ok(function)
@@ -312,7 +300,7 @@ impl Driver for CudarcDriver {
         self.not_recorded(op)?;
         // SAFETY: the size is not zero.
         let address = unsafe { result::malloc_sync(bytes.max(1)) }
-            .map_err(told(op))
+            .map_err(driver_error(op))
             .with_context(|| {
                 let (free, total) = result::mem_get_info().unwrap_or((0, 0));
                 format!(
@@ -324,7 +312,8 @@ impl Driver for CudarcDriver {
             })?;
         if zeroed {
             // SAFETY: the range was just allocated.
-            unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }.map_err(told(op))?;
+            unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }
+                .map_err(driver_error(op))?;
         }
         Ok(address)
     }
@@ -344,7 +333,7 @@ impl Driver for CudarcDriver {
             return Ok(());
         }
         // SAFETY: the caller's promise. The host's memory is pageable, so the driver has copied it when this returns.
-        unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(told(op))
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(driver_error(op))
     }
 
     unsafe fn download(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
@@ -353,17 +342,18 @@ impl Driver for CudarcDriver {
         self.not_recorded(op)?;
         if !bytes.is_empty() {
             // SAFETY: the caller's promise; the copy is waited for below.
-            unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }.map_err(told(op))?;
+            unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }
+                .map_err(driver_error(op))?;
         }
         // SAFETY: the stream is alive.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(told(op))
+        unsafe { result::stream::synchronize(self.stream) }.map_err(driver_error(op))
     }
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         let op = "copying";
         self.enter(op)?;
         // SAFETY: the caller's promise.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }.map_err(told(op))
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }.map_err(driver_error(op))
     }
 
     unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {
@@ -373,7 +363,7 @@ impl Driver for CudarcDriver {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }.map_err(told(op))
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }.map_err(driver_error(op))
     }
 
     unsafe fn launch(
@@ -396,7 +386,7 @@ impl Driver for CudarcDriver {
                 arguments,
             )
         }
-        .map_err(told(kernel.name()))
+        .map_err(driver_error(kernel.name()))
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -404,7 +394,7 @@ impl Driver for CudarcDriver {
         self.enter(op)?;
         self.not_recorded(op)?;
         // SAFETY: the stream is alive.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(told(op))
+        unsafe { result::stream::synchronize(self.stream) }.map_err(driver_error(op))
     }
 
     unsafe fn stage(&self, pieces: &[(&[u8], u64)]) -> Result<()> {
@@ -422,7 +412,7 @@ impl Driver for CudarcDriver {
         // Of this thread only: others may go on with memory of their own.
         let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive.
-        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(told(op))?;
+        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(driver_error(op))?;
         self.recording.store(true, Ordering::Release);
         Ok(true)
     }
@@ -435,7 +425,8 @@ impl Driver for CudarcDriver {
             "no recording was begun"
         );
         // SAFETY: the stream is alive and captures.
-        let graph = unsafe { result::stream::end_capture(self.stream) }.map_err(told(op))?;
+        let graph =
+            unsafe { result::stream::end_capture(self.stream) }.map_err(driver_error(op))?;
         ensure!(
             !graph.is_null(),
             "{op}: the CUDA driver kept nothing of what was issued"
@@ -444,7 +435,7 @@ impl Driver for CudarcDriver {
         let instantiated = unsafe {
             let made = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             let _ = result::graph::destroy(graph);
-            made.map_err(told(op))?
+            made.map_err(driver_error(op))?
         };
         let graph = Graph {
             context: self.context,
@@ -452,7 +443,7 @@ impl Driver for CudarcDriver {
         };
         // So that the first launch is as fast as the others.
         // SAFETY: graph and stream are alive.
-        unsafe { result::graph::upload(graph.graph, self.stream) }.map_err(told(op))?;
+        unsafe { result::graph::upload(graph.graph, self.stream) }.map_err(driver_error(op))?;
         Ok(Recording(Box::new(graph)))
     }
 
@@ -467,10 +458,10 @@ impl Driver for CudarcDriver {
             "{op}: the recording is another card's"
         );
         // SAFETY: graph and stream are alive; the memory is the caller's promise.
-        unsafe { result::graph::launch(graph.graph, self.stream) }.map_err(told(op))
+        unsafe { result::graph::launch(graph.graph, self.stream) }.map_err(driver_error(op))
     }
 
-    fn mark(&self) -> Result<Mark> {
+    fn mark(&self) -> Result<Event> {
         let op = "marking a point in time";
         self.enter(op)?;
         let idle = self
@@ -480,25 +471,25 @@ impl Driver for CudarcDriver {
             .pop();
         let event = match idle {
             Some(event) => event as sys::CUevent,
-            None => {
-                result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(told(op))?
-            }
+            None => result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
+                .map_err(driver_error(op))?,
         };
         // SAFETY: event and stream are alive.
-        unsafe { result::event::record(event, self.stream) }.map_err(told(op))?;
-        Ok(Mark::Event(event as usize))
+        unsafe { result::event::record(event, self.stream) }.map_err(driver_error(op))?;
+        Ok(Event::Event(event as usize))
     }
 
-    fn seconds_between(&self, from: Mark, to: Mark) -> Result<f64> {
+    fn seconds_between(&self, from: Event, to: Event) -> Result<f64> {
         let op = "taking the time between two points";
-        let (Mark::Event(from), Mark::Event(to)) = (from, to) else {
+        let (Event::Event(from), Event::Event(to)) = (from, to) else {
             bail!("{op}: marks of another driver");
         };
         self.enter(op)?;
         // SAFETY: both events came from `mark`, so they are of this stream and alive.
         let milliseconds = unsafe {
-            result::event::synchronize(to as sys::CUevent).map_err(told(op))?;
-            result::event::elapsed(from as sys::CUevent, to as sys::CUevent).map_err(told(op))?
+            result::event::synchronize(to as sys::CUevent).map_err(driver_error(op))?;
+            result::event::elapsed(from as sys::CUevent, to as sys::CUevent)
+                .map_err(driver_error(op))?
         };
         let mut idle = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         idle.extend([from, to]);
@@ -508,7 +499,7 @@ impl Driver for CudarcDriver {
     fn free_memory(&self) -> Result<Option<u64>> {
         let op = "asking for free memory";
         self.enter(op)?;
-        let (free, _) = result::mem_get_info().map_err(told(op))?;
+        let (free, _) = result::mem_get_info().map_err(driver_error(op))?;
         Ok(Some(free as u64))
     }
 }

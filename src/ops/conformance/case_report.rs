@@ -51,7 +51,7 @@ fn larger(a: f64, b: f64) -> f64 {
 
 /// Counts the cases of a running check.
 #[derive(Default)]
-pub struct Tally {
+pub struct CaseReport {
     cases: usize,
     values: usize,
     failed: usize,
@@ -59,7 +59,7 @@ pub struct Tally {
     measured: Vec<Measured>,
 }
 
-impl Tally {
+impl CaseReport {
     /// Runs one case. It gives the number of values that it compared. An error, a panic, and a case that compares nothing are
     /// findings.
     pub fn case(&mut self, name: impl fmt::Display, run: impl FnOnce() -> Result<usize>) {
@@ -207,25 +207,25 @@ impl Outcome {
         check: &'static str,
         precision: Option<Precision>,
         cases: usize,
-        run: impl FnOnce(&mut Tally),
+        run: impl FnOnce(&mut CaseReport),
     ) -> Self {
-        let mut tally = Tally::default();
-        if let Err(cause) = catch_unwind(AssertUnwindSafe(|| run(&mut tally))) {
-            tally.fail(format!("it panicked between cases: {}", text_of(&*cause)));
+        let mut report = CaseReport::default();
+        if let Err(cause) = catch_unwind(AssertUnwindSafe(|| run(&mut report))) {
+            report.fail(format!("it panicked between cases: {}", text_of(&*cause)));
         }
-        if tally.cases != cases || cases == 0 {
-            let text = format!("{} cases ran, the check has {cases}", tally.cases);
-            tally.findings.insert(0, text);
+        if report.cases != cases || cases == 0 {
+            let text = format!("{} cases ran, the check has {cases}", report.cases);
+            report.findings.insert(0, text);
         }
         Self {
             check,
             precision,
-            passed: tally.findings.is_empty(),
-            cases: tally.cases,
-            failed_cases: tally.failed,
-            values: tally.values,
-            findings: tally.findings,
-            measured: tally.measured,
+            passed: report.findings.is_empty(),
+            cases: report.cases,
+            failed_cases: report.failed,
+            values: report.values,
+            findings: report.findings,
+            measured: report.measured,
         }
     }
 

@@ -10,7 +10,7 @@
 use anyhow::{Result, bail, ensure};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::driver::Driver;
+use crate::ops::cuda::driver::Driver;
 use crate::ops::{MemoryClass, MemoryUse};
 
 /// Buffers and parts of the arena begin at multiples of this, as allocations do.
@@ -20,7 +20,7 @@ pub const ALIGNMENT: usize = 256;
 pub struct Memory {
     driver: Arc<dyn Driver>,
     /// Whether nothing is computed and the arena has no end: it is only seen how much is needed.
-    rehearsal: bool,
+    dry_run: bool,
     state: Mutex<State>,
 }
 
@@ -95,7 +95,7 @@ impl Memory {
     }
 
     /// Memory that only counts what would be needed: an arena without end, on a driver that computes nothing.
-    pub fn rehearsal(driver: &Arc<dyn Driver>) -> Arc<Self> {
+    pub fn dry_run(driver: &Arc<dyn Driver>) -> Arc<Self> {
         // Addresses are never followed; 256 TiB are more than any plan.
         let bytes = 1 << 48;
         let arena = Arena {
@@ -106,10 +106,10 @@ impl Memory {
         Self::with(driver, true, Some(arena))
     }
 
-    fn with(driver: &Arc<dyn Driver>, rehearsal: bool, arena: Option<Arena>) -> Arc<Self> {
+    fn with(driver: &Arc<dyn Driver>, dry_run: bool, arena: Option<Arena>) -> Arc<Self> {
         Arc::new(Self {
             driver: driver.clone(),
-            rehearsal,
+            dry_run,
             state: Mutex::new(State {
                 class: MemoryClass::Activations,
                 live: [0; MemoryClass::ALL.len()],
@@ -131,8 +131,8 @@ impl Memory {
     }
 
     /// Whether nothing is computed.
-    pub fn is_rehearsal(&self) -> bool {
-        self.rehearsal
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
     }
 
     /// Says what buffers made from now on are for; returns what it was.
@@ -157,7 +157,7 @@ impl Memory {
     pub fn reserve(&self, bytes: u64, limit: Option<u64>) -> Result<()> {
         let mut state = self.state();
         state.most = MemoryUse::default();
-        if self.driver.watches_memory() || self.rehearsal {
+        if self.driver.watches_memory() || self.dry_run {
             return Ok(());
         }
         if let Some(arena) = &state.arena {
@@ -255,7 +255,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(arena) = state.arena.take()
-            && !self.rehearsal
+            && !self.dry_run
         {
             // SAFETY: it came from `allocate`; buffers hold this memory, so none is left.
             unsafe { self.driver.free(arena.base) };

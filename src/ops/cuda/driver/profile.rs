@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Driver, Kernel, Mark, Note};
+use super::{Driver, Event, Kernel, Traffic};
 
 /// What is measured where the driver zeroes memory.
 const ZEROING: &str = "zeroing";
@@ -30,7 +30,7 @@ pub struct Profile(Mutex<State>);
 struct State {
     on: bool,
     steps: u64,
-    pending: Vec<(&'static str, Mark, Mark)>,
+    pending: Vec<(&'static str, Event, Event)>,
     kernels: BTreeMap<&'static str, Measured>,
 }
 
@@ -152,7 +152,7 @@ impl Driver for ProfilingDriver {
         self.inner.synchronize()
     }
 
-    fn note(&self, note: Note) {
+    fn note(&self, note: Traffic) {
         self.inner.note(note);
     }
 
