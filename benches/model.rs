@@ -1,5 +1,5 @@
-//! The 47M model: one forward and backward of 4 x 256 tokens, prefill of 40 tokens, one decoded token, one step of several texts:
-//! `cargo bench --bench model`.
+//! The 47M model: one forward and backward of 4 x 256 tokens, prefill of 40 tokens, one decoded
+//! token, one step of several texts: `cargo bench --bench model`.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use muni_engine::model::{
@@ -72,7 +72,7 @@ fn decode(c: &mut Criterion) {
             |()| {
                 cache.truncate(0);
                 model
-                    .forward_cached(&device, &prompt, &mut cache, &mut workspace)
+                    .prefill(&device, &prompt, &mut cache, &mut workspace)
                     .expect("valid prompt")
             },
             BatchSize::PerIteration,
@@ -84,20 +84,20 @@ fn decode(c: &mut Criterion) {
         b.iter(|| {
             cache.truncate(0);
             model
-                .forward_cached(&device, &long, &mut cache, &mut workspace)
+                .prefill(&device, &long, &mut cache, &mut workspace)
                 .expect("valid prompt")
         });
     });
     for count in [2, 4, 8, 16, 32, 64] {
         let mut workspace = Workspace::for_inference(&device, &model.config, 64, 1, 1)
-            .and_then(|workspace| workspace.with_texts(&device, count))
+            .and_then(|workspace| workspace.with_sequences(&device, count))
             .expect("memory");
         let mut caches: Vec<KvCache<CpuDevice>> = (0..count)
             .map(|_| KvCache::new(&device, &model.config, 256).expect("memory"))
             .collect();
         for cache in &mut caches {
             model
-                .forward_cached(&device, &prompt, cache, &mut workspace)
+                .prefill(&device, &prompt, cache, &mut workspace)
                 .expect("valid prompt");
         }
         let tokens: Vec<u32> = (0..count as u32).map(|i| i * 104_729 % 50257).collect();
@@ -109,7 +109,7 @@ fn decode(c: &mut Criterion) {
                     let mut texts: Vec<_> = caches.iter_mut().collect();
                     texts.iter_mut().for_each(|cache| cache.truncate(40));
                     model
-                        .forward_texts(&device, &tokens, &mut texts, &mut workspace)
+                        .decode_batch(&device, &tokens, &mut texts, &mut workspace)
                         .expect("valid tokens")
                 });
             },
@@ -120,7 +120,7 @@ fn decode(c: &mut Criterion) {
         b.iter(|| {
             cache.truncate(40);
             model
-                .forward_cached(&device, &[11], &mut cache, &mut workspace)
+                .prefill(&device, &[11], &mut cache, &mut workspace)
                 .expect("valid token")
         });
     });

@@ -2,8 +2,11 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use muni_engine::ops::{
-    AdamStep, AttentionShape, Balance, Device, MoeShape, Routing,
-    cpu::{Buffer, CpuDevice, Factors},
+    AdamStep, AdamW, AttentionBackward, AttentionForward, AttentionShape, Balance, Buffer, Device,
+    ExpertsBackward, ExpertsForward, GlobalNorm, HeadLoss, HeadLosses, LinearBackwardInput,
+    LinearBackwardWeight, LinearForward, MoeShape, Offsets, RouterForward, Routing,
+    cpu::{CpuDevice, HostBuffer, MatmulPrecision},
+    issue,
 };
 use std::hint::black_box;
 
@@ -22,18 +25,18 @@ const ATTENTION: AttentionShape = AttentionShape {
     head_dim: 64,
 };
 
-fn zeros<T: bytemuck::Pod>(len: usize) -> Buffer<T> {
-    Buffer::zeroed(len).expect("memory")
+fn zeros<T: bytemuck::Pod>(len: usize) -> HostBuffer<T> {
+    HostBuffer::zeroed(len).expect("memory")
 }
 
-fn buffer<T: bytemuck::Pod>(values: &[T]) -> Buffer<T> {
+fn buffer<T: bytemuck::Pod>(values: &[T]) -> HostBuffer<T> {
     let mut buffer = zeros(values.len());
     buffer.copy_from_slice(values);
     buffer
 }
 
 /// Uniform values in `-scale..scale`.
-fn values(len: usize, scale: f32, seed: u64) -> Buffer<f32> {
+fn values(len: usize, scale: f32, seed: u64) -> HostBuffer<f32> {
     let mut state = seed;
     let mut next = || {
         state = state
@@ -47,12 +50,12 @@ fn values(len: usize, scale: f32, seed: u64) -> Buffer<f32> {
 }
 
 fn head(c: &mut Criterion) {
-    head_with(c, "head", Factors::Single);
-    head_with(c, "head, bf16 factors", Factors::Bf16);
+    head_with(c, "head", MatmulPrecision::Single);
+    head_with(c, "head, bf16 products", MatmulPrecision::Bf16);
 }
 
-fn head_with(c: &mut Criterion, name: &str, factors: Factors) {
-    let device = CpuDevice::with_factors(factors);
+fn head_with(c: &mut Criterion, name: &str, precision: MatmulPrecision) {
+    let device = CpuDevice::with_precision(precision);
     let (x, table) = (
         values(TOKENS * HIDDEN, 1.0, 1),
         values(VOCAB * HIDDEN, 0.02, 2),
@@ -68,40 +71,46 @@ fn head_with(c: &mut Criterion, name: &str, factors: Factors) {
         .throughput(Throughput::Elements(TOKENS as u64));
     group.bench_function("loss and gradients", |b| {
         b.iter(|| {
-            device
-                .head_loss(
-                    &x,
-                    &table,
-                    &targets,
-                    &scale,
-                    &mut loss,
-                    &mut grad_x,
-                    &mut grad_table,
-                    TOKENS,
-                    VOCAB,
-                    HIDDEN,
-                )
-                .expect("valid shapes");
+            issue(
+                &device,
+                HeadLoss {
+                    x: x.matrix(TOKENS, HIDDEN),
+                    table: table.matrix(VOCAB, HIDDEN),
+                    targets: targets.vector(TOKENS),
+                    scale: scale.vector(1),
+                    loss: loss.vector_mut(1),
+                    grad_x: grad_x.matrix_mut(TOKENS, HIDDEN),
+                    grad_table: grad_table.matrix_mut(VOCAB, HIDDEN),
+                },
+            )
+            .expect("valid shapes");
         });
     });
     let mut losses = zeros(TOKENS);
     group.bench_function("losses", |b| {
         b.iter(|| {
-            device
-                .head_losses(&x, &table, &targets, &mut losses, TOKENS, VOCAB, HIDDEN)
-                .expect("valid shapes");
+            issue(
+                &device,
+                HeadLosses {
+                    x: x.matrix(TOKENS, HIDDEN),
+                    table: table.matrix(VOCAB, HIDDEN),
+                    targets: targets.vector(TOKENS),
+                    losses: losses.vector_mut(TOKENS),
+                },
+            )
+            .expect("valid shapes");
         });
     });
     group.finish();
 }
 
 fn experts(c: &mut Criterion) {
-    experts_with(c, "experts", Factors::Single);
-    experts_with(c, "experts, bf16 factors", Factors::Bf16);
+    experts_with(c, "experts", MatmulPrecision::Single);
+    experts_with(c, "experts, bf16 products", MatmulPrecision::Bf16);
 }
 
-fn experts_with(c: &mut Criterion, name: &str, factors: Factors) {
-    let device = CpuDevice::with_factors(factors);
+fn experts_with(c: &mut Criterion, name: &str, precision: MatmulPrecision) {
+    let device = CpuDevice::with_precision(precision);
     let x = values(TOKENS * HIDDEN, 1.0, 3);
     let gate = values(MOE.experts * HIDDEN, 0.02, 4);
     let w13 = values(MOE.experts * 2 * MOE.intermediate * HIDDEN, 0.02, 5);
@@ -119,55 +128,57 @@ fn experts_with(c: &mut Criterion, name: &str, factors: Factors) {
         .throughput(Throughput::Elements(TOKENS as u64));
     group.bench_function("router", |b| {
         b.iter(|| {
-            device
-                .router_forward(
-                    &x,
-                    &gate,
-                    &mut routing,
-                    &mut balance,
-                    &groups,
-                    1,
-                    &MOE,
-                    TOKENS,
-                )
-                .expect("valid shapes");
+            issue(
+                &device,
+                RouterForward {
+                    x: x.matrix(TOKENS, MOE.hidden),
+                    weight: gate.matrix(MOE.experts, MOE.hidden),
+                    routing: &mut routing,
+                    balance: &mut balance,
+                    groups: Offsets::new(&groups, 1),
+                    shape: MOE,
+                },
+            )
+            .expect("valid shapes");
         });
     });
     group.bench_function("forward", |b| {
         b.iter(|| {
-            device
-                .experts_forward(
-                    &x,
-                    &routing,
-                    &w13,
-                    &w2,
-                    &x,
-                    &mut gate_up,
-                    &mut out,
-                    &MOE,
-                    TOKENS,
-                )
-                .expect("valid shapes");
+            issue(
+                &device,
+                ExpertsForward {
+                    x: x.matrix(TOKENS, MOE.hidden),
+                    routing: &routing,
+                    w13: w13.matrix(MOE.experts * 2 * MOE.intermediate, MOE.hidden),
+                    w2: w2.matrix(MOE.experts * MOE.hidden, MOE.intermediate),
+                    residual: x.matrix(TOKENS, MOE.hidden),
+                    gate_up: gate_up.matrix_mut(TOKENS * MOE.top_k, 2 * MOE.intermediate),
+                    out: out.matrix_mut(TOKENS, MOE.hidden),
+                    shape: MOE,
+                },
+            )
+            .expect("valid shapes");
         });
     });
     group.bench_function("backward", |b| {
         b.iter(|| {
-            device
-                .experts_backward(
-                    &x,
-                    &x,
-                    &routing,
-                    &w13,
-                    &w2,
-                    &gate_up,
-                    &mut grad_x,
-                    &mut grad_w13,
-                    &mut grad_w2,
-                    &mut grad_weights,
-                    &MOE,
-                    TOKENS,
-                )
-                .expect("valid shapes");
+            issue(
+                &device,
+                ExpertsBackward {
+                    grad_out: x.matrix(TOKENS, MOE.hidden),
+                    x: x.matrix(TOKENS, MOE.hidden),
+                    routing: &routing,
+                    w13: w13.matrix(MOE.experts * 2 * MOE.intermediate, MOE.hidden),
+                    w2: w2.matrix(MOE.experts * MOE.hidden, MOE.intermediate),
+                    gate_up: gate_up.matrix(TOKENS * MOE.top_k, 2 * MOE.intermediate),
+                    grad_x: grad_x.matrix_mut(TOKENS, MOE.hidden),
+                    grad_w13: grad_w13.matrix_mut(MOE.experts * 2 * MOE.intermediate, MOE.hidden),
+                    grad_w2: grad_w2.matrix_mut(MOE.experts * MOE.hidden, MOE.intermediate),
+                    grad_weights: grad_weights.matrix_mut(TOKENS, MOE.top_k),
+                    shape: MOE,
+                },
+            )
+            .expect("valid shapes");
         });
     });
     group.finish();
@@ -184,26 +195,34 @@ fn attention(c: &mut Criterion) {
     group.throughput(Throughput::Elements(TOKENS as u64));
     group.bench_function("forward", |b| {
         b.iter(|| {
-            device
-                .attention_forward(
-                    &qkv,
-                    &segments,
-                    &mut out,
-                    &mut log_sum,
-                    &ATTENTION,
-                    4,
-                    TOKENS,
-                )
-                .expect("valid shapes");
+            issue(
+                &device,
+                AttentionForward {
+                    qkv: qkv.matrix(TOKENS, ATTENTION.qkv_size()),
+                    segments: Offsets::new(&segments, 4),
+                    out: out.matrix_mut(TOKENS, ATTENTION.out_size()),
+                    log_sum: log_sum.matrix_mut(TOKENS, ATTENTION.heads),
+                    shape: ATTENTION,
+                },
+            )
+            .expect("valid shapes");
         });
     });
     group.bench_function("backward", |b| {
         b.iter(|| {
-            device
-                .attention_backward(
-                    &out, &qkv, &out, &log_sum, &segments, &mut grad, &ATTENTION, 4, TOKENS,
-                )
-                .expect("valid shapes");
+            issue(
+                &device,
+                AttentionBackward {
+                    grad_out: out.matrix(TOKENS, ATTENTION.out_size()),
+                    qkv: qkv.matrix(TOKENS, ATTENTION.qkv_size()),
+                    out: out.matrix(TOKENS, ATTENTION.out_size()),
+                    log_sum: log_sum.matrix(TOKENS, ATTENTION.heads),
+                    segments: Offsets::new(&segments, 4),
+                    grad_qkv: grad.matrix_mut(TOKENS, ATTENTION.qkv_size()),
+                    shape: ATTENTION,
+                },
+            )
+            .expect("valid shapes");
         });
     });
     group.finish();
@@ -219,23 +238,43 @@ fn dense(c: &mut Criterion) {
     group.throughput(Throughput::Elements((TOKENS * HIDDEN * outputs) as u64));
     group.bench_function("forward", |b| {
         b.iter(|| {
-            device
-                .linear_forward(&x, &weight, None, &mut y, TOKENS, HIDDEN, outputs)
-                .expect("valid shapes")
+            issue(
+                &device,
+                LinearForward {
+                    x: x.matrix(TOKENS, HIDDEN),
+                    weight: weight.matrix(outputs, HIDDEN),
+                    residual: None,
+                    y: y.matrix_mut(TOKENS, outputs),
+                },
+            )
+            .expect("valid shapes")
         });
     });
     group.bench_function("backward input", |b| {
         b.iter(|| {
-            device
-                .linear_backward_input(&y, &weight, &mut grad_x, false, TOKENS, HIDDEN, outputs)
-                .expect("valid shapes");
+            issue(
+                &device,
+                LinearBackwardInput {
+                    grad_y: y.matrix(TOKENS, outputs),
+                    weight: weight.matrix(outputs, HIDDEN),
+                    grad_x: grad_x.matrix_mut(TOKENS, HIDDEN),
+                    accumulate: false,
+                },
+            )
+            .expect("valid shapes");
         });
     });
     group.bench_function("backward weight", |b| {
         b.iter(|| {
-            device
-                .linear_backward_weight(&y, &x, &mut grad, TOKENS, HIDDEN, outputs)
-                .expect("valid shapes")
+            issue(
+                &device,
+                LinearBackwardWeight {
+                    grad_y: y.matrix(TOKENS, outputs),
+                    x: x.matrix(TOKENS, HIDDEN),
+                    grad_weight: grad.matrix_mut(outputs, HIDDEN),
+                },
+            )
+            .expect("valid shapes")
         });
     });
     group.finish();
@@ -261,24 +300,30 @@ fn optimizer(c: &mut Criterion) {
         .throughput(Throughput::Elements(len as u64));
     group.bench_function("global norm", |b| {
         b.iter(|| {
-            device
-                .global_norm(&[(&gradient, len)], black_box(&mut norm))
-                .expect("valid shapes")
+            issue(
+                &device,
+                GlobalNorm {
+                    gradients: vec![gradient.vector(len)],
+                    norm: black_box(&mut norm).vector_mut(2),
+                },
+            )
+            .expect("valid shapes")
         });
     });
     group.bench_function("adamw", |b| {
         b.iter(|| {
-            device
-                .adamw(
-                    &mut weight,
-                    &mut gradient,
-                    &mut state,
-                    &norm,
-                    &rate,
-                    &step,
-                    len,
-                )
-                .expect("valid shapes")
+            issue(
+                &device,
+                AdamW {
+                    weight: weight.vector_mut(len),
+                    gradient: gradient.vector_mut(len),
+                    state: &mut state,
+                    norm: norm.vector(2),
+                    rate: rate.vector(1),
+                    step,
+                },
+            )
+            .expect("valid shapes")
         });
     });
     group.finish();

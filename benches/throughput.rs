@@ -1,16 +1,17 @@
-//! Training throughput at the 47M size, as one JSON line: what `benches/peers/compare.py` holds against PyTorch.
-//! `cargo bench --bench throughput -- [--steps N] [--warmup N] [--batch-size B] [--max-length L] [--accumulation A]
-//! [--precision fp32|bf16] [--shards DIR [--loss-on all|answers]] [--model-path DIR] [--dump FILE]`.
-//! A step is forward and backward of every logical batch, the global norm, clipping and AdamW: the same work as
-//! `benches/peers/pytorch_train.py`. Tokens are random, each row one example, or with `--shards` the batches of training;
-//! the model is a fresh one, or with `--model-path` one that has been trained. `--dump` writes the batches, one JSON object
-//! per line, for the peer.
+//! Training throughput at the 47M size, as one JSON line: what `benches/peers/compare.py` holds
+//! against PyTorch. `cargo bench --bench throughput -- [--steps N] [--warmup N] [--batch-size B]
+//! [--max-length L] [--accumulation A] [--precision fp32|bf16] [--shards DIR [--loss-on
+//! all|answers]] [--model-path DIR] [--dump FILE]`. A step is forward and backward of every logical
+//! batch, the global norm, clipping and AdamW: the same work as `benches/peers/pytorch_train.py`.
+//! Tokens are random, each row one example, or with `--shards` the batches of training; the model
+//! is a fresh one, or with `--model-path` one that has been trained. `--dump` writes the batches,
+//! one JSON object per line, for the peer.
 
 use anyhow::{Context, Result, bail};
 use muni_engine::formats::load_folder;
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
 use muni_engine::ops::Device;
-use muni_engine::ops::cpu::{CpuDevice, Factors};
+use muni_engine::ops::cpu::{CpuDevice, MatmulPrecision};
 use muni_engine::shards::{LossOn, Sampler, SamplerConfig, ShardSet, Split};
 use muni_engine::tokenizer::Tokenizer;
 use muni_engine::train::step::Engine;
@@ -134,9 +135,9 @@ fn main() -> Result<()> {
             (config, weights)
         }
     };
-    let device = CpuDevice::with_factors(match option::<String>("--precision")?.as_deref() {
-        None | Some("fp32") => Factors::Single,
-        Some("bf16") => Factors::Bf16,
+    let device = CpuDevice::with_precision(match option::<String>("--precision")?.as_deref() {
+        None | Some("fp32") => MatmulPrecision::Single,
+        Some("bf16") => MatmulPrecision::Bf16,
         Some(other) => bail!("--precision: '{other}', expected fp32 or bf16"),
     });
     let parameters = Parameters::upload(&device, &config, &weights)?;

@@ -1,6 +1,7 @@
-//! Tokenizing speed on the texts of a data set: `cargo bench --bench tokenizer -- --jsonl FILE [--every N] [--rounds 5] [--threads 2]`,
-//! where FILE comes from `muni-engine dataset --jsonl` and one text of N is taken. Prints a line of JSON;
-//! `benches/peers/tokenizers_speed.py` runs it beside others on the same texts.
+//! Tokenizing speed on the texts of a data set: `cargo bench --bench tokenizer -- --jsonl FILE
+//! [--every N] [--rounds 5] [--threads 2]`, where FILE comes from `muni-engine dataset --jsonl` and
+//! one text of N is taken. Prints a line of JSON; `benches/peers/tokenizers_speed.py` runs it
+//! beside others on the same texts.
 
 use std::time::Instant;
 

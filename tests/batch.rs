@@ -37,7 +37,8 @@ fn requests(count: u32) -> Vec<(Vec<u32>, GenerateSettings)> {
         .collect()
 }
 
-/// What a generator of its own makes of a request: the tokens that the callback sees, and why they end.
+/// What a generator of its own makes of a request: the tokens that the callback sees, and why they
+/// end.
 fn alone(
     device: &CpuDevice,
     model: &Model<CpuDevice>,
@@ -110,7 +111,7 @@ fn a_pass_over_many_texts_has_the_bits_of_each_alone() {
     let config = &model.config;
     let mut workspace = Workspace::for_inference(&device, config, MAX_TEXTS, 1, 1)
         .unwrap()
-        .with_texts(&device, MAX_TEXTS)
+        .with_sequences(&device, MAX_TEXTS)
         .unwrap();
     let read = |count: usize, workspace: &mut Workspace<CpuDevice>| -> Vec<KvCache<CpuDevice>> {
         (0..count as u32)
@@ -118,7 +119,7 @@ fn a_pass_over_many_texts_has_the_bits_of_each_alone() {
                 let mut cache = KvCache::new(&device, config, 40).unwrap();
                 let prompt: Vec<u32> = (0..=i % 37).map(|t| (t * 5 + i) % 131).collect();
                 model
-                    .forward_cached(&device, &prompt, &mut cache, workspace)
+                    .prefill(&device, &prompt, &mut cache, workspace)
                     .unwrap();
                 cache
             })
@@ -129,12 +130,12 @@ fn a_pass_over_many_texts_has_the_bits_of_each_alone() {
         let mut caches = read(count, &mut workspace);
         let mut refs: Vec<_> = caches.iter_mut().collect();
         let together = model
-            .forward_texts(&device, &tokens, &mut refs, &mut workspace)
+            .decode_batch(&device, &tokens, &mut refs, &mut workspace)
             .unwrap();
         let mut caches = read(count, &mut workspace);
         for (i, cache) in caches.iter_mut().enumerate() {
             let alone = model
-                .forward_cached(&device, &tokens[i..=i], cache, &mut workspace)
+                .prefill(&device, &tokens[i..=i], cache, &mut workspace)
                 .unwrap();
             let row = &together[i * config.vocab_size..][..config.vocab_size];
             let same = row
@@ -159,7 +160,7 @@ fn a_prompt_has_the_same_bits_however_it_is_cut() {
         for &piece in pieces {
             let (now, later) = rest.split_at(piece);
             logits = model
-                .forward_cached(&device, now, &mut cache, &mut workspace)
+                .prefill(&device, now, &mut cache, &mut workspace)
                 .unwrap();
             rest = later;
         }

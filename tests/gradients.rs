@@ -1,12 +1,17 @@
 //! Every backward pass of the reference device against finite differences of its own forward pass.
 //!
-//! The loss is a random projection of the outputs, `sum(out * probe)` in f64. Each checked element is moved up and down by
-//! `STEP` times the input's rms. An f32 output is rounded to 6e-8 of its size, which the division by the step turns into
-//! about 1e-5; the curvature adds about `STEP^2`. `TOLERANCE` is for the largest error over the rms of the differences.
+//! The loss is a random projection of the outputs, `sum(out * probe)` in f64. Each checked element
+//! is moved up and down by `STEP` times the input's rms. An f32 output is rounded to 6e-8 of its
+//! size, which the division by the step turns into about 1e-5; the curvature adds about `STEP^2`.
+//! `TOLERANCE` is for the largest error over the rms of the differences.
 
 use muni_engine::ops::reference::ReferenceDevice;
 use muni_engine::ops::{
-    AdamStep, AttentionShape, Balance, Device, IGNORE_TARGET, MoeShape, Routing,
+    AdamStep, AdamW, AttentionBackward, AttentionForward, AttentionShape, Balance, Buffer, Device,
+    EmbeddingBackward, EmbeddingForward, ExpertsBackward, ExpertsForward, GlobalNorm, HeadLoss,
+    HeadLosses, IGNORE_TARGET, LinearBackwardInput, LinearBackwardWeight, LinearForward, MoeShape,
+    Offsets, RmsNormBackward, RmsNormForward, RopeBackward, RopeForward, RouterBackward,
+    RouterForward, Routing, issue,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -88,14 +93,26 @@ fn embedding() {
         random(2, count * hidden, 1.0),
     );
     let mut gradient = vec![0.0; table.len()];
-    DEVICE
-        .embedding_backward(&probe, &tokens, &mut gradient, count, vocab, hidden)
-        .unwrap();
+    issue(
+        &DEVICE,
+        EmbeddingBackward {
+            grad_out: probe.matrix(count, hidden),
+            tokens: tokens.vector(count),
+            grad_table: gradient.matrix_mut(vocab, hidden),
+        },
+    )
+    .unwrap();
     check("table", &table, &gradient, |table| {
         let mut out = vec![0.0; probe.len()];
-        DEVICE
-            .embedding_forward(&table.to_vec(), &tokens, &mut out, count, vocab, hidden)
-            .unwrap();
+        issue(
+            &DEVICE,
+            EmbeddingForward {
+                table: table.to_vec().matrix(vocab, hidden),
+                tokens: tokens.vector(count),
+                out: out.matrix_mut(count, hidden),
+            },
+        )
+        .unwrap();
         project(&out, &probe)
     });
 }
@@ -108,25 +125,33 @@ fn rmsnorm() {
     let forward = |x: &[f32], weight: &[f32]| {
         let (mut out, mut inv_rms) = (vec![0.0; rows * cols], vec![0.0; rows]);
         let (x, weight) = (x.to_vec(), weight.to_vec());
-        DEVICE
-            .rmsnorm_forward(&x, &weight, 1e-5, &mut out, &mut inv_rms, rows, cols)
-            .unwrap();
+        issue(
+            &DEVICE,
+            RmsNormForward {
+                x: x.matrix(rows, cols),
+                weight: weight.vector(cols),
+                epsilon: 1e-5,
+                out: out.matrix_mut(rows, cols),
+                inv_rms: inv_rms.vector_mut(rows),
+            },
+        )
+        .unwrap();
         (out, inv_rms)
     };
     let (_, inv_rms) = forward(&x, &weight);
     let (mut grad_x, mut grad_weight) = (vec![0.0; x.len()], vec![0.0; cols]);
-    DEVICE
-        .rmsnorm_backward(
-            &probe,
-            &x,
-            &weight,
-            &inv_rms,
-            &mut grad_x,
-            &mut grad_weight,
-            rows,
-            cols,
-        )
-        .unwrap();
+    issue(
+        &DEVICE,
+        RmsNormBackward {
+            grad_out: probe.matrix(rows, cols),
+            x: x.matrix(rows, cols),
+            weight: weight.vector(cols),
+            inv_rms: inv_rms.vector(rows),
+            grad_x: grad_x.matrix_mut(rows, cols),
+            grad_weight: grad_weight.vector_mut(cols),
+        },
+    )
+    .unwrap();
     check("x", &x, &grad_x, |x| {
         project(&forward(x, &weight).0, &probe)
     });
@@ -149,18 +174,38 @@ fn linear() {
     let loss = |x: &[f32], weight: &[f32]| {
         let mut y = vec![0.0; rows * outputs];
         let (x, weight) = (x.to_vec(), weight.to_vec());
-        DEVICE
-            .linear_forward(&x, &weight, Some(&residual), &mut y, rows, inputs, outputs)
-            .unwrap();
+        issue(
+            &DEVICE,
+            LinearForward {
+                x: x.matrix(rows, inputs),
+                weight: weight.matrix(outputs, inputs),
+                residual: Some(residual.matrix(rows, outputs)),
+                y: y.matrix_mut(rows, outputs),
+            },
+        )
+        .unwrap();
         project(&y, &probe)
     };
     let (mut grad_x, mut grad_weight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
-    DEVICE
-        .linear_backward_input(&probe, &weight, &mut grad_x, false, rows, inputs, outputs)
-        .unwrap();
-    DEVICE
-        .linear_backward_weight(&probe, &x, &mut grad_weight, rows, inputs, outputs)
-        .unwrap();
+    issue(
+        &DEVICE,
+        LinearBackwardInput {
+            grad_y: probe.matrix(rows, outputs),
+            weight: weight.matrix(outputs, inputs),
+            grad_x: grad_x.matrix_mut(rows, inputs),
+            accumulate: false,
+        },
+    )
+    .unwrap();
+    issue(
+        &DEVICE,
+        LinearBackwardWeight {
+            grad_y: probe.matrix(rows, outputs),
+            x: x.matrix(rows, inputs),
+            grad_weight: grad_weight.matrix_mut(outputs, inputs),
+        },
+    )
+    .unwrap();
     check("x", &x, &grad_x, |x| loss(x, &weight));
     check("weight", &weight, &grad_weight, |weight| loss(&x, weight));
 }
@@ -178,19 +223,34 @@ fn rope() {
     let len = count * shape.qkv_size();
     let (qkv, probe) = (random(1, len, 1.0), random(2, len, 1.0));
     let mut gradient = probe.clone();
-    DEVICE
-        .rope_backward(&mut gradient, &positions, 1e4, shape, count)
-        .unwrap();
+    issue(
+        &DEVICE,
+        RopeBackward {
+            grad_qkv: gradient.matrix_mut(count, shape.qkv_size()),
+            positions: positions.vector(count),
+            theta: 1e4,
+            shape: *shape,
+        },
+    )
+    .unwrap();
     check("qkv", &qkv, &gradient, |qkv| {
         let mut qkv = qkv.to_vec();
-        DEVICE
-            .rope_forward(&mut qkv, &positions, 1e4, shape, count)
-            .unwrap();
+        issue(
+            &DEVICE,
+            RopeForward {
+                qkv: qkv.matrix_mut(count, shape.qkv_size()),
+                positions: positions.vector(count),
+                theta: 1e4,
+                shape: *shape,
+            },
+        )
+        .unwrap();
         project(&qkv, &probe)
     });
 }
 
-/// Queries, keys and values are checked apart, so that small gradients of one do not hide behind another's.
+/// Queries, keys and values are checked apart, so that small gradients of one do not hide behind
+/// another's.
 #[test]
 fn attention() {
     let (shape, segments) = (&ATTENTION, vec![0, 1, 8, 9, 14]);
@@ -202,26 +262,34 @@ fn attention() {
         let mut out = vec![0.0; count * shape.out_size()];
         let mut log_sum = vec![0.0; count * shape.heads];
         let qkv = qkv.to_vec();
-        DEVICE
-            .attention_forward(&qkv, &segments, &mut out, &mut log_sum, shape, parts, count)
-            .unwrap();
+        issue(
+            &DEVICE,
+            AttentionForward {
+                qkv: qkv.matrix(count, shape.qkv_size()),
+                segments: Offsets::new(&segments, parts),
+                out: out.matrix_mut(count, shape.out_size()),
+                log_sum: log_sum.matrix_mut(count, shape.heads),
+                shape: *shape,
+            },
+        )
+        .unwrap();
         (out, log_sum)
     };
     let (out, log_sum) = forward(&qkv);
     let mut gradient = vec![f32::NAN; qkv.len()];
-    DEVICE
-        .attention_backward(
-            &probe,
-            &qkv,
-            &out,
-            &log_sum,
-            &segments,
-            &mut gradient,
-            shape,
-            parts,
-            count,
-        )
-        .unwrap();
+    issue(
+        &DEVICE,
+        AttentionBackward {
+            grad_out: probe.matrix(count, shape.out_size()),
+            qkv: qkv.matrix(count, shape.qkv_size()),
+            out: out.matrix(count, shape.out_size()),
+            log_sum: log_sum.matrix(count, shape.heads),
+            segments: Offsets::new(&segments, parts),
+            grad_qkv: gradient.matrix_mut(count, shape.qkv_size()),
+            shape: *shape,
+        },
+    )
+    .unwrap();
     let (queries, keys) = (shape.out_size(), shape.kv_size());
     for (name, from, width) in [
         ("queries", 0, queries),
@@ -254,8 +322,8 @@ const TOKENS: usize = 11;
 const GROUPS: [u32; 3] = [0, 4, 11];
 const LAYERS: usize = 3;
 
-/// Router input and weight whose choice does not change under the steps: the last chosen and the first not chosen
-/// expert's logits lie well apart.
+/// Router input and weight whose choice does not change under the steps: the last chosen and the
+/// first not chosen expert's logits lie well apart.
 fn router_input() -> (Vec<f32>, Vec<f32>) {
     let weight = random(2, MOE.experts * MOE.hidden, 0.7);
     let mut x = Vec::new();
@@ -276,24 +344,24 @@ fn router_input() -> (Vec<f32>, Vec<f32>) {
     (x, weight)
 }
 
-type Routed = (Routing<ReferenceDevice>, Balance<ReferenceDevice>);
+type Routed = (Routing<Vec<f32>, Vec<u32>>, Balance<Vec<f32>>);
 
 fn route(x: &[f32], weight: &[f32]) -> Routed {
     let mut routing = Routing::new(&DEVICE, &MOE, TOKENS).unwrap();
     let mut balance = Balance::new(&DEVICE, &MOE, 2).unwrap();
     let (x, weight, groups) = (x.to_vec(), weight.to_vec(), GROUPS.to_vec());
-    DEVICE
-        .router_forward(
-            &x,
-            &weight,
-            &mut routing,
-            &mut balance,
-            &groups,
-            2,
-            &MOE,
-            TOKENS,
-        )
-        .unwrap();
+    issue(
+        &DEVICE,
+        RouterForward {
+            x: x.matrix(TOKENS, MOE.hidden),
+            weight: weight.matrix(MOE.experts, MOE.hidden),
+            routing: &mut routing,
+            balance: &mut balance,
+            groups: Offsets::new(&groups, 2),
+            shape: MOE,
+        },
+    )
+    .unwrap();
     (routing, balance)
 }
 
@@ -315,23 +383,23 @@ fn check_router(probe: &[f32], balance_scale: f32) {
     let (x, weight) = router_input();
     let (routing, balance) = route(&x, &weight);
     let (mut grad_x, mut grad_weight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
-    DEVICE
-        .router_backward(
-            &probe.to_vec(),
-            &x,
-            &weight,
-            &routing,
-            &balance,
-            &GROUPS.to_vec(),
-            2,
-            LAYERS,
+    issue(
+        &DEVICE,
+        RouterBackward {
+            grad_weights: probe.to_vec().matrix(TOKENS, MOE.top_k),
+            x: x.matrix(TOKENS, MOE.hidden),
+            weight: weight.matrix(MOE.experts, MOE.hidden),
+            routing: &routing,
+            balance: &balance,
+            groups: Offsets::new(&GROUPS.to_vec(), 2),
+            layers: LAYERS,
             balance_scale,
-            &mut grad_x,
-            &mut grad_weight,
-            &MOE,
-            TOKENS,
-        )
-        .unwrap();
+            grad_x: grad_x.matrix_mut(TOKENS, MOE.hidden),
+            grad_weight: grad_weight.matrix_mut(MOE.experts, MOE.hidden),
+            shape: MOE,
+        },
+    )
+    .unwrap();
     let loss = |x: &[f32], weight: &[f32]| {
         let (moved, sums) = route(x, weight);
         assert_eq!(moved.experts, routing.experts, "a step changed the choice");
@@ -365,44 +433,46 @@ fn experts() {
     let (mut routing, _) = route(&x, &router);
     let (w13, w2) = (random(4, 2 * size, 0.7), random(5, size, 0.7));
     let (residual, probe) = (random(6, x.len(), 1.0), random(7, x.len(), 1.0));
-    let forward = |x: &[f32], routing: &Routing<_>, w13: &[f32], w2: &[f32]| {
+    let forward = |x: &[f32], routing: &Routing<_, _>, w13: &[f32], w2: &[f32]| {
         let mut gate_up = vec![0.0; TOKENS * MOE.top_k * 2 * MOE.intermediate];
         let mut out = vec![0.0; probe.len()];
         let (x, w13, w2) = (x.to_vec(), w13.to_vec(), w2.to_vec());
-        DEVICE
-            .experts_forward(
-                &x,
+        issue(
+            &DEVICE,
+            ExpertsForward {
+                x: x.matrix(TOKENS, shape.hidden),
                 routing,
-                &w13,
-                &w2,
-                &residual,
-                &mut gate_up,
-                &mut out,
-                shape,
-                TOKENS,
-            )
-            .unwrap();
+                w13: w13.matrix(shape.experts * 2 * shape.intermediate, shape.hidden),
+                w2: w2.matrix(shape.experts * shape.hidden, shape.intermediate),
+                residual: residual.matrix(TOKENS, shape.hidden),
+                gate_up: gate_up.matrix_mut(TOKENS * shape.top_k, 2 * shape.intermediate),
+                out: out.matrix_mut(TOKENS, shape.hidden),
+                shape: *shape,
+            },
+        )
+        .unwrap();
         (project(&out, &probe), gate_up)
     };
     let (_, gate_up) = forward(&x, &routing, &w13, &w2);
     let (mut grad_x, mut grad_weights) = (vec![f32::NAN; x.len()], vec![f32::NAN; 2 * TOKENS]);
     let (mut grad_w13, mut grad_w2) = (vec![0.0; 2 * size], vec![0.0; size]);
-    DEVICE
-        .experts_backward(
-            &probe,
-            &x,
-            &routing,
-            &w13,
-            &w2,
-            &gate_up,
-            &mut grad_x,
-            &mut grad_w13,
-            &mut grad_w2,
-            &mut grad_weights,
-            shape,
-            TOKENS,
-        )
-        .unwrap();
+    issue(
+        &DEVICE,
+        ExpertsBackward {
+            grad_out: probe.matrix(TOKENS, shape.hidden),
+            x: x.matrix(TOKENS, shape.hidden),
+            routing: &routing,
+            w13: w13.matrix(shape.experts * 2 * shape.intermediate, shape.hidden),
+            w2: w2.matrix(shape.experts * shape.hidden, shape.intermediate),
+            gate_up: gate_up.matrix(TOKENS * shape.top_k, 2 * shape.intermediate),
+            grad_x: grad_x.matrix_mut(TOKENS, shape.hidden),
+            grad_w13: grad_w13.matrix_mut(shape.experts * 2 * shape.intermediate, shape.hidden),
+            grad_w2: grad_w2.matrix_mut(shape.experts * shape.hidden, shape.intermediate),
+            grad_weights: grad_weights.matrix_mut(TOKENS, shape.top_k),
+            shape: *shape,
+        },
+    )
+    .unwrap();
     check("x", &x, &grad_x, |x| forward(x, &routing, &w13, &w2).0);
     check("w13", &w13, &grad_w13, |w13| {
         forward(&x, &routing, w13, &w2).0
@@ -426,27 +496,34 @@ fn head_loss() {
     );
     let (mut loss, mut grad_x) = (vec![0.0], vec![f32::NAN; x.len()]);
     let mut grad_table = vec![0.0; table.len()];
-    DEVICE
-        .head_loss(
-            &x,
-            &table,
-            &targets,
-            &vec![scale],
-            &mut loss,
-            &mut grad_x,
-            &mut grad_table,
-            count,
-            vocab,
-            hidden,
-        )
-        .unwrap();
-    // From the losses of each position, summed in f64: finer than the f32 sum that head_loss returns.
+    issue(
+        &DEVICE,
+        HeadLoss {
+            x: x.matrix(count, hidden),
+            table: table.matrix(vocab, hidden),
+            targets: targets.vector(count),
+            scale: vec![scale].vector(1),
+            loss: loss.vector_mut(1),
+            grad_x: grad_x.matrix_mut(count, hidden),
+            grad_table: grad_table.matrix_mut(vocab, hidden),
+        },
+    )
+    .unwrap();
+    // From the losses of each position, summed in f64: finer than the f32 sum that head_loss
+    // returns.
     let sum = |x: &[f32], table: &[f32]| -> f64 {
         let mut losses = vec![0.0; count];
         let (x, table) = (x.to_vec(), table.to_vec());
-        DEVICE
-            .head_losses(&x, &table, &targets, &mut losses, count, vocab, hidden)
-            .unwrap();
+        issue(
+            &DEVICE,
+            HeadLosses {
+                x: x.matrix(count, hidden),
+                table: table.matrix(vocab, hidden),
+                targets: targets.vector(count),
+                losses: losses.vector_mut(count),
+            },
+        )
+        .unwrap();
         losses.iter().copied().map(f64::from).sum()
     };
     assert!((sum(&x, &table) - f64::from(loss[0])).abs() < 1e-5);
@@ -465,16 +542,29 @@ fn global_norm() {
     let (a, b) = (vec![3.0, 0.0, 100.0], vec![-4.0, 12.0]);
     let mut norm = vec![0.0, 4.0];
     // The third element of the first stands behind its used part.
-    DEVICE.global_norm(&[(&a, 2), (&b, 2)], &mut norm).unwrap();
+    issue(
+        &DEVICE,
+        GlobalNorm {
+            gradients: vec![a.vector(2), b.vector(2)],
+            norm: norm.vector_mut(2),
+        },
+    )
+    .unwrap();
     assert_eq!(norm, [13.0, 5.0]);
     // What is not finite is no update.
-    DEVICE
-        .global_norm(&[(&vec![f32::NAN], 1)], &mut norm)
-        .unwrap();
+    issue(
+        &DEVICE,
+        GlobalNorm {
+            gradients: vec![vec![f32::NAN].vector(1)],
+            norm: norm.vector_mut(2),
+        },
+    )
+    .unwrap();
     assert!(norm[0].is_nan() && norm[1] == 5.0);
 }
 
-/// Three updates against the formula of `torch.optim.AdamW` after `clip_grad_norm_`, written out in f64.
+/// Three updates against the formula of `torch.optim.AdamW` after `clip_grad_norm_`, written out in
+/// f64.
 #[test]
 fn adamw() {
     let len = 50;
@@ -492,7 +582,14 @@ fn adamw() {
     {
         let gradient = random(10 + i as u64, len, scale);
         let mut norm = vec![0.0, i as f32];
-        DEVICE.global_norm(&[(&gradient, len)], &mut norm).unwrap();
+        issue(
+            &DEVICE,
+            GlobalNorm {
+                gradients: vec![gradient.vector(len)],
+                norm: norm.vector_mut(2),
+            },
+        )
+        .unwrap();
         let exact_norm = project(&gradient, &gradient).sqrt();
         assert!((f64::from(norm[0]) / exact_norm - 1.0).abs() < 1e-6);
         assert_eq!(exact_norm > max_norm, scale > 0.5);
@@ -503,17 +600,18 @@ fn adamw() {
             weight_decay: 0.1,
             max_norm: max_norm as f32,
         };
-        DEVICE
-            .adamw(
-                &mut weight,
-                &mut gradient.clone(),
-                &mut state,
-                &norm,
-                &vec![rate],
-                &step,
-                len,
-            )
-            .unwrap();
+        issue(
+            &DEVICE,
+            AdamW {
+                weight: weight.vector_mut(len),
+                gradient: gradient.clone().vector_mut(len),
+                state: &mut state,
+                norm: norm.vector(2),
+                rate: vec![rate].vector(1),
+                step,
+            },
+        )
+        .unwrap();
 
         let (t, rate) = (i as i32 + 1, f64::from(rate));
         let clip = f64::min(1.0, max_norm / (exact_norm + 1e-6));

@@ -1,5 +1,5 @@
-//! The operation case table (`muni_engine::ops::cases`) on the CPU, and on the simulator, which checks each launch under five
-//! schedules, in fp16 and in bf16; what several threads and callers' mistakes must not do; and that the table finds what is
+//! The conformance suite (`muni_engine::ops::conformance`) on the CPU, and on the simulator, which checks each launch under
+//! five schedules, in fp16 and in bf16; what several threads and callers' mistakes must not do; and that the table finds what is
 //! wrong. `MUNI_SIM_LIBRARY` names another build of the kernels, `MUNI_TEST_DEVICE` a card.
 
 mod determinism;
@@ -7,13 +7,13 @@ mod errors;
 mod wrong_device;
 
 use half::f16;
-use muni_engine::ops::Device;
-use muni_engine::ops::cases::bounds::{BOUNDS, HALF_BOUNDS};
-use muni_engine::ops::cases::{Precision, Rig, checks, difference};
-use muni_engine::ops::cpu::{CpuDevice, Factors};
+use muni_engine::ops::conformance::bounds::{BOUNDS, HALF_BOUNDS};
+use muni_engine::ops::conformance::{Precision, TestDevice, checks, difference};
+use muni_engine::ops::cpu::{CpuDevice, MatmulPrecision};
 use muni_engine::ops::cuda::memory::Element;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling};
 use muni_engine::ops::reference::ReferenceDevice;
+use muni_engine::ops::{Device, Operations};
 
 /// The simulated card, checking every launch, without a loss scale.
 fn simulator<E: Element>() -> CudaDevice<E> {
@@ -22,7 +22,7 @@ fn simulator<E: Element>() -> CudaDevice<E> {
 }
 
 /// Runs one check of the table.
-fn passes<D: Device>(name: &str, device: &D, precision: Precision) {
+fn passes<D: Operations>(name: &str, device: &D, precision: Precision) {
     let table = checks::<D>();
     let check = table.iter().find(|check| check.name == name).unwrap();
     let outcome = check.run(device, precision);
@@ -35,7 +35,7 @@ fn passes<D: Device>(name: &str, device: &D, precision: Precision) {
 fn passes_on_cpu(name: &str) {
     passes(name, &CpuDevice::new(), Precision::Single);
     if cases_of(name, Precision::Bfloat) > 0 {
-        let device = CpuDevice::with_factors(Factors::Bf16);
+        let device = CpuDevice::with_precision(MatmulPrecision::Bf16);
         passes(name, &device, Precision::Bfloat);
     }
 }
@@ -109,8 +109,8 @@ mod attention {
 
 mod moe {
     use muni_engine::ops::MoeShape;
-    use muni_engine::ops::cases::Precision;
-    use muni_engine::ops::cases::moe::{Load, routing, shape};
+    use muni_engine::ops::conformance::Precision;
+    use muni_engine::ops::conformance::router::{Load, routing, shape};
 
     on_cpu!(cpu_equals_reference_router, "moe/router");
     on_simulator!(sim_equals_reference_router, "moe/router");
@@ -198,12 +198,12 @@ fn the_comparison_sees_nan_bias_and_sentinels() {
     let shifted: Vec<f32> = expected.iter().map(|value| value + 0.5).collect();
     assert_eq!(difference(&shifted), (0.5, 0.5));
 
-    let rig = Rig::new(&ReferenceDevice, Precision::Single);
-    let mut buffer = rig.written(3).unwrap();
-    let read = rig.read(&buffer, 3).unwrap();
+    let test = TestDevice::new(&ReferenceDevice, Precision::Single);
+    let mut buffer = test.written(3).unwrap();
+    let read = test.read(&buffer, 3).unwrap();
     assert!(read.len() == 3 && read.iter().all(|value| value.is_nan()));
     buffer[3] = 0.0;
-    assert!(rig.read(&buffer, 3).is_err());
+    assert!(test.read(&buffer, 3).is_err());
 }
 
 #[test]

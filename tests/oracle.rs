@@ -1,12 +1,13 @@
-//! The whole model against Transformers: logits, losses, every gradient, the weights after three optimizer steps and a
-//! greedy continuation, from the files in `tests/fixtures/`; and in `invariants` what it promises about itself.
+//! The whole model against Transformers: logits, losses, every gradient, the weights after three
+//! optimizer steps and a greedy continuation, from the files in `tests/fixtures/`; and in
+//! `invariants` what it promises about itself.
 
 mod fixture;
 mod invariants;
 
 use fixture::{FIXTURES, Fixture, assert_close, step, workspace};
 use muni_engine::model::{KvCache, Workspace, hf_tensor};
-use muni_engine::ops::{AdamStep, Device};
+use muni_engine::ops::{AdamStep, AdamW, Buffer, GlobalNorm, TrainingDevice, issue};
 
 /// Every check of this file, on one device.
 macro_rules! on_device {
@@ -55,7 +56,7 @@ macro_rules! on_device {
 on_device!(cpu, muni_engine::ops::cpu::CpuDevice::new());
 on_device!(reference, muni_engine::ops::reference::ReferenceDevice);
 
-fn outputs_equal_transformers<D: Device>(device: &D) {
+fn outputs_equal_transformers<D: TrainingDevice>(device: &D) {
     for fixture in FIXTURES.map(Fixture::open) {
         let (name, batch, model) = (fixture.name, fixture.batch(""), fixture.model(device));
         let mut training = workspace(device, &model.config, &batch);
@@ -88,7 +89,7 @@ fn outputs_equal_transformers<D: Device>(device: &D) {
     }
 }
 
-fn gradients_equal_transformers<D: Device>(device: &D) {
+fn gradients_equal_transformers<D: TrainingDevice>(device: &D) {
     for fixture in FIXTURES.map(Fixture::open) {
         let (name, batch, model) = (fixture.name, fixture.batch(""), fixture.model(device));
         let (gradients, totals) = step(device, &model, &[&batch]);
@@ -127,7 +128,7 @@ fn gradients_equal_transformers<D: Device>(device: &D) {
     }
 }
 
-fn optimizer_steps_equal_pytorch<D: Device>(device: &D) {
+fn optimizer_steps_equal_pytorch<D: TrainingDevice>(device: &D) {
     for fixture in FIXTURES.map(Fixture::open) {
         let (name, mut model) = (fixture.name, fixture.model(device));
         let sizes: Vec<usize> = model
@@ -159,8 +160,15 @@ fn optimizer_steps_equal_pytorch<D: Device>(device: &D) {
                 &fixture.floats("steps.loss")[index..][..1],
                 1e-5,
             );
-            let pairs: Vec<_> = gradients.values.iter().zip(sizes.iter().copied()).collect();
-            device.global_norm(&pairs, &mut norm).unwrap();
+            let all = gradients.values.iter().zip(&sizes);
+            issue(
+                device,
+                GlobalNorm {
+                    gradients: all.map(|(gradient, &len)| gradient.vector(len)).collect(),
+                    norm: norm.vector_mut(2),
+                },
+            )
+            .unwrap();
             let found = device.download_single(&norm, 1).unwrap();
             assert_close(
                 &format!("{name}: norm {index}"),
@@ -181,21 +189,19 @@ fn optimizer_steps_equal_pytorch<D: Device>(device: &D) {
                     },
                     max_norm: 1.0,
                 };
-                let (weight, gradient) = (
-                    &mut model.parameters.values[parameter],
-                    &mut gradients.values[parameter],
-                );
-                device
-                    .adamw(
-                        weight,
-                        gradient,
+                let len = sizes[parameter];
+                issue(
+                    device,
+                    AdamW {
+                        weight: model.parameters.values[parameter].vector_mut(len),
+                        gradient: gradients.values[parameter].vector_mut(len),
                         state,
-                        &norm,
-                        &rate,
-                        &update,
-                        sizes[parameter],
-                    )
-                    .unwrap();
+                        norm: norm.vector(2),
+                        rate: rate.vector(1),
+                        step: update,
+                    },
+                )
+                .unwrap();
             }
         }
         let fused = model.parameters.download(device).unwrap();
@@ -212,7 +218,7 @@ fn optimizer_steps_equal_pytorch<D: Device>(device: &D) {
     }
 }
 
-fn greedy_continuation_equals_transformers<D: Device>(device: &D) {
+fn greedy_continuation_equals_transformers<D: TrainingDevice>(device: &D) {
     for fixture in FIXTURES.map(Fixture::open) {
         let (model, prompt) = (fixture.model(device), fixture.integers("generate.prompt"));
         let expected = fixture.integers("generate.output");
@@ -221,7 +227,7 @@ fn greedy_continuation_equals_transformers<D: Device>(device: &D) {
         let (mut found, mut next) = (Vec::new(), prompt);
         while found.len() < expected.len() {
             let logits = model
-                .forward_cached(device, &next, &mut cache, &mut workspace)
+                .prefill(device, &next, &mut cache, &mut workspace)
                 .unwrap();
             let best = (0..logits.len())
                 .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))

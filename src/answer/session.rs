@@ -4,7 +4,7 @@ use super::{Assistant, GuardMode, Reply, Turn, Understanding};
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{Finish, GenerateSettings, Generator, SamplingSettings};
 use crate::model::Model;
-use crate::ops::Device;
+use crate::ops::{Device, Operations, Planner};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result};
 use std::ops::ControlFlow;
@@ -67,7 +67,7 @@ pub struct Conversation<'a, D: Device> {
     pub settings: ConversationSettings,
 }
 
-impl<'a, D: Device> Conversation<'a, D> {
+impl<'a, D: Operations + Planner> Conversation<'a, D> {
     /// An empty conversation. Errors: no memory.
     pub fn new(
         assistant: &'a Assistant,

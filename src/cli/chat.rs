@@ -5,7 +5,7 @@ use super::device::Task;
 use super::prompt::{ModelArguments, print};
 use crate::answer::Assistant;
 use crate::answer::session::{Answered, Conversation};
-use crate::ops::Device;
+use crate::ops::{Device, Operations, Planner, TrainingDevice};
 use anyhow::{Context, Result};
 use rustyline::error::ReadlineError;
 use rustyline::history::{FileHistory, History, MemHistory};
@@ -52,7 +52,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 struct Talk<'a>(&'a Arguments);
 
 impl Task for Talk<'_> {
-    fn run<D: Device>(self, device: &D) -> Result<()> {
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         let arguments = self.0;
         let assistant = arguments.knowledge.open()?;
         let open = arguments.model.open(device)?;
@@ -100,7 +100,7 @@ fn command(line: &str) -> Option<Command<'_>> {
     })
 }
 
-impl<D: Device> Chat<'_, D> {
+impl<D: Operations + Planner> Chat<'_, D> {
     /// One question per line, and the finished answers one after another. Errors end it: nobody is there to ask again.
     fn piped(&mut self, input: impl BufRead, out: &mut impl Write) -> Result<()> {
         for line in input.lines() {

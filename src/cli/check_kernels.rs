@@ -7,11 +7,11 @@ use serde::Serialize;
 use std::sync::Arc;
 
 use super::device::{DeviceChoice, Inspection};
-use crate::ops::Device;
-use crate::ops::cases::{self, Outcome, Precision};
+use crate::ops::Operations;
+use crate::ops::conformance::{self, Outcome, Precision};
 use crate::ops::cpu::CpuDevice;
-use crate::ops::cuda::conformance;
 use crate::ops::cuda::driver::Driver;
+use crate::ops::cuda::instructions;
 
 /// Runs the checks that are named, or all; what each found goes to standard output, as lines or as one object.
 ///
@@ -33,9 +33,9 @@ pub(super) fn run(device: DeviceChoice, only: &[String], json: bool) -> Result<(
 
 /// Names of all checks.
 fn names() -> Vec<&'static str> {
-    let conformance = conformance::CHECKS.iter().map(|check| check.name);
-    let table = cases::checks::<CpuDevice>();
-    conformance
+    let instructions = instructions::CHECKS.iter().map(|check| check.name);
+    let table = conformance::checks::<CpuDevice>();
+    instructions
         .chain(table.iter().map(|check| check.name))
         .collect()
 }
@@ -148,16 +148,16 @@ impl<'a> Report<'a> {
 impl Inspection for Report<'_> {
     fn driver(&mut self, driver: &Arc<dyn Driver>) {
         self.begin(driver.name());
-        for check in &conformance::CHECKS {
+        for check in &instructions::CHECKS {
             if self.is_wanted(check.name) {
                 self.found(check.run(driver));
             }
         }
     }
 
-    fn device<D: Device>(&mut self, device: &D, precision: Precision) {
+    fn device<D: Operations>(&mut self, device: &D, precision: Precision) {
         self.begin(device.name());
-        for check in cases::checks::<D>() {
+        for check in conformance::checks::<D>() {
             if check.cases(precision) > 0 && self.is_wanted(check.name) {
                 self.found(check.run(device, precision));
             }
@@ -176,7 +176,7 @@ mod tests {
     fn what_computes_nothing_fails() {
         let only = ["dense/rope", "attention/texts", "head/all-ignored"].map(String::from);
         let mut report = Report::new(&only, true);
-        let device = CudaDevice::<f16>::rehearsing(4).unwrap();
+        let device = CudaDevice::<f16>::dry(4).unwrap();
         report.device(&device, Precision::Half);
         let error = report.end().unwrap_err().to_string();
         let wanted =

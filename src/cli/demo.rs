@@ -6,7 +6,7 @@ use super::device::Task;
 use super::prompt::{ModelArguments, print};
 use crate::answer::session::{Answered, Conversation};
 use crate::answer::{Assistant, GuardMode};
-use crate::ops::Device;
+use crate::ops::TrainingDevice;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::io;
@@ -79,7 +79,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 struct Show<'a>(&'a Arguments);
 
 impl Task for Show<'_> {
-    fn run<D: Device>(self, device: &D) -> Result<()> {
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         let arguments = self.0;
         let assistant = arguments.knowledge.open()?;
         let open = arguments.model.open(device)?;

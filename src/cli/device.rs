@@ -6,19 +6,19 @@ use half::{bf16, f16};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::ops::Device;
-use crate::ops::cases;
-use crate::ops::cpu::{CpuDevice, Factors};
-use crate::ops::cuda::cudarc_driver::{self, CudarcDriver};
+use crate::ops::TrainingDevice;
+use crate::ops::conformance;
+use crate::ops::cpu::{CpuDevice, MatmulPrecision};
 use crate::ops::cuda::driver::Driver;
-use crate::ops::cuda::profile::{Profile, ProfilingDriver};
-use crate::ops::cuda::sim_driver::SimDriver;
+use crate::ops::cuda::driver::cudarc::{self, CudarcDriver};
+use crate::ops::cuda::driver::profile::{Profile, ProfilingDriver};
+use crate::ops::cuda::driver::simulator::SimDriver;
 use crate::ops::cuda::{CudaDevice, LossScaling};
 
 /// What a command does on whatever device it gets.
 pub(super) trait Task {
     /// Does it.
-    fn run<D: Device>(self, device: &D) -> Result<()>;
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()>;
 }
 
 /// What is done with a device in each precision that it stores, and with the driver below it where there is one.
@@ -26,7 +26,7 @@ pub(super) trait Inspection {
     /// Looks at the driver.
     fn driver(&mut self, driver: &Arc<dyn Driver>);
     /// Looks at the device.
-    fn device<D: Device>(&mut self, device: &D, precision: cases::Precision);
+    fn device<D: TrainingDevice>(&mut self, device: &D, precision: conformance::Precision);
 }
 
 /// Arguments of every command that computes.
@@ -88,24 +88,24 @@ impl DeviceChoice {
         let driver: Arc<dyn Driver> = match self {
             Self::Cuda(number) => Arc::new(CudarcDriver::new(number)?),
             Self::Simulator => Arc::new(SimDriver::new(true)?),
-            Self::Auto => match cudarc_driver::first_card() {
+            Self::Auto => match cudarc::first_card() {
                 Some(driver) => Arc::new(driver),
                 None => return Self::Cpu.inspect(inspection),
             },
             Self::Cpu => {
-                inspection.device(&CpuDevice::new(), cases::Precision::Single);
-                let rounding = CpuDevice::with_factors(Factors::Bf16);
-                inspection.device(&rounding, cases::Precision::Bfloat);
+                inspection.device(&CpuDevice::new(), conformance::Precision::Single);
+                let rounding = CpuDevice::with_precision(MatmulPrecision::Bf16);
+                inspection.device(&rounding, conformance::Precision::Bfloat);
                 return Ok(());
             }
         };
         inspection.driver(&driver);
         let scaling = LossScaling::Fixed(1.0);
         let device = CudaDevice::<f16>::on(driver.clone(), scaling)?;
-        inspection.device(&device, cases::Precision::Half);
+        inspection.device(&device, conformance::Precision::Half);
         drop(device);
         let device = CudaDevice::<bf16>::on(driver, scaling)?;
-        inspection.device(&device, cases::Precision::Bfloat);
+        inspection.device(&device, conformance::Precision::Bfloat);
         Ok(())
     }
 }
@@ -140,7 +140,7 @@ impl DeviceArguments {
             DeviceChoice::Cuda(number) => self.run_on(CudarcDriver::new(number)?, profile, task),
             DeviceChoice::Simulator => self.run_on(SimDriver::new(false)?, profile, task),
             // No card, no driver or no kernels is no failure here; a card that fails later is one.
-            DeviceChoice::Auto => match cudarc_driver::first_card() {
+            DeviceChoice::Auto => match cudarc::first_card() {
                 Some(driver) => self.run_on(driver, profile, task),
                 None => self.run_on_cpu(profile, task),
             },
@@ -180,14 +180,14 @@ impl DeviceArguments {
             profile.is_none(),
             "a profile is made of kernels, and the device is the CPU: use --device cuda:0, or sim"
         );
-        let factors = match self.precision {
-            None | Some(Precision::Fp32) => Factors::Single,
-            Some(Precision::Bf16) => Factors::Bf16,
+        let precision = match self.precision {
+            None | Some(Precision::Fp32) => MatmulPrecision::Single,
+            Some(Precision::Bf16) => MatmulPrecision::Bf16,
             Some(Precision::Fp16) => bail!(
                 "--precision is fp16, and the device is the CPU: use fp32 or bf16, or --device cuda:0"
             ),
         };
-        task.run(&CpuDevice::with_factors(factors))
+        task.run(&CpuDevice::with_precision(precision))
     }
 }
 

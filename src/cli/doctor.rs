@@ -12,8 +12,9 @@ use super::plan::{Request, card_of, table};
 use crate::model::ModelConfig;
 use crate::ops::Device;
 use crate::ops::cpu::CpuDevice;
-use crate::ops::cuda::cudarc_driver::{self, CardInfo};
-use crate::ops::cuda::{kernels, sim_driver};
+use crate::ops::cuda::driver::cudarc::{self, CardInfo};
+use crate::ops::cuda::driver::simulator;
+use crate::ops::cuda::kernels;
 use crate::roofline::cards::{CARDS, find};
 use crate::train::memory::in_units;
 use crate::train::{Stage, TrainSettings};
@@ -103,7 +104,7 @@ fn plan(arguments: &Arguments) -> Result<()> {
         Some(name) => {
             find(name).with_context(|| format!("--gpu {name} is none of {cards}, or all"))?
         }
-        None => cudarc_driver::cards()
+        None => cudarc::cards()
             .first()
             .and_then(|card| card_of(&card.name))
             .with_context(|| {
@@ -150,11 +151,11 @@ fn report(json: bool) -> Result<()> {
             .is_none()
             .then_some(kernels::ARCHITECTURES),
         why_no_kernels: kernels::NO_KERNELS,
-        simulator: sim_driver::missing().is_none(),
-        why_no_simulator: sim_driver::missing(),
-        cuda_driver: cudarc_driver::driver_version(),
-        why_no_card: cudarc_driver::missing(),
-        cards: cudarc_driver::cards(),
+        simulator: simulator::missing().is_none(),
+        why_no_simulator: simulator::missing(),
+        cuda_driver: cudarc::driver_version(),
+        why_no_card: cudarc::missing(),
+        cards: cudarc::cards(),
     };
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);

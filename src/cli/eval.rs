@@ -5,7 +5,7 @@ mod answers;
 use super::device::Task;
 use super::prompt::{ModelArguments, print};
 use crate::eval::perplexity;
-use crate::ops::Device;
+use crate::ops::{Operations, Planner, TrainingDevice};
 use anyhow::{Context, Result};
 use std::fs;
 use std::io;
@@ -52,12 +52,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
 struct Perplexity<'a>(&'a PerplexityArguments);
 
 impl Task for Perplexity<'_> {
-    fn run<D: Device>(self, device: &D) -> Result<()> {
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         run_perplexity(device, self.0)
     }
 }
 
-fn run_perplexity<D: Device>(device: &D, arguments: &PerplexityArguments) -> Result<()> {
+fn run_perplexity<D: Operations + Planner>(
+    device: &D,
+    arguments: &PerplexityArguments,
+) -> Result<()> {
     let file = arguments.file.display();
     let text = fs::read(&arguments.file).with_context(|| format!("cannot read {file}"))?;
     let text = String::from_utf8(text)

@@ -10,8 +10,8 @@ use std::time::Instant;
 use super::device::{DeviceArguments, Task};
 use super::plan::{card_of, profile_text};
 use crate::model::{Batch, Model, ModelConfig, Parameters, random_weights};
-use crate::ops::Device;
-use crate::ops::cuda::profile::Profile;
+use crate::ops::TrainingDevice;
+use crate::ops::cuda::driver::profile::Profile;
 use crate::roofline::operations::StepShape;
 use crate::train::step::Engine;
 use crate::train::{Stage, TrainSettings, memory};
@@ -55,7 +55,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 struct Measure<'a>(&'a Arguments, Option<&'a Profile>);
 
 impl Task for Measure<'_> {
-    fn run<D: Device>(self, device: &D) -> Result<()> {
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         measure(device, self.0, self.1)
     }
 }
@@ -77,7 +77,11 @@ fn random_batch(vocab: usize, settings: &TrainSettings, state: &mut u64) -> Resu
     Ok(batch)
 }
 
-fn measure<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profile>) -> Result<()> {
+fn measure<D: TrainingDevice>(
+    device: &D,
+    arguments: &Arguments,
+    profile: Option<&Profile>,
+) -> Result<()> {
     let config = match &arguments.model_config {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -135,7 +139,7 @@ fn measure<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profil
             counted: 1.0,
         };
         let card = card_of(&device.name());
-        eprint!("{}", profile_text(profile, &config, &shape, card));
+        eprint!("{}", profile_text(profile, &config, &shape, card)?);
     }
     println!(
         "{}",

@@ -9,13 +9,14 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::model::{Model, ModelConfig, Parameters};
+use crate::ops::Kind;
 use crate::ops::cuda::CudaDevice;
-use crate::ops::cuda::profile::{Measured, Profile};
-use crate::ops::cuda::rehearsal::RehearsalDriver;
+use crate::ops::cuda::driver::fake::FakeDriver;
+use crate::ops::cuda::driver::profile::{Measured, Profile};
 use crate::ops::{MemoryClass, allocating};
 use crate::roofline::cards::{CARDS, Card};
 use crate::roofline::operations::{Operation, StepShape, family, operations};
-use crate::roofline::{BANDWIDTH_EFFICIENCY, Kind, Prediction, SECONDS_PER_LAUNCH};
+use crate::roofline::{BANDWIDTH_EFFICIENCY, Prediction, SECONDS_PER_LAUNCH};
 use crate::train::TrainSettings;
 use crate::train::memory::{self, MemoryPlan, in_units};
 use crate::train::step::Engine;
@@ -75,17 +76,17 @@ impl Request {
             gradient_accumulation_steps: micro_batch,
             ..self.settings.clone()
         };
-        let rehearsal = CudaDevice::<f16>::rehearsing(card.multiprocessors)?;
+        let device = CudaDevice::<f16>::dry(card.multiprocessors)?;
         let answers = |device: &CudaDevice<f16>, model: &Model<CudaDevice<f16>>| {
             crate::generate::Generator::new(device, model).map(drop)
         };
-        memory::plan(&rehearsal, &self.config, &settings, micro_batch, &answers)
+        memory::plan(&device, &self.config, &settings, micro_batch, &answers)
     }
 
     /// Launches of one step, by family of kernels.
     fn launches(&self, card: &Card) -> Result<BTreeMap<String, u64>> {
-        let driver = Arc::new(RehearsalDriver::new(card.multiprocessors));
-        let device = CudaDevice::<f16>::rehearsing_on(driver.clone())?;
+        let driver = Arc::new(FakeDriver::new(card.multiprocessors));
+        let device = CudaDevice::<f16>::dry_on(driver.clone())?;
         let parameters = allocating(&device, MemoryClass::Weights, || {
             Parameters::zeros(&device, &self.config)
         })?;
@@ -126,7 +127,7 @@ impl Request {
             let kernels = operation.kernels.iter();
             kernels.filter_map(|kernel| launches.get(*kernel)).sum()
         };
-        let prediction = Prediction::new(card, &self.config, &self.shape(), &of);
+        let prediction = Prediction::new(card, &self.config, &self.shape(), &of)?;
         let known: Vec<&str> = prediction
             .rows
             .iter()
@@ -321,7 +322,7 @@ pub(super) fn profile_text(
     config: &ModelConfig,
     shape: &StepShape,
     card: Option<&'static Card>,
-) -> String {
+) -> Result<String> {
     let steps = profile.steps().max(1) as f64;
     let mut families: BTreeMap<String, Measured> = BTreeMap::new();
     for (kernel, measured) in profile.kernels() {
@@ -357,7 +358,7 @@ pub(super) fn profile_text(
     };
     let mut whole = Measured::default();
     let mut whole_floor = 0.0;
-    for operation in operations(config, shape) {
+    for operation in operations(config, shape)? {
         let mut measured = Measured::default();
         for kernel in operation.kernels {
             if let Some(found) = families.remove(*kernel) {
@@ -379,7 +380,7 @@ pub(super) fn profile_text(
         line(&name, measured, None);
     }
     line("all", whole, card.map(|_| whole_floor));
-    text
+    Ok(text)
 }
 
 /// The card of the table whose name a device's name contains, the longest such name.

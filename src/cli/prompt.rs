@@ -10,7 +10,7 @@ use crate::generate::{
     GenerateOutput, GenerateSettings, Generator, SamplingSettings, question_prompt,
 };
 use crate::model::{Model, ModelConfig, Parameters};
-use crate::ops::Device;
+use crate::ops::{Device, Operations, Planner, TrainingDevice};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -88,7 +88,7 @@ impl ModelArguments {
     }
 
     /// Loads model and tokenizer onto a device.
-    pub(super) fn open<D: Device>(&self, device: &D) -> Result<OpenModel<D>> {
+    pub(super) fn open<D: Operations + Planner>(&self, device: &D) -> Result<OpenModel<D>> {
         let dir = self.folder()?;
         // The tokenizer takes about as long as the weights, so a question is answered sooner if they do not wait for each other.
         let (loaded, tokenizer) = std::thread::scope(|scope| {
@@ -170,12 +170,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
 struct Ask<'a>(&'a Arguments);
 
 impl Task for Ask<'_> {
-    fn run<D: Device>(self, device: &D) -> Result<()> {
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         answer(device, self.0)
     }
 }
 
-fn answer<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
+fn answer<D: Operations + Planner>(device: &D, arguments: &Arguments) -> Result<()> {
     let open = arguments.model.open(device)?;
     let prompt = match arguments.raw {
         true => arguments.prompt.clone(),
@@ -216,7 +216,7 @@ fn answer<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
 }
 
 /// The same with a guard over the answer. A wrong one is replaced before anything of it is shown.
-fn guarded<D: Device>(
+fn guarded<D: Operations + Planner>(
     generator: &mut Generator<D>,
     tokenizer: &Tokenizer,
     prompt: &str,

@@ -6,7 +6,7 @@ use crate::eval::questions::{REFUSALS, check_services, read_questions};
 use crate::eval::routing::{Corpus, LabelledText, RoutingSettings, html, inputs, routing, table};
 use crate::generate::question_prompt;
 use crate::knowledge::Knowledge;
-use crate::ops::Device;
+use crate::ops::{Operations, Planner, TrainingDevice};
 use crate::shards::{ShardSet, Split};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, ensure};
@@ -81,12 +81,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
 struct Analyse<'a>(&'a Arguments);
 
 impl Task for Analyse<'_> {
-    fn run<D: Device>(self, device: &D) -> Result<()> {
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         analyse(device, self.0)
     }
 }
 
-fn analyse<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
+fn analyse<D: Operations + Planner>(device: &D, arguments: &Arguments) -> Result<()> {
     // What was mistyped is said before a model is loaded.
     let questions = match &arguments.questions {
         Some(path) => {

@@ -5,7 +5,7 @@ use super::device::Task;
 use super::prompt::ModelArguments;
 use super::values::seconds;
 use crate::answer::GuardMode;
-use crate::ops::Device;
+use crate::ops::TrainingDevice;
 use crate::serve::{ApiKeys, Origin, Settings, serve};
 use anyhow::{Context, Result};
 use std::net::{IpAddr, TcpListener};
@@ -126,7 +126,7 @@ struct Serve<'a> {
 }
 
 impl Task for Serve<'_> {
-    fn run<D: Device>(self, device: &D) -> Result<()> {
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         let knowledge = &self.arguments.knowledge;
         // The knowledge base is read while the model is: as a job of the pool that both compute on. A thread of its own would wait for a
         // pool of one thread, this one, for ever.

@@ -14,8 +14,8 @@ use crate::formats;
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{GenerateSettings, Generator, question_prompt};
 use crate::model::{Model, ModelConfig, Parameters, random_weights};
-use crate::ops::Device;
-use crate::ops::cuda::profile::Profile;
+use crate::ops::TrainingDevice;
+use crate::ops::cuda::driver::profile::Profile;
 use crate::roofline::operations::StepShape;
 use crate::tokenizer::Tokenizer;
 use crate::train::checkpoint::{self, Checkpoint};
@@ -131,12 +131,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
 struct Train<'a>(&'a Arguments, Option<&'a Profile>);
 
 impl Task for Train<'_> {
-    fn run<D: Device>(self, device: &D) -> Result<()> {
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         train(device, self.0, self.1)
     }
 }
 
-fn train<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profile>) -> Result<()> {
+fn train<D: TrainingDevice>(
+    device: &D,
+    arguments: &Arguments,
+    profile: Option<&Profile>,
+) -> Result<()> {
     let tokenizer = Tokenizer::gpt2()?;
     let (mut checked, origin) = match &arguments.resume {
         None => fresh(arguments, &tokenizer)?,
@@ -190,7 +194,7 @@ fn train<D: Device>(device: &D, arguments: &Arguments, profile: Option<&Profile>
     if let Some(profile) = profile {
         let shape = profiled_shape(profile, trainer.profiled_tokens(), &checked.shards);
         let card = card_of(&device.name());
-        eprint!("{}", profile_text(profile, &checked.config, &shape, card));
+        eprint!("{}", profile_text(profile, &checked.config, &shape, card)?);
     }
     // The answer below is the saved model's, so the memory of the training one is free for it.
     drop(trainer);
@@ -215,7 +219,7 @@ fn profiled_shape(profile: &Profile, tokens: u64, shards: &ShardFolder) -> StepS
 }
 
 /// Makes the run's arena, where the device has one, and settles the size of its micro-batches.
-fn plan_memory<D: Device>(
+fn plan_memory<D: TrainingDevice>(
     device: &D,
     checked: &mut Checked,
     origin: &Origin,
@@ -398,7 +402,7 @@ impl Origin {
 }
 
 impl Checked {
-    fn create_run<D: Device>(&self, root: &Path, device: &D) -> Result<RunFolder> {
+    fn create_run<D: TrainingDevice>(&self, root: &Path, device: &D) -> Result<RunFolder> {
         let run = RunFolder::create(root)?;
         let shards = self.shards.path();
         run.write_description(&json!({
@@ -561,7 +565,7 @@ fn date_time(seconds: u64) -> String {
 }
 
 /// Answers the fixed questions with the model in training.
-fn sampler<'a, D: Device>(device: &'a D, tokenizer: &'a Tokenizer) -> Box<SampleFn<'a, D>> {
+fn sampler<'a, D: TrainingDevice>(device: &'a D, tokenizer: &'a Tokenizer) -> Box<SampleFn<'a, D>> {
     Box::new(move |model| {
         let mut generator = Generator::new(device, model)?;
         SAMPLE_QUESTIONS
@@ -575,7 +579,7 @@ fn sampler<'a, D: Device>(device: &'a D, tokenizer: &'a Tokenizer) -> Box<Sample
 }
 
 /// The most probable answer, on one line.
-fn answer<D: Device>(
+fn answer<D: TrainingDevice>(
     generator: &mut Generator<D>,
     tokenizer: &Tokenizer,
     question: &str,
@@ -596,7 +600,7 @@ fn answer<D: Device>(
 }
 
 /// Where the model is, how to ask it, and one answer of what was really saved.
-fn say_finished<D: Device>(device: &D, tokenizer: &Tokenizer, root: &Path) -> Result<()> {
+fn say_finished<D: TrainingDevice>(device: &D, tokenizer: &Tokenizer, root: &Path) -> Result<()> {
     let folder = root.join("best_model");
     let loaded = formats::load_folder(&folder)?;
     let parameters = Parameters::upload(device, &loaded.config, &loaded.fused)?;

@@ -20,7 +20,7 @@ use crate::answer::{Assistant, GuardMode, Verdict};
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{Finish, GenerateSettings, Generator, SamplingSettings};
 use crate::model::Model;
-use crate::ops::Device;
+use crate::ops::{Operations, Planner};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -94,7 +94,7 @@ impl Examination<'_> {
     ///
     /// # Errors
     /// If a question is too long for the model, a service is unknown, or the device fails; the error names the line.
-    pub fn run<D: Device>(
+    pub fn run<D: Operations + Planner>(
         &self,
         device: &D,
         model: &Model<D>,
@@ -114,7 +114,7 @@ impl Examination<'_> {
         Ok(answers)
     }
 
-    fn ask<D: Device>(
+    fn ask<D: Operations + Planner>(
         &self,
         generator: &mut Generator<'_, D>,
         question: &Question,

@@ -1,7 +1,7 @@
 //! How well a model predicts a text: the summed cross-entropy over windows that are scored each alone.
 
 use crate::model::{Batch, Model, Workspace};
-use crate::ops::Device;
+use crate::ops::{Operations, Planner};
 use anyhow::{Result, ensure};
 
 /// Tokens computed at once: windows are independent, so several share one pass.
@@ -26,7 +26,7 @@ impl Perplexity {
 /// Cuts `ids` into consecutive windows of `max_length` (the last may be shorter) and scores ids 2.. of each, given only the
 /// ids before them in the same window. Errors: windows that are too short or longer than the model's context, tokens
 /// outside the vocabulary.
-pub fn perplexity<D: Device>(
+pub fn perplexity<D: Operations + Planner>(
     device: &D,
     model: &Model<D>,
     ids: &[u32],

@@ -11,7 +11,7 @@ pub use measures::{Information, entropy_bits, load_balancing_loss, mutual_inform
 pub use report::{html, table};
 
 use crate::model::{Batch, LayerRoutes, Model, ModelConfig, Workspace};
-use crate::ops::{Device, IGNORE_TARGET};
+use crate::ops::{IGNORE_TARGET, Operations, Planner};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -157,7 +157,7 @@ struct LayerCounts {
 ///
 /// # Errors
 /// If there is no token, an office index is out of range, a token is outside the vocabulary, or the device fails.
-pub fn routing<D: Device>(
+pub fn routing<D: Operations + Planner>(
     device: &D,
     model: &Model<D>,
     tokenizer: &Tokenizer,

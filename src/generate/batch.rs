@@ -9,7 +9,7 @@
 use super::sampling::Sampler;
 use super::session::{Finish, GenerateSettings, PREFILL_TOKENS, check_prompt};
 use crate::model::{KvCache, Model, Workspace};
-use crate::ops::Device;
+use crate::ops::{Device, Operations, Planner};
 use anyhow::{Error, Result, bail, ensure};
 use rayon::prelude::*;
 
@@ -48,7 +48,7 @@ struct Text<D: Device> {
     end_token: Option<u32>,
 }
 
-impl<D: Device> Text<D> {
+impl<D: Operations + Planner> Text<D> {
     /// Tokens whose keys and values are not in the cache yet.
     fn pending(&self) -> &[u32] {
         &self.context[self.cache.len()..]
@@ -73,7 +73,7 @@ pub struct Batch<'a, D: Device> {
     next: u64,
 }
 
-impl<'a, D: Device> Batch<'a, D> {
+impl<'a, D: Operations + Planner> Batch<'a, D> {
     /// Room for `max_texts` texts, each up to the model's context. A text's cache is made when it is first needed.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl<'a, D: Device> Batch<'a, D> {
         Ok(Self {
             device,
             model,
-            workspace: workspace.with_texts(device, max_texts)?,
+            workspace: workspace.with_sequences(device, max_texts)?,
             texts: Vec::new(),
             free: Vec::new(),
             max_texts,
@@ -204,7 +204,7 @@ impl<'a, D: Device> Batch<'a, D> {
                 let workspace = &mut self.workspace;
                 let mut logits =
                     self.model
-                        .forward_cached(self.device, &piece, &mut text.cache, workspace)?;
+                        .prefill(self.device, &piece, &mut text.cache, workspace)?;
                 if !text.pending().is_empty() {
                     continue;
                 }
@@ -234,7 +234,7 @@ impl<'a, D: Device> Batch<'a, D> {
             running.iter_mut().map(|text| &mut text.cache).collect();
         let mut logits =
             self.model
-                .forward_texts(self.device, &tokens, &mut caches, &mut self.workspace)?;
+                .decode_batch(self.device, &tokens, &mut caches, &mut self.workspace)?;
         let vocab = self.model.config.vocab_size;
         let drawn: Vec<(TextId, Result<u32>)> = running
             .par_iter_mut()

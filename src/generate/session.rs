@@ -3,7 +3,7 @@
 use super::sampling::{Sampler, SamplingSettings};
 use super::text::TextStream;
 use crate::model::{KvCache, Model, Workspace};
-use crate::ops::Device;
+use crate::ops::{Device, Operations, Planner};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Result, ensure};
 use std::ops::ControlFlow;
@@ -81,7 +81,7 @@ pub struct Generator<'a, D: Device> {
     cached: Vec<u32>,
 }
 
-impl<'a, D: Device> Generator<'a, D> {
+impl<'a, D: Operations + Planner> Generator<'a, D> {
     /// Buffers for texts up to the model's context. Errors: no memory.
     pub fn new(device: &'a D, model: &'a Model<D>) -> Result<Self> {
         let config = &model.config;
@@ -195,7 +195,7 @@ impl<'a, D: Device> Generator<'a, D> {
         let past = shared.min(context.len().saturating_sub(1));
         self.cached.truncate(past);
         self.cache.truncate(past);
-        let logits = self.model.forward_cached(
+        let logits = self.model.prefill(
             self.device,
             &context[past..],
             &mut self.cache,

@@ -4,10 +4,11 @@ use anyhow::{Result, ensure};
 
 use crate::ops::IGNORE_TARGET;
 
-/// A ragged batch of T tokens. Each segment is one example: positions restart and attention begins anew there.
+/// A ragged batch of T tokens. Each segment is one example: positions restart and attention begins
+/// anew there.
 ///
-/// Joining batches with [`Batch::concat`] makes one physical micro-batch of several logical ones; `groups` remembers
-/// them, because the load-balancing loss is taken over each logical batch alone.
+/// Joining batches with [`Batch::concat`] makes one physical micro-batch of several logical ones;
+/// `groups` remembers them, because the load-balancing loss is taken over each logical batch alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// Input token ids, `[T]`.
@@ -18,7 +19,8 @@ pub struct Batch {
     pub positions: Vec<u32>,
     /// Segment i is `segments[i]..segments[i + 1]`: examples + 1 offsets, the first 0, the last T.
     pub segments: Vec<u32>,
-    /// Logical batch i is the tokens `groups[i]..groups[i + 1]`: logical batches + 1 offsets, the first 0, the last T.
+    /// Logical batch i is the tokens `groups[i]..groups[i + 1]`: logical batches + 1 offsets, the
+    /// first 0, the last T.
     pub groups: Vec<u32>,
 }
 
@@ -40,14 +42,16 @@ impl Batch {
         }
     }
 
-    /// Appends one example to the last logical batch: `targets[i]` is to be predicted from `tokens[..=i]`.
+    /// Appends one example to the last logical batch: `targets[i]` is to be predicted from
+    /// `tokens[..=i]`.
     ///
     /// # Errors
     /// When the two differ in length, are empty, or the batch would exceed 2^32 - 1 tokens.
     pub fn push_segment(&mut self, tokens: &[u32], targets: &[u32]) -> Result<()> {
         ensure!(
             tokens.len() == targets.len() && !tokens.is_empty(),
-            "a segment needs as many targets as tokens, and at least one: found {} tokens and {} targets",
+            "a segment needs as many targets as tokens, and at least one: found {} tokens and {} \
+             targets",
             tokens.len(),
             targets.len()
         );
@@ -124,7 +128,8 @@ impl Batch {
             .count()
     }
 
-    /// Checks everything the model relies on: lengths, offsets, positions, and ids below `vocab_size`.
+    /// Checks everything the model relies on: lengths, offsets, positions, and ids below
+    /// `vocab_size`.
     ///
     /// # Errors
     /// Names the first array that is wrong.

@@ -1,10 +1,11 @@
-//! Keys and values of a text so far, so that each new token costs one row and not the whole text again.
+//! Keys and values of a sequence so far, so that each new token costs one row and not the whole
+//! sequence again.
 
 use super::ModelConfig;
-use crate::ops::{AttentionShape, CachedText, Device, MemoryClass, allocating};
+use crate::ops::{Buffer, CachedSequence, Device, MemoryClass, Planner, allocating};
 use anyhow::{Result, bail, ensure};
 
-/// Keys and values of all layers for one text.
+/// Keys and values of all layers for one sequence.
 pub struct KvCache<D: Device> {
     config: ModelConfig,
     /// Keys and values `[capacity, G D]` of each layer.
@@ -13,7 +14,7 @@ pub struct KvCache<D: Device> {
     capacity: usize,
 }
 
-impl<D: Device> KvCache<D> {
+impl<D: Planner> KvCache<D> {
     /// An empty cache for up to `capacity` tokens.
     ///
     /// # Errors
@@ -23,7 +24,8 @@ impl<D: Device> KvCache<D> {
         let most = config.max_position_embeddings;
         ensure!(
             (1..=most).contains(&capacity),
-            "a cache for {capacity} tokens was asked for, expected 1 to max_position_embeddings, which is {most}"
+            "a cache for {capacity} tokens was asked for, \
+             expected 1 to max_position_embeddings, which is {most}"
         );
         let size = capacity * config.attention_shape().kv_size();
         let layers = allocating(device, MemoryClass::Cache, || {
@@ -38,7 +40,9 @@ impl<D: Device> KvCache<D> {
             capacity,
         })
     }
+}
 
+impl<D: Device> KvCache<D> {
     /// Tokens in the cache.
     pub fn len(&self) -> usize {
         self.len
@@ -78,55 +82,26 @@ impl<D: Device> KvCache<D> {
         let (len, capacity) = (self.len, self.capacity);
         ensure!(
             count <= capacity - len,
-            "the text is too long: {len} tokens and {count} more, expected at most {capacity}; shorten the prompt or ask for fewer new tokens"
+            "the text is too long: {len} tokens and {count} more, expected at most {capacity}; \
+             shorten the prompt or ask for fewer new tokens"
         );
         Ok(())
     }
 
-    /// One layer, for a step of several texts.
-    fn text(&mut self, layer: usize) -> Result<CachedText<'_, D>> {
+    /// One layer, of which the first `past` positions count.
+    pub(super) fn sequence(
+        &mut self,
+        layer: usize,
+        past: usize,
+    ) -> Result<CachedSequence<'_, D::Float>> {
+        let (rows, cols) = (self.capacity, self.config.attention_shape().kv_size());
         let Some((keys, values)) = self.layers.get_mut(layer) else {
             bail!("the cache has no layer {layer}")
         };
-        Ok(CachedText {
-            keys,
-            values,
-            past: self.len,
+        Ok(CachedSequence {
+            keys: keys.matrix_mut(rows, cols),
+            values: values.matrix_mut(rows, cols),
+            past,
         })
     }
-
-    /// Appends the keys and values in `qkv` to one layer and attends to all of them.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn attend(
-        &mut self,
-        device: &D,
-        layer: usize,
-        qkv: &D::Float,
-        out: &mut D::Float,
-        shape: &AttentionShape,
-        past: usize,
-        count: usize,
-    ) -> Result<()> {
-        let Some((keys, values)) = self.layers.get_mut(layer) else {
-            bail!("the cache has no layer {layer}")
-        };
-        device.attention_cached(qkv, keys, values, out, shape, past, count, self.capacity)
-    }
-}
-
-/// Appends one row of `qkv` to one layer of each cache and attends to all of it. The caches have the same capacity.
-pub(super) fn attend_texts<D: Device>(
-    caches: &mut [&mut KvCache<D>],
-    device: &D,
-    layer: usize,
-    qkv: &D::Float,
-    out: &mut D::Float,
-    shape: &AttentionShape,
-) -> Result<()> {
-    let capacity = caches.first().map_or(0, |cache| cache.capacity);
-    let mut texts = caches
-        .iter_mut()
-        .map(|cache| cache.text(layer))
-        .collect::<Result<Vec<_>>>()?;
-    device.attention_cached_texts(qkv, &mut texts, out, shape, capacity)
 }

@@ -1,4 +1,5 @@
-//! What a batch must be for this model, besides well formed: a wrong one would become a wrong gradient, silently.
+//! What a batch must be for this model, besides well formed: a wrong one would become a wrong
+//! gradient, silently.
 
 use super::{Batch, ModelConfig};
 use anyhow::{Result, bail, ensure};

@@ -1,10 +1,11 @@
-//! The model's sizes, as Hugging Face's `config.json` of `MixtralForCausalLM` names them. Reading and writing that file
-//! is in `config_json`.
+//! The model's sizes, as Hugging Face's `config.json` of `MixtralForCausalLM` names them. Reading
+//! and writing that file is in `config_json`.
 
 use crate::ops::{AttentionShape, MoeShape};
 use anyhow::{Result, bail, ensure};
 
-/// Largest parameter count that is accepted: far above what fits, and low enough that no size computation overflows.
+/// Largest parameter count that is accepted: far above what fits, and low enough that no size
+/// computation overflows.
 const MAX_PARAMETERS: u128 = 1 << 40;
 
 /// Sizes and constants of one model. Field names are those of `config.json`.
@@ -111,7 +112,8 @@ impl ModelConfig {
             ("num_experts_per_tok", self.num_experts_per_tok),
             ("max_position_embeddings", self.max_position_embeddings),
         ] {
-            // u32::MAX marks a position without loss, so it must not be a token; sizes that large fit nowhere anyway.
+            // u32::MAX marks a position without loss, so it must not be a token; sizes that large
+            // fit nowhere anyway.
             ensure!(value >= 1, "{name} is 0, expected at least 1");
             ensure!(
                 value < u32::MAX as usize,
@@ -122,7 +124,8 @@ impl ModelConfig {
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
         ensure!(
             heads.is_multiple_of(kv_heads),
-            "num_attention_heads is {heads}, expected a multiple of num_key_value_heads, which is {kv_heads}"
+            "num_attention_heads is {heads}, expected a multiple of num_key_value_heads, which is \
+             {kv_heads}"
         );
         ensure!(
             self.head_dim.is_multiple_of(2),
@@ -150,7 +153,8 @@ impl ModelConfig {
         }
         if !self.tie_word_embeddings {
             bail!(
-                "tie_word_embeddings is false, expected true: the head is always the embedding table"
+                "tie_word_embeddings is false, expected true: the head is always the embedding \
+                 table"
             );
         }
         let count = self.wide_parameter_count();

@@ -1,4 +1,5 @@
-//! `config.json` as Transformers 4 and 5 write it: whatever the engine cannot represent is refused by name.
+//! `config.json` as Transformers 4 and 5 write it: whatever the engine cannot represent is refused
+//! by name.
 
 use super::ModelConfig;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -12,8 +13,9 @@ impl ModelConfig {
     /// Reads the text of a `config.json`; `path` is only named in errors.
     ///
     /// # Errors
-    /// If the text is not JSON, a size is missing, or a field asks for something that the engine does not compute. The
-    /// error names the file, the field, the value found and the value expected.
+    /// If the text is not JSON, a size is missing, or a field asks for something that the engine
+    /// does not compute. The error names the file, the field, the value found and the value
+    /// expected.
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
         Self::read(text)
             .with_context(|| format!("cannot use the model configuration {}", path.display()))
@@ -51,8 +53,8 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// The `config.json` of this model. Both forms of the rotary base are written: Transformers 5 reads
-    /// `rope_parameters`, other readers know only `rope_theta`.
+    /// The `config.json` of this model. Both forms of the rotary base are written: Transformers 5
+    /// reads `rope_parameters`, other readers know only `rope_theta`.
     pub fn to_json(&self) -> Value {
         json!({
             "architectures": ["MixtralForCausalLM"],
@@ -157,7 +159,8 @@ impl Fields<'_> {
 
     fn key_value_heads(&self) -> Result<usize> {
         match self.0.get("num_key_value_heads") {
-            // An explicit null means one per query head; a missing field would be Transformers' 8, hardly ever meant.
+            // An explicit null means one per query head; a missing field would be Transformers' 8,
+            // hardly ever meant.
             Some(Value::Null) => self.size("num_attention_heads"),
             _ => self.size("num_key_value_heads"),
         }
@@ -170,7 +173,8 @@ impl Fields<'_> {
         let (hidden, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
         ensure!(
             heads > 0 && hidden.is_multiple_of(heads),
-            "head_dim is missing and hidden_size {hidden} is no multiple of num_attention_heads {heads}: add head_dim"
+            "head_dim is missing and hidden_size {hidden} is no multiple of num_attention_heads \
+             {heads}: add head_dim"
         );
         Ok(hidden / heads)
     }
@@ -210,7 +214,8 @@ impl Fields<'_> {
                 "tie_word_embeddings is {found}, expected true: a separate head is not supported"
             ),
             None => bail!(
-                "tie_word_embeddings is missing, which Transformers reads as false; expected true: a separate head is not supported"
+                "tie_word_embeddings is missing, which Transformers reads as false; expected true: \
+                 a separate head is not supported"
             ),
         }
         for name in ["attention_bias", "mlp_bias", "bias"] {
@@ -223,7 +228,8 @@ impl Fields<'_> {
         }
         if self.get("quantization_config").is_some() {
             bail!(
-                "quantization_config is set, expected nothing: only f32, f16 and bf16 weights can be opened"
+                "quantization_config is set, expected nothing: only f32, f16 and bf16 weights can \
+                 be opened"
             );
         }
         if let Some(factor) = self.number("partial_rotary_factor")? {
@@ -244,12 +250,14 @@ impl Fields<'_> {
             .is_some_and(|window| window >= max_positions as u64);
         ensure!(
             wide,
-            "sliding_window is {found}, expected null (or at least max_position_embeddings, {max_positions}): every position attends to all before it"
+            "sliding_window is {found}, expected null (or at least max_position_embeddings, \
+             {max_positions}): every position attends to all before it"
         );
         Ok(())
     }
 
-    /// The rotary base, from Transformers 5's `rope_parameters`, Transformers 4's `rope_theta` and `rope_scaling`, or both.
+    /// The rotary base, from Transformers 5's `rope_parameters`, Transformers 4's `rope_theta` and
+    /// `rope_scaling`, or both.
     fn rope_theta(&self) -> Result<f64> {
         let flat = self.number("rope_theta")?;
         let mut nested = None;
@@ -269,7 +277,8 @@ impl Fields<'_> {
             (Some(flat), Some(nested)) => {
                 ensure!(
                     flat == nested,
-                    "rope_theta is {flat}, but rope_parameters says {nested}; expected the same number in both"
+                    "rope_theta is {flat}, but rope_parameters says {nested}; expected the same \
+                     number in both"
                 );
                 Ok(flat)
             }
@@ -277,14 +286,16 @@ impl Fields<'_> {
         }
     }
 
-    /// Inside `rope_parameters` or `rope_scaling`: the base if it is given, an error if it is not the plain form.
+    /// Inside `rope_parameters` or `rope_scaling`: the base if it is given, an error if it is not
+    /// the plain form.
     fn plain_rope(&self) -> Result<Option<f64>> {
         for name in ["rope_type", "type"] {
             match self.get(name) {
                 None => {}
                 Some(Value::String(form)) if form == "default" => {}
                 Some(found) => bail!(
-                    "{name} is {found}, expected \"default\": scaled rotary embeddings are not supported"
+                    "{name} is {found}, expected \"default\": scaled rotary embeddings are not \
+                     supported"
                 ),
             }
         }

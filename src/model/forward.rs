@@ -1,23 +1,26 @@
 //! The forward pass: pre-norm blocks of attention and experts on a residual stream.
 
-use super::cache::attend_texts;
 use super::parameters::LayerParameters;
 use super::workspace::{Inputs, LayerActivations, clear_balance};
 use super::{Batch, KvCache, Model, ModelConfig, Workspace};
-use crate::ops::{Balance, Device};
+use crate::ops::{
+    AttentionDecode, AttentionForward, AttentionPrefill, Balance, Buffer, Device, EmbeddingForward,
+    ExpertsForward, HeadLogits, HeadLosses, LinearForward, Offsets, Operations, RmsNormForward,
+    RopeForward, RouterForward, issue,
+};
 use anyhow::{Result, ensure};
 
-/// How a layer's queries find their keys.
-pub(super) enum Attend<'a, D: Device> {
-    /// Every example of the batch attends to itself.
+/// Where a pass finds its keys and values.
+pub(super) enum KvSource<'a, D: Device> {
+    /// In the batch itself, which is cut into so many segments.
     Segments(usize),
-    /// One text goes on: the layer's keys and values in the cache, and how many are there already.
-    Cached {
+    /// In one sequence's cache, which holds `past` positions before the pass.
+    Prefill {
         cache: &'a mut KvCache<D>,
         past: usize,
     },
-    /// Each row is the next token of a text of its own.
-    Texts(&'a mut [&'a mut KvCache<D>]),
+    /// In a cache per row: each row is the next token of its own sequence.
+    Decode(&'a mut [&'a mut KvCache<D>]),
 }
 
 /// Sizes of the pass under way.
@@ -28,7 +31,7 @@ pub(super) struct Pass<'a> {
     pub groups: usize,
 }
 
-impl<D: Device> Model<D> {
+impl<D: Operations> Model<D> {
     /// Cross-entropy of each position `[T]`, natural logarithm; 0 where the target carries no loss.
     ///
     /// # Errors
@@ -40,15 +43,15 @@ impl<D: Device> Model<D> {
         workspace: &mut Workspace<D>,
     ) -> Result<Vec<f32>> {
         let count = self.forward_batch(device, batch, workspace)?;
-        let config = &self.config;
-        device.head_losses(
-            &workspace.normed,
-            self.parameters.embedding(),
-            &workspace.inputs.targets,
-            &mut workspace.losses,
-            count,
-            config.vocab_size,
-            config.hidden_size,
+        let (vocab, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        issue(
+            device,
+            HeadLosses {
+                x: workspace.normed.matrix(count, hidden),
+                table: self.parameters.embedding().matrix(vocab, hidden),
+                targets: workspace.inputs.targets.vector(count),
+                losses: workspace.losses.vector_mut(count),
+            },
         )?;
         device.download_single(&workspace.losses, count)
     }
@@ -64,18 +67,30 @@ impl<D: Device> Model<D> {
         workspace: &mut Workspace<D>,
     ) -> Result<Vec<f32>> {
         let count = self.forward_batch(device, batch, workspace)?;
-        let config = &self.config;
-        let mut logits = device.zeros_single(count * config.vocab_size)?;
-        device.head_logits(
-            &workspace.normed,
-            self.parameters.embedding(),
-            &mut logits,
-            0,
-            count,
-            config.vocab_size,
-            config.hidden_size,
-        )?;
-        device.download_single(&logits, count * config.vocab_size)
+        let mut logits = device.zeros_single(count * self.config.vocab_size)?;
+        self.head(device, &workspace.normed, 0, count, &mut logits)?;
+        device.download_single(&logits, count * self.config.vocab_size)
+    }
+
+    /// Logits `[rows, V]` of `rows` rows of the last norm's output, from `first_row` on.
+    fn head(
+        &self,
+        device: &D,
+        normed: &D::Float,
+        first_row: usize,
+        rows: usize,
+        logits: &mut D::Single,
+    ) -> Result<()> {
+        let (vocab, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        issue(
+            device,
+            HeadLogits {
+                x: normed.matrix(first_row + rows, hidden),
+                table: self.parameters.embedding().matrix(vocab, hidden),
+                logits: logits.matrix_mut(rows, vocab),
+                first_row,
+            },
+        )
     }
 
     /// A forward pass that nothing will be differentiated from; returns the number of tokens.
@@ -92,22 +107,19 @@ impl<D: Device> Model<D> {
             tokens: batch.tokens.len(),
             groups: batch.groups.len() - 1,
         };
-        self.forward(
-            device,
-            workspace,
-            None,
-            pass,
-            &mut Attend::Segments(batch.segments.len() - 1),
-        )?;
+        let source = &mut KvSource::Segments(batch.segments.len() - 1);
+        self.forward(device, workspace, None, pass, source)?;
         Ok(pass.tokens)
     }
 
-    /// Appends `tokens` to the cached text and returns the logits `[V]` that follow the last of them. More tokens than
-    /// the workspace holds are taken in several passes. After an error the cache is as long as before.
+    /// Appends `tokens` to the cached sequence and returns the logits `[V]` that follow the last of
+    /// them. More tokens than the workspace holds are taken in several passes. After an error the
+    /// cache is as long as before.
     ///
     /// # Errors
-    /// If there are no tokens, the cache is too small, a token is outside the vocabulary, or the device fails.
-    pub fn forward_cached(
+    /// If there are no tokens, the cache is too small, a token is outside the vocabulary, or the
+    /// device fails.
+    pub fn prefill(
         &self,
         device: &D,
         tokens: &[u32],
@@ -123,107 +135,79 @@ impl<D: Device> Model<D> {
         for piece in tokens.chunks(workspace.max_tokens) {
             let count = piece.len();
             let positions: Vec<u32> = (past as u32..(past + count) as u32).collect();
-            device.upload_index(piece, &mut workspace.inputs.tokens)?;
-            device.upload_index(&positions, &mut workspace.inputs.positions)?;
-            device.upload_index(&[0, count as u32], &mut workspace.inputs.groups)?;
-            let pass = Pass {
-                config,
-                tokens: count,
-                groups: 1,
-            };
-            self.forward(
-                device,
-                workspace,
-                None,
-                pass,
-                &mut Attend::Cached { cache, past },
-            )?;
+            let source = &mut KvSource::Prefill { cache, past };
+            self.forward_tokens(device, piece, &positions, workspace, source)?;
             past += count;
             last = count - 1;
         }
-        device.head_logits(
+        self.head(
+            device,
             &workspace.normed,
-            self.parameters.embedding(),
-            &mut workspace.last_logits,
             last,
             1,
-            config.vocab_size,
-            config.hidden_size,
+            &mut workspace.last_logits,
         )?;
         let logits = device.download_single(&workspace.last_logits, config.vocab_size)?;
         cache.set_len(past);
         Ok(logits)
     }
 
-    /// Appends one token to each of several cached texts in one pass and returns the logits `[texts, V]` that follow. Each
-    /// text's are those of [`Model::forward_cached`] with its token alone, to the bit where the device's products do not depend
-    /// on the number of rows (the CPU's, up to 64 rows). After an error the caches are as long as before.
+    /// Appends one token to each of several cached sequences in one pass and returns the logits
+    /// `[sequences, V]` that follow. Each sequence's are those of [`Model::prefill`] with its token
+    /// alone, to the bit where the device's products do not depend on the number of rows (the
+    /// CPU's, up to 64 rows). After an error the caches are as long as before.
     ///
     /// # Errors
-    /// If there are no texts, not one token each, more than the workspace holds, caches of unequal capacity or a full one, a token
-    /// is outside the vocabulary, or the device fails.
-    pub fn forward_texts(
+    /// If there are no sequences, not one token each, more than the workspace holds, caches of
+    /// unequal capacity or a full one, a token is outside the vocabulary, or the device fails.
+    pub fn decode_batch(
         &self,
         device: &D,
         tokens: &[u32],
         caches: &mut [&mut KvCache<D>],
         workspace: &mut Workspace<D>,
     ) -> Result<Vec<f32>> {
-        let config = &self.config;
         let count = tokens.len();
         self.check_workspace(workspace)?;
-        self.check_texts(tokens, caches, workspace)?;
+        self.check_caches(tokens, caches, workspace)?;
         let positions: Vec<u32> = caches.iter().map(|cache| cache.len() as u32).collect();
-        device.upload_index(tokens, &mut workspace.inputs.tokens)?;
-        device.upload_index(&positions, &mut workspace.inputs.positions)?;
-        device.upload_index(&[0, count as u32], &mut workspace.inputs.groups)?;
-        let pass = Pass {
-            config,
-            tokens: count,
-            groups: 1,
-        };
         // The caches are borrowed for the pass only.
-        let mut texts: Vec<&mut KvCache<D>> = caches.iter_mut().map(|cache| &mut **cache).collect();
-        self.forward(
+        let mut borrowed: Vec<&mut KvCache<D>> =
+            caches.iter_mut().map(|cache| &mut **cache).collect();
+        let source = &mut KvSource::Decode(&mut borrowed);
+        self.forward_tokens(device, tokens, &positions, workspace, source)?;
+        self.head(
             device,
-            workspace,
-            None,
-            pass,
-            &mut Attend::Texts(&mut texts),
-        )?;
-        device.head_logits(
             &workspace.normed,
-            self.parameters.embedding(),
-            &mut workspace.last_logits,
             0,
             count,
-            config.vocab_size,
-            config.hidden_size,
+            &mut workspace.last_logits,
         )?;
-        let logits = device.download_single(&workspace.last_logits, count * config.vocab_size)?;
+        let len = count * self.config.vocab_size;
+        let logits = device.download_single(&workspace.last_logits, len)?;
         for cache in caches {
             cache.set_len(cache.len() + 1);
         }
         Ok(logits)
     }
 
-    fn check_texts(
+    fn check_caches(
         &self,
         tokens: &[u32],
         caches: &[&mut KvCache<D>],
         workspace: &Workspace<D>,
     ) -> Result<()> {
-        let (texts, most) = (caches.len(), workspace.max_logit_rows);
+        let (count, most) = (caches.len(), workspace.max_logit_rows);
         ensure!(
-            texts == tokens.len() && (1..=most).contains(&texts),
-            "{} tokens for {texts} texts, expected one each of at most {most} texts",
+            count == tokens.len() && (1..=most).contains(&count),
+            "{} tokens for {count} sequences, expected one each of at most {most} sequences",
             tokens.len()
         );
         for cache in caches {
             cache.check(&self.config, 1)?;
             ensure!(
                 cache.capacity() == caches[0].capacity(),
-                "the texts' caches hold {} and {} tokens, expected equal ones",
+                "the sequences' caches hold {} and {} tokens, expected equal ones",
                 caches[0].capacity(),
                 cache.capacity()
             );
@@ -231,15 +215,36 @@ impl<D: Device> Model<D> {
         super::check::check_tokens(&self.config, tokens)
     }
 
-    /// Runs all layers and the last norm over what lies in `workspace.inputs`. The router's sums go to the training
-    /// balance of that number, or to scratch.
+    /// A forward pass over tokens that continue cached sequences.
+    fn forward_tokens(
+        &self,
+        device: &D,
+        tokens: &[u32],
+        positions: &[u32],
+        workspace: &mut Workspace<D>,
+        source: &mut KvSource<'_, D>,
+    ) -> Result<()> {
+        let count = tokens.len();
+        device.upload_index(tokens, &mut workspace.inputs.tokens)?;
+        device.upload_index(positions, &mut workspace.inputs.positions)?;
+        device.upload_index(&[0, count as u32], &mut workspace.inputs.groups)?;
+        let pass = Pass {
+            config: &self.config,
+            tokens: count,
+            groups: 1,
+        };
+        self.forward(device, workspace, None, pass, source)
+    }
+
+    /// Runs all layers and the last norm over what lies in `workspace.inputs`. The router's sums go
+    /// to the training balance of that number, or to scratch.
     pub(super) fn forward(
         &self,
         device: &D,
         workspace: &mut Workspace<D>,
         training_balance: Option<usize>,
         pass: Pass<'_>,
-        attend: &mut Attend<'_, D>,
+        source: &mut KvSource<'_, D>,
     ) -> Result<()> {
         let Workspace {
             inputs,
@@ -264,47 +269,44 @@ impl<D: Device> Model<D> {
             }
         };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        device.embedding_forward(
-            self.parameters.embedding(),
-            &inputs.tokens,
-            &mut residuals[0],
-            tokens,
-            vocab,
-            hidden,
+        issue(
+            device,
+            EmbeddingForward {
+                table: self.parameters.embedding().matrix(vocab, hidden),
+                tokens: inputs.tokens.vector(tokens),
+                out: residuals[0].matrix_mut(tokens, hidden),
+            },
         )?;
-        // For inference there is one residual buffer and one set of activations, which every layer overwrites.
+        // For inference there is one residual buffer and one set of activations, which every layer
+        // overwrites.
         let (residual_count, kept) = (residuals.len(), layers.len());
-        for layer in 0..config.num_hidden_layers {
-            let weights = self.parameters.layer(layer)?;
-            let activations = &mut layers[layer % kept];
-            let residual = &residuals[layer % residual_count];
-            attention_block(
+        for index in 0..config.num_hidden_layers {
+            let mut layer = Layer {
                 device,
                 pass,
-                &weights,
+                index,
+                weights: self.parameters.layer(index)?,
                 inputs,
-                residual,
-                activations,
-                attend,
-                layer,
-            )?;
-            let next = &mut residuals[(layer + 1) % residual_count];
-            experts_block(device, pass, &weights, inputs, activations, balance, next)?;
+                activations: &mut layers[index % kept],
+            };
+            layer.attention(&residuals[index % residual_count], source)?;
+            layer.experts(balance, &mut residuals[(index + 1) % residual_count])?;
         }
         let last = &residuals[config.num_hidden_layers % residual_count];
-        let epsilon = config.rms_norm_eps;
-        device.rmsnorm_forward(
-            last,
-            self.parameters.final_norm(),
-            epsilon,
-            normed,
-            normed_inv_rms,
-            tokens,
-            hidden,
+        issue(
+            device,
+            RmsNormForward {
+                x: last.matrix(tokens, hidden),
+                weight: self.parameters.final_norm().vector(hidden),
+                epsilon: config.rms_norm_eps,
+                out: normed.matrix_mut(tokens, hidden),
+                inv_rms: normed_inv_rms.vector_mut(tokens),
+            },
         )
     }
 
-    /// Refuses a workspace made for other sizes, whose buffers would be too short or, worse, long enough.
+    /// Refuses a workspace made for other sizes, whose buffers would be too short or, worse, long
+    /// enough.
     pub(super) fn check_workspace(&self, workspace: &Workspace<D>) -> Result<()> {
         ensure!(
             workspace.config == self.config,
@@ -316,130 +318,175 @@ impl<D: Device> Model<D> {
     }
 }
 
-/// `middle = residual + Wo attention(rope(Wqkv rmsnorm(residual)))`
-#[allow(clippy::too_many_arguments)]
-fn attention_block<D: Device>(
-    device: &D,
-    pass: Pass<'_>,
-    weights: &LayerParameters<&D::Float>,
-    inputs: &Inputs<D>,
-    residual: &D::Float,
-    activations: &mut LayerActivations<D>,
-    attend: &mut Attend<'_, D>,
-    layer: usize,
-) -> Result<()> {
-    let Pass { config, tokens, .. } = pass;
-    let (shape, hidden) = (config.attention_shape(), config.hidden_size);
-    let LayerActivations {
-        attention_input,
-        attention_inv_rms,
-        qkv,
-        attention,
-        log_sum,
-        middle,
-        ..
-    } = activations;
-    let epsilon = config.rms_norm_eps;
-    device.rmsnorm_forward(
-        residual,
-        weights.input_norm,
-        epsilon,
-        attention_input,
-        attention_inv_rms,
-        tokens,
-        hidden,
-    )?;
-    device.linear_forward(
-        attention_input,
-        weights.qkv,
-        None,
-        qkv,
-        tokens,
-        hidden,
-        shape.qkv_size(),
-    )?;
-    device.rope_forward(qkv, &inputs.positions, config.rope_theta, &shape, tokens)?;
-    match attend {
-        Attend::Segments(count) => {
-            device.attention_forward(
-                qkv,
-                &inputs.segments,
-                attention,
-                log_sum,
-                &shape,
-                *count,
-                tokens,
-            )?;
-        }
-        Attend::Cached { cache, past } => {
-            cache.attend(device, layer, qkv, attention, &shape, *past, tokens)?
-        }
-        Attend::Texts(caches) => attend_texts(caches, device, layer, qkv, attention, &shape)?,
-    }
-    device.linear_forward(
-        attention,
-        weights.attention_out,
-        Some(residual),
-        middle,
-        tokens,
-        shape.out_size(),
-        hidden,
-    )
+/// One layer of a pass.
+struct Layer<'a, D: Device> {
+    device: &'a D,
+    pass: Pass<'a>,
+    index: usize,
+    weights: LayerParameters<&'a D::Float>,
+    inputs: &'a Inputs<D>,
+    activations: &'a mut LayerActivations<D>,
 }
 
-/// `next = middle + experts(rmsnorm(middle))`
-fn experts_block<D: Device>(
-    device: &D,
-    pass: Pass<'_>,
-    weights: &LayerParameters<&D::Float>,
-    inputs: &Inputs<D>,
-    activations: &mut LayerActivations<D>,
-    balance: &mut Balance<D>,
-    next: &mut D::Float,
-) -> Result<()> {
-    let Pass {
-        config,
-        tokens,
-        groups,
-    } = pass;
-    let shape = config.moe_shape();
-    let LayerActivations {
-        middle,
-        moe_input,
-        moe_inv_rms,
-        routing,
-        gate_up,
-        ..
-    } = activations;
-    let epsilon = config.rms_norm_eps;
-    device.rmsnorm_forward(
-        middle,
-        weights.post_attention_norm,
-        epsilon,
-        moe_input,
-        moe_inv_rms,
-        tokens,
-        shape.hidden,
-    )?;
-    device.router_forward(
-        moe_input,
-        weights.router,
-        routing,
-        balance,
-        &inputs.groups,
-        groups,
-        &shape,
-        tokens,
-    )?;
-    device.experts_forward(
-        moe_input,
-        routing,
-        weights.w13,
-        weights.w2,
-        middle,
-        gate_up,
-        next,
-        &shape,
-        tokens,
-    )
+impl<D: Operations> Layer<'_, D> {
+    /// `middle = residual + Wo attention(rope(Wqkv rmsnorm(residual)))`
+    fn attention(&mut self, residual: &D::Float, source: &mut KvSource<'_, D>) -> Result<()> {
+        let (device, weights) = (self.device, &self.weights);
+        let Pass { config, tokens, .. } = self.pass;
+        let (shape, hidden) = (config.attention_shape(), config.hidden_size);
+        let (qkv_size, out_size) = (shape.qkv_size(), shape.out_size());
+        let LayerActivations {
+            attention_input,
+            attention_inv_rms,
+            qkv,
+            ..
+        } = &mut *self.activations;
+        issue(
+            device,
+            RmsNormForward {
+                x: residual.matrix(tokens, hidden),
+                weight: weights.input_norm.vector(hidden),
+                epsilon: config.rms_norm_eps,
+                out: attention_input.matrix_mut(tokens, hidden),
+                inv_rms: attention_inv_rms.vector_mut(tokens),
+            },
+        )?;
+        issue(
+            device,
+            LinearForward {
+                x: attention_input.matrix(tokens, hidden),
+                weight: weights.qkv.matrix(qkv_size, hidden),
+                residual: None,
+                y: qkv.matrix_mut(tokens, qkv_size),
+            },
+        )?;
+        issue(
+            device,
+            RopeForward {
+                qkv: qkv.matrix_mut(tokens, qkv_size),
+                positions: self.inputs.positions.vector(tokens),
+                theta: config.rope_theta,
+                shape,
+            },
+        )?;
+        self.attend(source)?;
+        let LayerActivations {
+            attention, middle, ..
+        } = &mut *self.activations;
+        issue(
+            device,
+            LinearForward {
+                x: attention.matrix(tokens, out_size),
+                weight: self.weights.attention_out.matrix(hidden, out_size),
+                residual: Some(residual.matrix(tokens, hidden)),
+                y: middle.matrix_mut(tokens, hidden),
+            },
+        )
+    }
+
+    /// `attention =` what the rows of `qkv` find in the keys and values of their source.
+    fn attend(&mut self, source: &mut KvSource<'_, D>) -> Result<()> {
+        let (device, index) = (self.device, self.index);
+        let Pass { config, tokens, .. } = self.pass;
+        let shape = config.attention_shape();
+        let LayerActivations {
+            qkv,
+            attention,
+            log_sum,
+            ..
+        } = &mut *self.activations;
+        let qkv = qkv.matrix(tokens, shape.qkv_size());
+        let out = attention.matrix_mut(tokens, shape.out_size());
+        match source {
+            KvSource::Segments(parts) => issue(
+                device,
+                AttentionForward {
+                    qkv,
+                    segments: Offsets::new(&self.inputs.segments, *parts),
+                    out,
+                    log_sum: log_sum.matrix_mut(tokens, shape.heads),
+                    shape,
+                },
+            ),
+            KvSource::Prefill { cache, past } => issue(
+                device,
+                AttentionPrefill {
+                    qkv,
+                    sequence: cache.sequence(index, *past)?,
+                    out,
+                    shape,
+                },
+            ),
+            KvSource::Decode(caches) => {
+                let sequences = caches.iter_mut().map(|cache| {
+                    let past = cache.len();
+                    cache.sequence(index, past)
+                });
+                issue(
+                    device,
+                    AttentionDecode {
+                        qkv,
+                        sequences: sequences.collect::<Result<_>>()?,
+                        out,
+                        shape,
+                    },
+                )
+            }
+        }
+    }
+
+    /// `next = middle + experts(rmsnorm(middle))`
+    fn experts(&mut self, balance: &mut Balance<D::Single>, next: &mut D::Float) -> Result<()> {
+        let (device, weights) = (self.device, &self.weights);
+        let Pass {
+            config,
+            tokens,
+            groups,
+        } = self.pass;
+        let shape = config.moe_shape();
+        let (hidden, experts) = (shape.hidden, shape.experts);
+        let (inner, slots) = (shape.intermediate, tokens * shape.top_k);
+        let LayerActivations {
+            middle,
+            moe_input,
+            moe_inv_rms,
+            routing,
+            gate_up,
+            ..
+        } = &mut *self.activations;
+        issue(
+            device,
+            RmsNormForward {
+                x: middle.matrix(tokens, hidden),
+                weight: weights.post_attention_norm.vector(hidden),
+                epsilon: config.rms_norm_eps,
+                out: moe_input.matrix_mut(tokens, hidden),
+                inv_rms: moe_inv_rms.vector_mut(tokens),
+            },
+        )?;
+        issue(
+            device,
+            RouterForward {
+                x: moe_input.matrix(tokens, hidden),
+                weight: weights.router.matrix(experts, hidden),
+                routing,
+                balance,
+                groups: Offsets::new(&self.inputs.groups, groups),
+                shape,
+            },
+        )?;
+        issue(
+            device,
+            ExpertsForward {
+                x: moe_input.matrix(tokens, hidden),
+                routing,
+                w13: weights.w13.matrix(experts * 2 * inner, hidden),
+                w2: weights.w2.matrix(experts * hidden, inner),
+                residual: middle.matrix(tokens, hidden),
+                gate_up: gate_up.matrix_mut(slots, 2 * inner),
+                out: next.matrix_mut(tokens, hidden),
+                shape,
+            },
+        )
+    }
 }

@@ -1,5 +1,5 @@
-//! Fresh weights, distributed as Transformers initialises Mixtral: every matrix normal with standard deviation
-//! `initializer_range`, every norm 1.
+//! Fresh weights, distributed as Transformers initialises Mixtral: every matrix normal with
+//! standard deviation `initializer_range`, every norm 1.
 
 use super::{ModelConfig, TensorSpec};
 use rand::{Rng, SeedableRng};
@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 /// Values per random stream: small enough to spread the embedding over all cores.
 const CHUNK: usize = 1 << 16;
 
-/// Fresh weights, one vector per fused parameter. They depend on the sizes, the seed and nothing else: each tensor has
-/// its own key, and each chunk of it its own stream, whatever thread fills it.
+/// Fresh weights, one vector per fused parameter. They depend on the sizes, the seed and nothing
+/// else: each tensor has its own key, and each chunk of it its own stream, whatever thread fills
+/// it.
 pub fn random_weights(config: &ModelConfig, seed: u64) -> Vec<Vec<f32>> {
     let mut fused: Vec<Vec<f32>> = config
         .parameters()
@@ -59,8 +60,9 @@ fn fill_normal(random: &mut ChaCha8Rng, deviation: f32, values: &mut [f32]) {
     }
 }
 
-/// Box and Muller (1958): a uniform direction times a radius of `sqrt(-2 ln u)`. Only additions, multiplications,
-/// divisions and roots, so that the compiler vectorises it and every machine gets the same bits.
+/// Box and Muller (1958): a uniform direction times a radius of `sqrt(-2 ln u)`. Only additions,
+/// multiplications, divisions and roots, so that the compiler vectorises it and every machine gets
+/// the same bits.
 fn normal_block(bits: &[u32; 2 * PAIRS], deviation: f32, normal: &mut [f32; 2 * PAIRS]) {
     let (radius_bits, angle_bits) = bits.split_at(PAIRS);
     let (first, second) = normal.split_at_mut(PAIRS);
@@ -73,7 +75,8 @@ fn normal_block(bits: &[u32; 2 * PAIRS], deviation: f32, normal: &mut [f32; 2 * 
         // From 24 bits, in (0, 1): the largest radius is 5.9 standard deviations.
         let uniform = ((radius >> 8) as i32 as f32 + 0.5) * 2f32.powi(-24);
         let radius = deviation * (-2.0 * ln(uniform)).sqrt();
-        // A direction within an eighth of a turn of the first axis, then mirrored by two more bits onto the circle.
+        // A direction within an eighth of a turn of the first axis, then mirrored by two more bits
+        // onto the circle.
         let turn = ((angle >> 8) as i32 as f32 + 0.5) * 2f32.powi(-24) - 0.5;
         let (sine, cosine) = sine_and_cosine(turn * std::f32::consts::FRAC_PI_2);
         let cosine = if angle & 1 == 0 { cosine } else { -cosine };

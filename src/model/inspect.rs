@@ -1,7 +1,7 @@
 //! What happens inside a forward pass, for those who want to look: which experts the router chose.
 
 use super::{Batch, Model, ModelConfig, Workspace};
-use crate::ops::Device;
+use crate::ops::{Device, Operations};
 use anyhow::{Result, ensure};
 
 /// What one layer's router decided for T tokens, with E experts of which K serve a token.
@@ -28,7 +28,7 @@ impl<D: Device> Workspace<D> {
     }
 }
 
-impl<D: Device> Model<D> {
+impl<D: Operations> Model<D> {
     /// The router's decisions in every layer, for a batch of whole texts.
     ///
     /// # Errors
@@ -43,7 +43,8 @@ impl<D: Device> Model<D> {
         let layers = self.config.num_hidden_layers;
         ensure!(
             workspace.layers.len() == layers,
-            "the workspace keeps {} layers, the model has {layers}: make it with Workspace::for_inspection",
+            "the workspace keeps {} layers, the model has {layers}: make it with \
+             Workspace::for_inspection",
             workspace.layers.len()
         );
         let tokens = self.forward_batch(device, batch, workspace)?;

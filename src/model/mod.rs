@@ -1,8 +1,9 @@
-//! The model: Mixtral as Transformers defines it, written once over [`Device`], with its backward pass by hand.
+//! The model: Mixtral as Transformers defines it, written once over
+//! [`Operations`](crate::ops::Operations), with its backward pass by hand.
 //!
-//! One layer, for the residual stream `x`: `h = x + Wo attention(rope(Wqkv rmsnorm(x)))`,
-//! `y = h + sum_k p_k Wdown_k (silu(Wgate_k n) * Wup_k n)` with `n = rmsnorm(h)` and `p` the renormalised probabilities of
-//! the chosen experts. Then a last norm and the embedding table as head.
+//! One layer, for the residual stream `x`: `h = x + Wo attention(rope(Wqkv rmsnorm(x)))`, `y = h +
+//! sum_k p_k Wdown_k (silu(Wgate_k n) * Wup_k n)` with `n = rmsnorm(h)` and `p` the renormalised
+//! probabilities of the chosen experts. Then a last norm and the embedding table as head.
 
 mod backward;
 mod batch;

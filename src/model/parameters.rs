@@ -1,10 +1,11 @@
 //! The weights: a few fused buffers on the device, many named tensors in a checkpoint.
 //!
-//! Fused order: embedding; per layer `input_norm, qkv, attention_out, post_attention_norm, router, w13, w2`; final norm.
-//! Each tensor of a checkpoint is one contiguous range of a fused parameter, so that neither direction reorders anything.
+//! Fused order: embedding; per layer `input_norm, qkv, attention_out, post_attention_norm, router,
+//! w13, w2`; final norm. Each tensor of a checkpoint is one contiguous range of a fused parameter,
+//! so that neither direction reorders anything.
 
 use super::ModelConfig;
-use crate::ops::{Device, MemoryClass, allocating};
+use crate::ops::{Device, MemoryClass, Planner, allocating};
 use anyhow::{Context, Result, bail, ensure};
 
 /// Fused parameters per layer.
@@ -91,7 +92,8 @@ impl ModelConfig {
         specs
     }
 
-    /// Every tensor of the checkpoint under the hub's name. Together they cover each fused parameter exactly once.
+    /// Every tensor of the checkpoint under the hub's name. Together they cover each fused
+    /// parameter exactly once.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let mut tensors = Vec::new();
         let mut push = |name: String, shape: &[usize], parameter: usize, offset: usize| {
@@ -190,8 +192,8 @@ pub fn fused_from_hf(
     Ok(fused)
 }
 
-/// The values of one checkpoint tensor inside the fused parameters. `fused` are the parameters of `config`, and `tensor`
-/// is one of its tensors.
+/// The values of one checkpoint tensor inside the fused parameters. `fused` are the parameters of
+/// `config`, and `tensor` is one of its tensors.
 pub fn hf_tensor<'a>(
     config: &ModelConfig,
     fused: &'a [Vec<f32>],
@@ -226,11 +228,14 @@ impl<D: Device> Parameters<D> {
             .collect::<Result<_>>()?;
         Ok(Self { specs, values })
     }
+}
 
+impl<D: Planner> Parameters<D> {
     /// Puts `fused`, one vector per fused parameter, on the device.
     ///
     /// # Errors
-    /// If number or lengths of the vectors do not fit the configuration, or the device is out of memory.
+    /// If number or lengths of the vectors do not fit the configuration, or the device is out of
+    /// memory.
     pub fn upload(device: &D, config: &ModelConfig, fused: &[Vec<f32>]) -> Result<Self> {
         let mut parameters =
             allocating(device, MemoryClass::Weights, || Self::zeros(device, config))?;
@@ -284,7 +289,9 @@ impl<D: Device> Parameters<D> {
         })?;
         Ok(Self { specs, values })
     }
+}
 
+impl<D: Device> Parameters<D> {
     /// Copies all values to the host, one vector per fused parameter.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Everything a pass over one micro-batch writes, allocated once and reused.
 
 use super::{Batch, ModelConfig};
-use crate::ops::{Balance, Device, IGNORE_TARGET, MemoryClass, Routing, allocating};
+use crate::ops::{Balance, Device, IGNORE_TARGET, MemoryClass, Planner, Routing, allocating};
 use anyhow::{Result, bail, ensure};
 
 /// Activations of one micro-batch, and the sums that it leaves for [`Workspace::totals`].
@@ -12,7 +12,8 @@ pub struct Workspace<D: Device> {
     /// Sizes this workspace was made for.
     pub(super) config: ModelConfig,
     pub(super) inputs: Inputs<D>,
-    /// The residual stream `[T, C]` before each layer and after the last: layers + 1 buffers, or one for inference.
+    /// The residual stream `[T, C]` before each layer and after the last: layers + 1 buffers, or
+    /// one for inference.
     pub(super) residuals: Vec<D::Float>,
     /// What each layer keeps for its backward; one for all layers in inference.
     pub(super) layers: Vec<LayerActivations<D>>,
@@ -25,7 +26,7 @@ pub struct Workspace<D: Device> {
     pub(super) last_logits: D::Single,
     pub(super) max_logit_rows: usize,
     /// Router sums of passes that train nothing.
-    pub(super) scratch_balance: Balance<D>,
+    pub(super) scratch_balance: Balance<D::Single>,
     pub(super) training: Option<Training<D>>,
 }
 
@@ -40,7 +41,8 @@ pub(super) struct Inputs<D: Device> {
     pub token_scale: D::Single,
 }
 
-/// A micro-batch that lies on the device: the sizes of its pass. Passes of equal ones issue the same operations.
+/// A micro-batch that lies on the device: the sizes of its pass. Passes of equal ones issue the
+/// same operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Staged {
     /// Tokens, padding included.
@@ -78,7 +80,7 @@ pub(super) struct LayerActivations<D: Device> {
     /// Normalised input of router and experts `[T, C]`.
     pub moe_input: D::Float,
     pub moe_inv_rms: D::Single,
-    pub routing: Routing<D>,
+    pub routing: Routing<D::Single, D::Index>,
     /// `[T K, 2F]`
     pub gate_up: D::Float,
 }
@@ -97,8 +99,9 @@ pub(super) struct Training<D: Device> {
     pub grad_weights: D::Single,
     /// Sum of the token losses since the last totals `[1]`.
     pub loss: D::Single,
-    /// Router sums of each micro-batch since the last totals; grown on demand, so that a step never waits for the device.
-    pub balances: Vec<Balance<D>>,
+    /// Router sums of each micro-batch since the last totals; grown on demand, so that a step never
+    /// waits for the device.
+    pub balances: Vec<Balance<D::Single>>,
     /// Tokens of each logical batch, for each of the first `balances` in use.
     pub group_tokens: Vec<Vec<usize>>,
 }
@@ -108,7 +111,8 @@ pub(super) struct Training<D: Device> {
 pub struct StepTotals {
     /// Sum of the cross-entropy over all counted targets.
     pub token_loss_sum: f64,
-    /// Sum over the logical batches of Transformers' `load_balancing_loss_func`, without its coefficient.
+    /// Sum over the logical batches of Transformers' `load_balancing_loss_func`, without its
+    /// coefficient.
     pub router_loss_sum: f64,
     /// Tokens sent to each expert, over all layers `[E]`.
     pub expert_counts: Vec<f64>,
@@ -147,7 +151,9 @@ impl<D: Device> Training<D> {
             group_tokens: Vec::new(),
         })
     }
+}
 
+impl<D: Planner> Training<D> {
     /// Index of the router sums for the next micro-batch, which its pass clears.
     fn next_balance(
         &mut self,
@@ -177,14 +183,14 @@ impl<D: Device> Training<D> {
 /// Sets the first `len` router sums to zero.
 pub(super) fn clear_balance<D: Device>(
     device: &D,
-    balance: &mut Balance<D>,
+    balance: &mut Balance<D::Single>,
     len: usize,
 ) -> Result<()> {
     device.clear_single(&mut balance.counts, len)?;
     device.clear_single(&mut balance.prob_sums, len)
 }
 
-impl<D: Device> Workspace<D> {
+impl<D: Planner> Workspace<D> {
     /// A workspace for training, and for everything else, on batches of up to the given sizes.
     ///
     /// # Errors
@@ -204,7 +210,8 @@ impl<D: Device> Workspace<D> {
         })
     }
 
-    /// A workspace for the forward pass only: about a sixth of the memory at six layers, since layers share buffers.
+    /// A workspace for the forward pass only: about a sixth of the memory at six layers, since
+    /// layers share buffers.
     ///
     /// # Errors
     /// If a size is 0 or the device is out of memory.
@@ -220,6 +227,103 @@ impl<D: Device> Workspace<D> {
         })
     }
 
+    /// The same for decoding steps of up to `sequences` sequences at once; see
+    /// [`Model::decode_batch`](super::Model::decode_batch).
+    ///
+    /// # Errors
+    /// If `sequences` is 0 or more than the tokens the workspace was made for, or the device is out
+    /// of memory.
+    pub fn with_sequences(mut self, device: &D, sequences: usize) -> Result<Self> {
+        let most = self.max_tokens;
+        ensure!(
+            (1..=most).contains(&sequences),
+            "steps of {sequences} sequences were asked for, \
+             expected 1 to {most}, the tokens of this workspace"
+        );
+        let logits = sequences * self.config.vocab_size;
+        self.last_logits = allocating(device, MemoryClass::Cache, || device.zeros_single(logits))?;
+        self.max_logit_rows = sequences;
+        Ok(self)
+    }
+
+    /// Makes the router sums of so many micro-batches, so that no step has to.
+    ///
+    /// # Errors
+    /// If the device is out of memory.
+    pub fn reserve(&mut self, device: &D, micro_batches: usize) -> Result<()> {
+        if let Some(training) = &mut self.training {
+            while training.balances.len() < micro_batches {
+                let shape = self.config.moe_shape();
+                let balance = allocating(device, MemoryClass::Activations, || {
+                    Balance::new(device, &shape, self.max_groups)
+                });
+                training.balances.push(balance?);
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Workspace::upload`], for a pass that trains: padded to a shape that comes up again,
+    /// with the factors of its losses.
+    pub(super) fn stage(
+        &mut self,
+        device: &D,
+        batch: &Batch,
+        token_scale: f32,
+        balance_scale: f32,
+    ) -> Result<Staged> {
+        self.check(batch)?;
+        let count = batch.tokens.len();
+        let examples = batch.segments.len() - 1;
+        let multiple = match examples < self.max_segments {
+            true => device.token_multiple(self.max_tokens),
+            false => 1,
+        };
+        let tokens = count.next_multiple_of(multiple).min(self.max_tokens);
+        let mut segments = batch.segments.clone();
+        if multiple > 1 {
+            // The padding is an example of its own, and examples without tokens make the number a
+            // rounder one.
+            segments.push(tokens as u32);
+            let parts = (examples + 1).next_power_of_two();
+            segments.resize(
+                parts.min(self.max_segments).min(tokens).max(examples) + 1,
+                tokens as u32,
+            );
+        }
+        let padded = |values: &[u32], filler: u32| {
+            let mut values = values.to_vec();
+            values.resize(tokens, filler);
+            values
+        };
+        let mut positions = batch.positions.clone();
+        positions.extend(0..(tokens - count) as u32);
+        let Some(training) = &mut self.training else {
+            bail!("the workspace was made for inference, expected one for training");
+        };
+        let balance = training.next_balance(device, &self.config, batch, self.max_groups)?;
+        let inputs = &mut self.inputs;
+        device.upload_inputs(
+            &mut [
+                (&padded(&batch.tokens, 0), &mut inputs.tokens),
+                (&padded(&batch.targets, IGNORE_TARGET), &mut inputs.targets),
+                (&positions, &mut inputs.positions),
+                (&segments, &mut inputs.segments),
+                (&batch.groups, &mut inputs.groups),
+            ],
+            &mut [(&[token_scale], &mut inputs.token_scale)],
+        )?;
+        Ok(Staged {
+            tokens,
+            segments: segments.len() - 1,
+            groups: batch.groups.len() - 1,
+            balance,
+            balance_scale: balance_scale.to_bits(),
+        })
+    }
+}
+
+impl<D: Device> Workspace<D> {
     /// Buffers for everything but training; with `keep_layers` each layer has its own.
     pub(super) fn with_layers(
         device: &D,
@@ -232,7 +336,8 @@ impl<D: Device> Workspace<D> {
         config.validate()?;
         ensure!(
             max_tokens >= 1 && max_segments >= 1 && max_groups >= 1,
-            "a workspace for {max_tokens} tokens, {max_segments} examples and {max_groups} logical batches was asked for; expected at least 1 of each"
+            "a workspace for {max_tokens} tokens, {max_segments} examples and {max_groups} logical \
+             batches was asked for; expected at least 1 of each"
         );
         let layers = if keep_layers {
             config.num_hidden_layers
@@ -269,29 +374,13 @@ impl<D: Device> Workspace<D> {
         })
     }
 
-    /// The same for steps of up to `texts` texts at once; see [`Model::forward_texts`](super::Model::forward_texts).
-    ///
-    /// # Errors
-    /// If `texts` is 0 or more than the tokens the workspace was made for, or the device is out of memory.
-    pub fn with_texts(mut self, device: &D, texts: usize) -> Result<Self> {
-        let most = self.max_tokens;
-        ensure!(
-            (1..=most).contains(&texts),
-            "steps of {texts} texts were asked for, expected 1 to {most}, the tokens of this workspace"
-        );
-        let logits = texts * self.config.vocab_size;
-        self.last_logits = allocating(device, MemoryClass::Cache, || device.zeros_single(logits))?;
-        self.max_logit_rows = texts;
-        Ok(self)
-    }
-
     /// Most tokens of one batch.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 
-    /// Downloads the sums that `forward_backward` has left since the last call, and starts new ones. This is the only
-    /// place where training waits for the device.
+    /// Downloads the sums that `forward_backward` has left since the last call, and starts new
+    /// ones. This is the only place where training waits for the device.
     ///
     /// # Errors
     /// If the device fails.
@@ -330,25 +419,8 @@ impl<D: Device> Workspace<D> {
         self.max_groups * self.config.num_local_experts
     }
 
-    /// Makes the router sums of so many micro-batches, so that no step has to.
-    ///
-    /// # Errors
-    /// If the device is out of memory.
-    pub fn reserve(&mut self, device: &D, micro_batches: usize) -> Result<()> {
-        if let Some(training) = &mut self.training {
-            while training.balances.len() < micro_batches {
-                let shape = self.config.moe_shape();
-                let balance = allocating(device, MemoryClass::Activations, || {
-                    Balance::new(device, &shape, self.max_groups)
-                });
-                training.balances.push(balance?);
-            }
-        }
-        Ok(())
-    }
-
-    /// As [`Workspace::totals`], but the sums are copied on the device, to `history` from `at` on, and nobody waits. The sum of
-    /// losses goes on unless [`Workspace::clear_loss`] is called.
+    /// As [`Workspace::totals`], but the sums are copied on the device, to `history` from `at` on,
+    /// without waiting. The sum of losses goes on unless [`Workspace::clear_loss`] is called.
     ///
     /// # Errors
     /// If the history is too short, or the device fails.
@@ -415,63 +487,6 @@ impl<D: Device> Workspace<D> {
             Some(training) => device.clear_single(&mut training.loss, 1),
             None => Ok(()),
         }
-    }
-
-    /// As [`Workspace::upload`], for a pass that trains: padded to a shape that comes up again, with the factors of its losses.
-    pub(super) fn stage(
-        &mut self,
-        device: &D,
-        batch: &Batch,
-        token_scale: f32,
-        balance_scale: f32,
-    ) -> Result<Staged> {
-        self.check(batch)?;
-        let count = batch.tokens.len();
-        let examples = batch.segments.len() - 1;
-        let granule = match examples < self.max_segments {
-            true => device.token_granule(self.max_tokens),
-            false => 1,
-        };
-        let tokens = count.next_multiple_of(granule).min(self.max_tokens);
-        let mut segments = batch.segments.clone();
-        if granule > 1 {
-            // The padding is an example of its own, and examples without tokens make the number a rounder one.
-            segments.push(tokens as u32);
-            let parts = (examples + 1).next_power_of_two();
-            segments.resize(
-                parts.min(self.max_segments).min(tokens).max(examples) + 1,
-                tokens as u32,
-            );
-        }
-        let padded = |values: &[u32], filler: u32| {
-            let mut values = values.to_vec();
-            values.resize(tokens, filler);
-            values
-        };
-        let mut positions = batch.positions.clone();
-        positions.extend(0..(tokens - count) as u32);
-        let Some(training) = &mut self.training else {
-            bail!("the workspace was made for inference, expected one for training");
-        };
-        let balance = training.next_balance(device, &self.config, batch, self.max_groups)?;
-        let inputs = &mut self.inputs;
-        device.upload_inputs(
-            &mut [
-                (&padded(&batch.tokens, 0), &mut inputs.tokens),
-                (&padded(&batch.targets, IGNORE_TARGET), &mut inputs.targets),
-                (&positions, &mut inputs.positions),
-                (&segments, &mut inputs.segments),
-                (&batch.groups, &mut inputs.groups),
-            ],
-            &mut [(&[token_scale], &mut inputs.token_scale)],
-        )?;
-        Ok(Staged {
-            tokens,
-            segments: segments.len() - 1,
-            groups: batch.groups.len() - 1,
-            balance,
-            balance_scale: balance_scale.to_bits(),
-        })
     }
 
     /// Checks a batch against this workspace and the model's sizes, and puts it on the device.

@@ -1,5 +1,6 @@
-//! Checks of lengths, ranges and shapes that the host's devices share. Every error begins with the operation's name and
-//! states what was found and what is needed, so that a caller's mistake is told apart from the device's.
+//! Checks of lengths, ranges and shapes that the host's devices share. Every error begins with the
+//! operation's name and states what was found and what is needed, so that a caller's mistake is
+//! told apart from the device's.
 
 use anyhow::{Result, bail, ensure};
 
@@ -88,14 +89,15 @@ pub fn expect_targets_in_range(op: &str, name: &str, targets: &[u32], vocab: usi
     match targets.iter().position(wrong) {
         None => Ok(()),
         Some(at) => bail!(
-            "{op}: {name}[{at}] is {}, neither one of {vocab} tokens nor the mark for no loss ({IGNORE_TARGET})",
+            "{op}: {name}[{at}] is {}, neither one of {vocab} tokens nor the mark for no loss \
+             ({IGNORE_TARGET})",
             targets[at]
         ),
     }
 }
 
-/// `offsets` cut `total` positions into `parts` parts that are not empty: 0 first, increasing, `total` last.
-/// Returns the `parts + 1` used offsets.
+/// `offsets` cut `total` positions into `parts` parts that are not empty: 0 first, increasing,
+/// `total` last. Returns the `parts + 1` used offsets.
 ///
 /// # Errors
 /// Names the first offset that breaks this.
@@ -194,7 +196,8 @@ pub fn expect_attention_shape(op: &str, shape: &AttentionShape) -> Result<()> {
     Ok(())
 }
 
-/// Sizes of the mixture of experts fit together, and `tokens` of them can be numbered by `u32` slots.
+/// Sizes of the mixture of experts fit together, and `tokens` of them can be numbered by `u32`
+/// slots.
 ///
 /// # Errors
 /// Names the size that does not fit.
@@ -230,9 +233,9 @@ pub struct RoutingIndices<'a> {
     pub source_slot: &'a [u32],
 }
 
-/// A routing that `router_forward` could have made for `tokens` tokens: expert numbers in range, slots grouped by
-/// expert, `slot_source` and `source_slot` inverse to each other. After it, indexing by any of them is in range.
-/// Returns the used part of each buffer.
+/// A routing that `router_forward` could have made for `tokens` tokens: expert numbers in range,
+/// slots grouped by expert, `slot_source` and `source_slot` inverse to each other. After it,
+/// indexing by any of them is in range. Returns the used part of each buffer.
 ///
 /// # Errors
 /// Names the first value that breaks this.
@@ -261,11 +264,13 @@ pub fn expect_routing<'a>(
             let (found, back) = (experts[source as usize], source_slot[source as usize]);
             ensure!(
                 found as usize == expert,
-                "{op}: routing.experts[{source}] is {found}, but its slot {slot} belongs to expert {expert}"
+                "{op}: routing.experts[{source}] is {found}, but its slot {slot} belongs to expert \
+                 {expert}"
             );
             ensure!(
                 back == slot,
-                "{op}: routing.source_slot[{source}] is {back}, but slot {slot} names it as its source"
+                "{op}: routing.source_slot[{source}] is {back}, but slot {slot} names it as its \
+                 source"
             );
         }
     }

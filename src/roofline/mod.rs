@@ -2,29 +2,16 @@
 //! prediction from stated efficiencies. A measured profile is held against it.
 
 pub mod cards;
+mod cost_device;
 pub mod operations;
 
+use anyhow::Result;
 use serde::Serialize;
 
 use self::cards::Card;
 use self::operations::{Operation, StepShape, operations};
 use crate::model::ModelConfig;
-
-/// Share of its peak that a kind of work is expected to reach, with the reason in docs/roofline.md.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Products over the whole vocabulary: thousands of full tiles.
-    Head,
-    /// Products of the ragged experts: the last tile of each is not full.
-    Experts,
-    /// Products of the projections: few tiles, little depth.
-    Projection,
-    /// Attention within examples.
-    Attention,
-    /// Everything that only moves data.
-    Memory,
-}
+use crate::ops::Kind;
 
 impl Kind {
     /// All kinds.
@@ -36,7 +23,7 @@ impl Kind {
         Kind::Memory,
     ];
 
-    /// Share of the tensor cores' rate.
+    /// Share of the tensor cores' rate that this kind of work is expected to reach, with the reason in docs/roofline.md.
     pub fn efficiency(self) -> f64 {
         match self {
             Kind::Head => 0.70,
@@ -90,14 +77,17 @@ pub struct Prediction {
 
 impl Prediction {
     /// A step of that shape on a card. `launches` tells how often an operation's kernels are launched in the step.
+    ///
+    /// # Errors
+    /// If the sizes are none that a model can have.
     pub fn new(
         card: &'static Card,
         config: &ModelConfig,
         shape: &StepShape,
         launches: &dyn Fn(&Operation) -> u64,
-    ) -> Self {
+    ) -> Result<Self> {
         let (peak, bandwidth) = (card.flops_per_second(), card.bytes_per_second);
-        let rows: Vec<Row> = operations(config, shape)
+        let rows: Vec<Row> = operations(config, shape)?
             .into_iter()
             .map(|operation| {
                 let (arithmetic, traffic) = (operation.flops / peak, operation.bytes / bandwidth);
@@ -116,7 +106,7 @@ impl Prediction {
         let predicted_s: f64 = rows.iter().map(|row| row.predicted_s).sum();
         let tokens = shape.tokens();
         let flops_per_token = operations::model_flops_per_token(config, shape.mean_keys());
-        Self {
+        Ok(Self {
             card: card.key,
             tokens,
             flops_per_token,
@@ -125,7 +115,7 @@ impl Prediction {
             tokens_per_second: tokens as f64 / predicted_s,
             utilisation: flops_per_token * tokens as f64 / predicted_s / peak,
             rows,
-        }
+        })
     }
 
     /// Hours for so many examples of so many tokens on average.

@@ -1,21 +1,16 @@
-//! FLOPs and bytes of a training step, operation by operation, as the CUDA device computes it: a row for each family of
-//! kernels, since that is what a profile can tell apart.
-//!
-//! FLOPs are those that the kernels do, so attention's scores count again where the backward pass makes them again. Bytes are
-//! the least that the algorithm moves: each operand is read once and each result written once per launch, gradients that are
-//! added to are read and written, and what one launch leaves for the next goes through memory. Caches can save some of it.
+//! FLOPs and bytes of a training step, as the CUDA device computes it: a row for each family of kernels, since that is what
+//! a profile can tell apart. The costs are the operations' own ([`crate::ops::Operation::kernels`]), added up over one step
+//! of the model's code. Caches can save some of the bytes.
 
+use anyhow::Result;
 use serde::Serialize;
 
-use super::Kind;
-use crate::model::ModelConfig;
+use super::cost_device::CostDevice;
+use crate::model::{Batch, Model, ModelConfig, Parameters, StepScales, Workspace};
+use crate::ops::{AdamState, AdamStep, AdamW, Buffer, Device, GlobalNorm, Kind, Load, issue};
 
 /// Bytes of a weight or an activation.
-const HALF: f64 = 2.0;
-/// Bytes of a statistic or an index.
-const SINGLE: f64 = 4.0;
-/// Most tokens of a chunk of the head.
-const CHUNK: usize = 2048;
+const STORAGE_BYTES: f64 = 2.0;
 
 /// How much a step computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,260 +83,109 @@ pub fn model_flops_per_token(config: &ModelConfig, mean_keys: f64) -> f64 {
 }
 
 /// The operations of a step, in the order in which they are first needed.
-pub fn operations(config: &ModelConfig, shape: &StepShape) -> Vec<Operation> {
-    let micro = shape.micro_batches as f64;
-    let layers = config.num_hidden_layers as f64 * micro;
-    let attention = config.attention_shape();
-    let [tokens, c, v, f, e, k, heads] = [
-        shape.micro_tokens,
-        config.hidden_size,
-        config.vocab_size,
-        config.intermediate_size,
-        config.num_local_experts,
-        config.num_experts_per_tok,
-        attention.heads,
-    ]
-    .map(|n| n as f64);
-    let [q, qkv, kv] = [
-        attention.out_size(),
-        attention.qkv_size(),
-        attention.kv_size(),
-    ]
-    .map(|n| n as f64);
-    let slots = tokens * k;
-    let parameters = config.parameter_count() as f64;
-    // The head, for the tokens that count.
-    let counted = tokens * shape.counted;
-    let chunks = (counted / CHUNK as f64).ceil();
-    let (logits, table) = (counted * v * HALF, v * c * HALF);
-    let head_flops = 2.0 * counted * c * v;
-    let scores = 2.0 * tokens * shape.mean_keys() * q;
-    let row = tokens * c * HALF;
+///
+/// # Errors
+/// If the sizes are none that a model can have.
+pub fn operations(config: &ModelConfig, shape: &StepShape) -> Result<Vec<Operation>> {
+    let device = CostDevice::new(Load {
+        mean_keys: shape.mean_keys(),
+        counted: shape.counted,
+        storage: STORAGE_BYTES,
+    });
+    let mut parameters = Parameters::zeros(&device, config)?;
+    let mut gradients = Parameters::zeros(&device, config)?;
+    micro_batch(&device, config, shape.micro_tokens, &mut gradients)?;
+    let micro_batch = device.take();
+    update(&device, config, &mut parameters, &mut gradients)?;
 
-    let mut all = Vec::new();
-    let mut add = |name, kernels, kind, times: f64, flops: f64, bytes: f64| {
-        all.push(Operation {
-            name,
-            kernels,
-            kind,
-            flops: times * flops,
-            bytes: times * bytes,
-        });
-    };
-    use Kind::{Attention, Experts, Head, Memory, Projection};
-    add(
-        "embedding",
-        &["embedding_fwd"],
-        Memory,
-        micro,
-        0.0,
-        2.0 * row,
-    );
-    add(
-        "norms",
-        &["rmsnorm_fwd"],
-        Memory,
-        2.0 * layers + micro,
-        0.0,
-        2.0 * row + tokens * SINGLE,
-    );
-    add(
-        "projections (queries, keys, values; attention's output)",
-        &["linear_fwd"],
-        Projection,
-        layers,
-        2.0 * tokens * c * (qkv + q),
-        HALF * (tokens * (c + qkv) + c * qkv) + HALF * (tokens * (q + 2.0 * c) + c * q),
-    );
-    add(
-        "rotary embedding, both ways",
-        &["rope_fwd", "rope_bwd"],
-        Memory,
-        2.0 * layers,
-        0.0,
-        2.0 * HALF * tokens * (q + kv),
-    );
-    add(
-        "attention",
-        &["attention_fwd"],
-        Attention,
-        layers,
-        2.0 * scores,
-        HALF * tokens * (qkv + q) + SINGLE * tokens * heads,
-    );
-    add(
-        "router",
-        &["router_fwd", "router_offsets", "router_slots"],
-        Memory,
-        layers,
-        2.0 * tokens * c * e,
-        row + HALF * c * e + SINGLE * (tokens * e + 4.0 * slots),
-    );
-    add(
-        "experts, up with SwiGLU",
-        &["experts_up_fwd"],
-        Experts,
-        layers,
-        4.0 * slots * c * f,
-        row + HALF * (2.0 * e * f * c + 3.0 * slots * f),
-    );
-    add(
-        "experts, down",
-        &["experts_down_fwd"],
-        Experts,
-        layers,
-        2.0 * slots * c * f,
-        HALF * (slots * f + e * f * c + slots * c),
-    );
-    add(
-        "combining slots, both ways",
-        &["experts_combine_fwd"],
-        Memory,
-        layers,
-        0.0,
-        2.0 * HALF * slots * c + 3.0 * row,
-    );
-    add(
-        "head, logits",
-        &["head_compact", "head_logits_fwd"],
-        Head,
-        micro,
-        head_flops,
-        chunks * table + counted * c * HALF + logits,
-    );
-    add(
-        "head, softmax to gradient",
-        &["head_grad_bwd", "head_loss_fwd"],
-        Memory,
-        micro,
-        0.0,
-        2.0 * logits,
-    );
-    add(
-        "head, gradient of the rows",
-        &["head_x_bwd", "head_x_sum_bwd"],
-        Head,
-        micro,
-        head_flops,
-        logits + chunks * table + counted * c * HALF,
-    );
-    add(
-        "head, gradient of the table",
-        &["head_table_bwd"],
-        Head,
-        micro,
-        head_flops,
-        logits + counted * c * HALF + 2.0 * chunks * table,
-    );
-    add(
-        "norms, backward",
-        &["rmsnorm_bwd", "rmsnorm_bwd_sum"],
-        Memory,
-        2.0 * layers + micro,
-        0.0,
-        4.0 * row + tokens * SINGLE,
-    );
-    add(
-        "experts, gradient of the activation",
-        &["experts_act_bwd", "experts_weights_bwd"],
-        Experts,
-        layers,
-        2.0 * slots * c * f,
-        row + HALF * (e * f * c + 5.0 * slots * f),
-    );
-    add(
-        "experts, gradient of the input",
-        &["experts_x_bwd"],
-        Experts,
-        layers,
-        4.0 * slots * c * f,
-        HALF * (2.0 * slots * f + 2.0 * e * f * c + slots * c),
-    );
-    add(
-        "experts, gradient of the up weights",
-        &["experts_w13_bwd"],
-        Experts,
-        layers,
-        4.0 * slots * c * f,
-        HALF * 2.0 * slots * f + row + 2.0 * HALF * 2.0 * e * f * c,
-    );
-    add(
-        "experts, gradient of the down weights",
-        &["experts_w2_bwd"],
-        Experts,
-        layers,
-        2.0 * slots * c * f,
-        HALF * slots * f + row + 2.0 * HALF * e * f * c,
-    );
-    add(
-        "router, backward",
-        &["router_bwd", "router_bwd_sum"],
-        Memory,
-        layers,
-        4.0 * tokens * c * e,
-        3.0 * row + SINGLE * (tokens * e + 2.0 * slots) + 2.0 * HALF * c * e,
-    );
-    add(
-        "projections, gradient of the input",
-        &["linear_input_bwd"],
-        Projection,
-        layers,
-        2.0 * tokens * c * (qkv + q),
-        HALF * (tokens * (2.0 * c + qkv + q) + c * (qkv + q)),
-    );
-    add(
-        "projections, gradient of the weights",
-        &["linear_weight_bwd"],
-        Projection,
-        layers,
-        2.0 * tokens * c * (qkv + q),
-        HALF * (tokens * (2.0 * c + qkv + q) + 2.0 * c * (qkv + q)),
-    );
-    add(
-        "attention, gradient of the queries",
-        &["attention_dq"],
-        Attention,
-        layers,
-        // Scores again, gradients of the probabilities, of the queries.
-        3.0 * scores,
-        HALF * tokens * (qkv + 3.0 * q) + 2.0 * SINGLE * tokens * heads,
-    );
-    add(
-        "attention, gradient of keys and values",
-        &["attention_dkv"],
-        Attention,
-        layers,
-        // Scores and gradients of the probabilities again, gradients of the values, of the keys.
-        4.0 * scores,
-        HALF * tokens * (qkv + q + 2.0 * kv) + 2.0 * SINGLE * tokens * heads,
-    );
-    add(
-        "embedding, backward",
-        &["embedding_sort", "embedding_bwd"],
-        Memory,
-        micro,
-        0.0,
-        3.0 * row + 4.0 * SINGLE * tokens,
-    );
-    add(
-        "global norm",
-        &["grad_squares", "grad_norm"],
-        Memory,
-        1.0,
-        0.0,
-        HALF * parameters,
-    );
-    add(
-        "AdamW",
-        &["adamw"],
-        Memory,
-        1.0,
-        0.0,
-        // Weight written, gradient, master and both moments read and written.
-        parameters * (3.0 * HALF + 6.0 * SINGLE),
-    );
-    all
+    let mut all: Vec<Operation> = Vec::new();
+    let costs = micro_batch
+        .iter()
+        .map(|cost| (cost, shape.micro_batches as f64));
+    for (cost, times) in costs.chain(device.take().iter().map(|cost| (cost, 1.0))) {
+        let (flops, bytes) = (times * cost.flops, times * cost.bytes);
+        match all.iter_mut().find(|operation| operation.name == cost.name) {
+            Some(operation) => {
+                operation.flops += flops;
+                operation.bytes += bytes;
+            }
+            None => all.push(Operation {
+                name: cost.name,
+                kernels: cost.families,
+                kind: cost.kind,
+                flops,
+                bytes,
+            }),
+        }
+    }
+    Ok(all)
 }
+
+/// Forward and backward pass of a micro-batch.
+fn micro_batch(
+    device: &CostDevice,
+    config: &ModelConfig,
+    tokens: usize,
+    gradients: &mut Parameters<CostDevice>,
+) -> Result<()> {
+    let model = Model::new(config.clone(), Parameters::zeros(device, config)?)?;
+    let mut workspace = Workspace::new(device, config, tokens, 1, 1)?;
+    let mut batch = Batch::new();
+    batch.push_segment(&vec![0; tokens], &vec![0; tokens])?;
+    let scales = StepScales {
+        token: 1.0,
+        balance: 1.0,
+    };
+    model.forward_backward(device, &batch, &mut workspace, gradients, scales)
+}
+
+/// The optimizer's part of a step.
+fn update(
+    device: &CostDevice,
+    config: &ModelConfig,
+    parameters: &mut Parameters<CostDevice>,
+    gradients: &mut Parameters<CostDevice>,
+) -> Result<()> {
+    let (mut norm, rate) = (device.zeros_single(2)?, device.zeros_single(1)?);
+    let lengths: Vec<usize> = config.parameters().iter().map(|spec| spec.len()).collect();
+    let buffers = gradients.values.iter().zip(&lengths);
+    issue(
+        device,
+        GlobalNorm {
+            gradients: buffers.map(|(buffer, &len)| buffer.vector(len)).collect(),
+            norm: norm.vector_mut(2),
+        },
+    )?;
+    let weights = parameters.values.iter_mut().zip(&lengths);
+    for ((weight, &len), gradient) in weights.zip(&mut gradients.values) {
+        let mut state = AdamState {
+            master: Some(device.zeros_single(len)?),
+            first: device.zeros_single(len)?,
+            second: device.zeros_single(len)?,
+        };
+        issue(
+            device,
+            AdamW {
+                weight: weight.vector_mut(len),
+                gradient: gradient.vector_mut(len),
+                state: &mut state,
+                norm: norm.vector(2),
+                rate: rate.vector(1),
+                step: STEP,
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// The cost does not depend on these numbers.
+const STEP: AdamStep = AdamStep {
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    weight_decay: 0.1,
+    max_norm: 1.0,
+};
 
 #[cfg(test)]
 mod tests {
@@ -376,7 +220,7 @@ mod tests {
         // By the weights' shapes, not by the formulas above: forward, gradient of the input, gradient of the weight.
         let config = ModelConfig::default_47m();
         let tokens = 512;
-        let all = operations(&config, &shape(tokens));
+        let all = operations(&config, &shape(tokens)).unwrap();
         let weights = |part: &str| -> f64 {
             config
                 .parameters()
@@ -398,7 +242,7 @@ mod tests {
     #[test]
     fn attention_counts_pairs_of_query_and_key() {
         let config = ModelConfig::default_47m();
-        let all = operations(&config, &shape(512));
+        let all = operations(&config, &shape(512)).unwrap();
         // Two examples of 256; each pair (query, key up to it), each head, 64 products of two FLOPs, scores and values; six layers.
         let mut pairs = 0.0;
         for query in 0..256 {
@@ -419,7 +263,11 @@ mod tests {
         let config = ModelConfig::default_47m();
         for tokens in [256, 4096] {
             let shape = shape(tokens);
-            let total: f64 = operations(&config, &shape).iter().map(|o| o.flops).sum();
+            let total: f64 = operations(&config, &shape)
+                .unwrap()
+                .iter()
+                .map(|o| o.flops)
+                .sum();
             // Backward, scores are made twice more and gradients of the probabilities once.
             let again = 3.0 * 2.0 * 128.5 * 384.0 * 6.0 * tokens as f64;
             let model = model_flops_per_token(&config, shape.mean_keys()) * tokens as f64;
@@ -436,6 +284,7 @@ mod tests {
                 ..shape(256)
             };
             operations(&config, &shape)
+                .unwrap()
                 .iter()
                 .filter(|o| ["global norm", "AdamW"].contains(&o.name))
                 .map(|o| o.bytes)

@@ -4,7 +4,7 @@
 use super::log;
 use super::metrics::Metrics;
 use crate::generate::{Batch, BatchEvent, Finish, GenerateSettings, TextId};
-use crate::ops::Device;
+use crate::ops::{Operations, Planner};
 use anyhow::Result;
 use serde_json::json;
 use std::collections::{HashMap, VecDeque};
@@ -131,7 +131,7 @@ impl Queue {
 
 /// Works until the queue is closed and everything in it done. On an error of the device the queue is closed and everybody
 /// told.
-pub(super) fn run<D: Device>(
+pub(super) fn run<D: Operations + Planner>(
     batch: &mut Batch<'_, D>,
     queue: &Queue,
     metrics: &Metrics,

@@ -32,7 +32,7 @@ pub use settings::Settings;
 use crate::answer::Assistant;
 use crate::generate::Batch;
 use crate::model::Model;
-use crate::ops::Device;
+use crate::ops::{Operations, Planner};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
@@ -54,7 +54,7 @@ const HTTP_THREADS: usize = 2;
 ///
 /// # Errors
 /// If the settings are out of range, there is no memory, a thread cannot be started, or the device fails.
-pub fn serve<D: Device>(
+pub fn serve<D: Operations + Planner>(
     listener: TcpListener,
     device: &D,
     model: &Model<D>,

@@ -1,4 +1,5 @@
-//! Files that are either whole or absent, whatever happens while they are written, and their hashes.
+//! Files that are either whole or absent, whatever happens while they are written, and their
+//! hashes.
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};

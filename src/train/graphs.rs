@@ -1,16 +1,19 @@
-//! Recorded parts of steps. On a card each micro-batch's share of a step becomes one CUDA graph, issued by a single call.
+//! Recorded parts of steps. On a card each micro-batch's share of a step becomes one CUDA graph,
+//! issued by a single call.
 //!
-//! Everything that differs between two steps of equal shape lies on the device (the batch, the learning rate, the losses'
-//! factors, the number of updates, the loss scale), so a recording serves every step of its shape. Shapes are few, because the
-//! model pads batches ([`Device::token_granule`]): a batch holds whole examples, so its length differs from step to step, but by
-//! little. Reading the length from device memory instead would need one recording only, and a length in every kernel; padding
-//! costs under one percent of the arithmetic and leaves kernels alone.
+//! Everything that differs between two steps of equal shape lies on the device (the batch, the
+//! learning rate, the losses' factors, the number of updates, the loss scale), so a recording
+//! serves every step of its shape. Shapes are few, because the model pads batches
+//! ([`Device::token_multiple`](crate::ops::Device::token_multiple)): a batch holds whole examples,
+//! so its length differs from step to step, but by little. Reading the length from device memory
+//! instead would need one recording only, and a length in every kernel; padding costs under one
+//! percent of the arithmetic and leaves kernels alone.
 
 use anyhow::Result;
 use std::collections::HashMap;
 
 use crate::model::Staged;
-use crate::ops::Device;
+use crate::ops::Recorder;
 
 /// One micro-batch's share of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,16 +26,17 @@ pub struct Part {
     pub last: bool,
 }
 
-/// Recordings kept. A card keeps some 100 KB for each; beyond this number the shapes do not come again often enough.
+/// Recordings kept. A card keeps some 100 KB for each; beyond this number the shapes do not come
+/// again often enough.
 const MOST: usize = 24;
 
 /// What is known of each part.
-pub struct Graphs<D: Device> {
+pub struct Graphs<D: Recorder> {
     /// `None`: it was run once, so that everything it needs (kernels, scratch memory) is there.
     known: HashMap<Part, Option<D::Graph>>,
 }
 
-impl<D: Device> Default for Graphs<D> {
+impl<D: Recorder> Default for Graphs<D> {
     fn default() -> Self {
         Self {
             known: HashMap::new(),
@@ -40,8 +44,9 @@ impl<D: Device> Default for Graphs<D> {
     }
 }
 
-impl<D: Device> Graphs<D> {
-    /// Issues `part`, whose operations `work` issues: as they are the first time, recorded the second, then from the recording.
+impl<D: Recorder> Graphs<D> {
+    /// Issues `part`, whose operations `work` issues: as they are the first time, recorded the
+    /// second, then from the recording.
     ///
     /// # Errors
     /// Whatever `work` or the device says.

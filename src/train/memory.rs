@@ -1,17 +1,18 @@
-//! How much memory a run needs, found by rehearsing it: the same code allocates the same buffers on a device that computes
-//! nothing. So no formula here can fall behind the code that it describes.
+//! How much memory a run needs, found by a dry run: the same code allocates the same buffers on a
+//! device that computes nothing. So no formula here can fall behind the code that it describes.
 
 use anyhow::{Result, bail};
 use std::fmt;
 
 use crate::model::{Batch, Model, ModelConfig, Parameters, StepScales};
-use crate::ops::{Device, MemoryClass, MemoryUse, allocating};
+use crate::ops::{MemoryClass, MemoryUse, TrainingDevice, allocating};
 use crate::train::settings::TrainSettings;
 use crate::train::step::Engine;
 
 /// What other programs and the card's driver may still take while a run goes on.
 const HEADROOM: u64 = 256 << 20;
-/// Sizes of batches at which an operation's scratch memory may be largest: within each of these pieces it only grows.
+/// Sizes of batches at which an operation's scratch memory may be largest: within each of these
+/// pieces it only grows.
 const PIECE: usize = 64;
 /// Up to so many tokens.
 const FINE: usize = 8192;
@@ -29,7 +30,8 @@ pub struct MemoryPlan {
     pub memory: MemoryUse,
 }
 
-/// What the command does with the model besides training, e.g. answer questions: it needs memory too.
+/// What the command does with the model besides training, e.g. answer questions: it needs memory
+/// too.
 pub type Besides<'a, D> = dyn Fn(&D, &Model<D>) -> Result<()> + 'a;
 
 /// Bytes for people: in GiB, or in MiB below one.
@@ -57,31 +59,31 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// The plan of a run with micro-batches of so many logical batches, found on `rehearsal`, a device that nothing else was done
-/// with.
+/// The plan of a run with micro-batches of so many logical batches, found on a device for dry runs
+/// that was not used before.
 ///
 /// # Errors
 /// When the settings or the sizes make no run.
-pub fn plan<D: Device>(
-    rehearsal: &D,
+pub fn plan<D: TrainingDevice>(
+    device: &D,
     config: &ModelConfig,
     settings: &TrainSettings,
     micro_batch: usize,
     besides: &Besides<D>,
 ) -> Result<MemoryPlan> {
     let micro_batch = micro_batch.min(settings.gradient_accumulation_steps);
-    let parameters = allocating(rehearsal, MemoryClass::Weights, || {
-        Parameters::zeros(rehearsal, config)
+    let parameters = allocating(device, MemoryClass::Weights, || {
+        Parameters::zeros(device, config)
     })?;
     let model = Model::new(config.clone(), parameters)?;
-    let mut engine = Engine::new(rehearsal, model, &no_weights(config), settings, micro_batch)?;
+    let mut engine = Engine::new(device, model, &no_weights(config), settings, micro_batch)?;
     let tokens = engine.workspace.max_tokens();
     let step = full_step(settings)?;
-    engine.step(rehearsal, &step, 1, 0.0)?;
-    engine.validate(rehearsal, &step[..1])?;
+    engine.step(device, &step, 1, 0.0)?;
+    engine.validate(device, &step[..1])?;
     for count in piece_ends(tokens) {
         engine.model.forward_backward(
-            rehearsal,
+            device,
             &full_batch(count, settings)?,
             &mut engine.workspace,
             &mut engine.gradients,
@@ -90,22 +92,22 @@ pub fn plan<D: Device>(
                 balance: 1.0,
             },
         )?;
-        engine.workspace.totals(rehearsal)?;
+        engine.workspace.totals(device)?;
     }
-    besides(rehearsal, &engine.model)?;
+    besides(device, &engine.model)?;
     Ok(MemoryPlan {
         micro_batch,
         tokens,
-        memory: rehearsal.memory_use(),
+        memory: device.memory_use(),
     })
 }
 
-/// Plans a run on `device` and makes its arena. Without `micro_batch`, micro-batches are as large as fit the device and
-/// `limit` bytes, up to a whole step. `None` where the device plans nothing.
+/// Plans a run on `device` and makes its arena. Without `micro_batch`, micro-batches are as large
+/// as fit the device and `limit` bytes, up to a whole step. `None` where the device plans nothing.
 ///
 /// # Errors
 /// When the run does not fit; says what would.
-pub fn prepare<D: Device>(
+pub fn prepare<D: TrainingDevice>(
     device: &D,
     config: &ModelConfig,
     settings: &TrainSettings,
@@ -114,8 +116,8 @@ pub fn prepare<D: Device>(
     besides: &Besides<D>,
 ) -> Result<Option<MemoryPlan>> {
     let plan_for = |micro_batch| -> Result<Option<MemoryPlan>> {
-        match device.rehearsal()? {
-            Some(rehearsal) => plan(&rehearsal, config, settings, micro_batch, besides).map(Some),
+        match device.dry_run()? {
+            Some(dry) => plan(&dry, config, settings, micro_batch, besides).map(Some),
             None => Ok(None),
         }
     };
@@ -144,7 +146,8 @@ pub fn prepare<D: Device>(
             Ok(Some(chosen))
         }
         Some(fitting) => bail!(
-            "the run needs {first}, but {}; the largest micro-batch that fits is --micro-batch {}, which needs {}",
+            "the run needs {first}, but {}; the largest micro-batch that fits is --micro-batch {}, \
+             which needs {}",
             said(room, limit),
             fitting.micro_batch,
             in_units(fitting.memory.total())
@@ -152,7 +155,8 @@ pub fn prepare<D: Device>(
         None => {
             let smallest = plan_for(1)?.unwrap_or(first);
             bail!(
-                "the run needs at least {smallest}, but {}; a smaller --batch-size (now {}) or --max-length (now {}) needs less",
+                "the run needs at least {smallest}, but {}; a smaller --batch-size (now {}) or \
+                 --max-length (now {}) needs less",
                 said(room, limit),
                 settings.batch_size,
                 settings.max_length
@@ -161,7 +165,7 @@ pub fn prepare<D: Device>(
     }
 }
 
-/// Zeros for a rehearsal, which reads none of them.
+/// Zeros for a dry run, which reads none of them.
 pub fn no_weights(config: &ModelConfig) -> Vec<Vec<f32>> {
     let specs = config.parameters();
     specs.iter().map(|spec| vec![0.0; spec.len()]).collect()
@@ -181,8 +185,8 @@ fn said(room: Option<u64>, limit: Option<u64>) -> String {
     }
 }
 
-/// The largest number from 1 to `most` for which `try_it` finds something, if it does for any; what it finds for one it finds
-/// for all smaller ones.
+/// The largest number from 1 to `most` for which `try_it` finds something, if it does for any; what
+/// it finds for one it finds for all smaller ones.
 pub fn largest<T>(
     most: usize,
     mut try_it: impl FnMut(usize) -> Result<Option<T>>,
@@ -221,9 +225,10 @@ fn full_batch(tokens: usize, settings: &TrainSettings) -> Result<Batch> {
     Ok(batch)
 }
 
-/// Sizes below `tokens` at which pieces end: of 64 tokens (tiles and blocks of kernels) for small batches. For larger ones the
-/// product tile is the large one throughout, and what an operation takes grows but for the chunks of the head, which are
-/// largest at multiples of 2,048: the last of those is enough.
+/// Sizes below `tokens` at which pieces end: of 64 tokens (tiles and blocks of kernels) for small
+/// batches. For larger ones the product tile is the large one throughout, and what an operation
+/// takes grows but for the chunks of the head, which are largest at multiples of 2,048: the last of
+/// those is enough.
 fn piece_ends(tokens: usize) -> impl Iterator<Item = usize> {
     let fine = (PIECE..=FINE).step_by(PIECE);
     let last = tokens.saturating_sub(1) / CHUNK * CHUNK;

@@ -1,9 +1,13 @@
-//! AdamW over a model's parameters: one state per fused parameter, the whole gradient clipped by its norm.
+//! AdamW over a model's parameters: one state per fused parameter, the whole gradient clipped by
+//! its norm.
 
 use anyhow::{Context, Result, ensure};
 
 use crate::model::{ModelConfig, Parameters};
-use crate::ops::{AdamState, AdamStep, Device, MemoryClass, allocating};
+use crate::ops::{
+    self, AdamState, AdamStep, Buffer, Device, GlobalNorm, MemoryClass, Operations, Planner,
+    allocating, issue,
+};
 use crate::train::settings::TrainSettings;
 
 /// Both moments of one fused parameter, on the host.
@@ -16,14 +20,14 @@ pub struct Moments {
 
 /// Optimizer state of a model.
 pub struct AdamW<D: Device> {
-    states: Vec<AdamState<D>>,
+    states: Vec<AdamState<D::Single>>,
     /// The newest norm, and the number of updates.
     norm: D::Single,
     /// Learning rate of the next update.
     rate: D::Single,
 }
 
-impl<D: Device> AdamW<D> {
+impl<D: Planner> AdamW<D> {
     /// Fresh state of a model with these weights, one vector per fused parameter.
     ///
     /// # Errors
@@ -58,21 +62,11 @@ impl<D: Device> AdamW<D> {
             rate: allocating(device, MemoryClass::Moments, || device.zeros_single(1))?,
         })
     }
+}
 
-    /// The learning rate of the updates to come.
-    ///
-    /// # Errors
-    /// Where it is none, or the device fails.
-    pub fn set_rate(&mut self, device: &D, rate: f32) -> Result<()> {
-        ensure!(
-            rate.is_finite() && rate >= 0.0,
-            "the learning rate is {rate}, it must be finite and not negative"
-        );
-        device.upload_inputs(&mut [], &mut [(&[rate], &mut self.rate)])
-    }
-
-    /// One update of all parameters from `gradients`, which are zero afterwards. A norm that is not finite means that no
-    /// parameter was changed. Only issues operations, the same ones each time.
+impl<D: Operations> AdamW<D> {
+    /// One update of all parameters from `gradients`, which are zero afterwards. A norm that is not
+    /// finite means that no parameter was changed. Only issues operations, the same ones each time.
     ///
     /// # Errors
     /// Whatever the device says.
@@ -84,23 +78,49 @@ impl<D: Device> AdamW<D> {
         settings: &TrainSettings,
     ) -> Result<()> {
         let lens: Vec<usize> = parameters.specs.iter().map(|spec| spec.len()).collect();
-        let all: Vec<_> = gradients.values.iter().zip(lens.iter().copied()).collect();
-        device.global_norm(&all, &mut self.norm)?;
+        let all = gradients.values.iter().zip(&lens);
+        issue(
+            device,
+            GlobalNorm {
+                gradients: all.map(|(gradient, &len)| gradient.vector(len)).collect(),
+                norm: self.norm.vector_mut(2),
+            },
+        )?;
         for (index, state) in self.states.iter_mut().enumerate() {
-            let decay = parameters.specs[index].decay;
-            let update = AdamStep {
-                beta1: settings.beta1,
-                beta2: settings.beta2,
-                epsilon: settings.epsilon,
-                weight_decay: if decay { settings.weight_decay } else { 0.0 },
-                max_norm: settings.max_grad_norm,
-            };
-            let weight = &mut parameters.values[index];
-            let gradient = &mut gradients.values[index];
-            let (norm, rate) = (&self.norm, &self.rate);
-            device.adamw(weight, gradient, state, norm, rate, &update, lens[index])?;
+            let (len, decay) = (lens[index], parameters.specs[index].decay);
+            issue(
+                device,
+                ops::AdamW {
+                    weight: parameters.values[index].vector_mut(len),
+                    gradient: gradients.values[index].vector_mut(len),
+                    state,
+                    norm: self.norm.vector(2),
+                    rate: self.rate.vector(1),
+                    step: AdamStep {
+                        beta1: settings.beta1,
+                        beta2: settings.beta2,
+                        epsilon: settings.epsilon,
+                        weight_decay: if decay { settings.weight_decay } else { 0.0 },
+                        max_norm: settings.max_grad_norm,
+                    },
+                },
+            )?;
         }
         Ok(())
+    }
+}
+
+impl<D: Device> AdamW<D> {
+    /// The learning rate of the updates to come.
+    ///
+    /// # Errors
+    /// Where it is none, or the device fails.
+    pub fn set_rate(&mut self, device: &D, rate: f32) -> Result<()> {
+        ensure!(
+            rate.is_finite() && rate >= 0.0,
+            "the learning rate is {rate}, it must be finite and not negative"
+        );
+        device.upload_inputs(&mut [], &mut [(&[rate], &mut self.rate)])
     }
 
     /// Copies the newest gradient's norm before clipping to `history[at]`, without waiting.

@@ -1,4 +1,5 @@
-//! The folder of a run: `run.json`, `metrics.jsonl`, `samples.jsonl`, `checkpoints/`, `best_model/`.
+//! The folder of a run: `run.json`, `metrics.jsonl`, `samples.jsonl`, `checkpoints/`,
+//! `best_model/`.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -50,7 +51,8 @@ impl RunFolder {
     pub fn open(root: &Path) -> Result<Self> {
         ensure!(
             root.join("run.json").is_file(),
-            "{} is not the folder of a run (no run.json in it); --resume takes the folder that --out named, e.g. runs/NAME",
+            "{} is not the folder of a run (no run.json in it); --resume takes the folder that \
+             --out named, e.g. runs/NAME",
             root.display()
         );
         Self::lock(root)

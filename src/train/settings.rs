@@ -1,4 +1,5 @@
-//! What a run is trained with: the presets of the five stages in one table, and the rule of what may change on resume.
+//! What a run is trained with: the presets of the five stages in one table, and the rule of what
+//! may change on resume.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,9 @@ pub enum LossOn {
     Answers,
 }
 
-/// Everything that decides the weights a run ends with, apart from the data and the model's configuration. Two runs with
-/// equal settings, data and configuration end with the same bits on the same device and binary.
+/// Everything that decides the weights a run ends with, apart from the data and the model's
+/// configuration. Two runs with equal settings, data and configuration end with the same bits on
+/// the same device and binary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
@@ -73,12 +75,14 @@ struct Preset {
     loss_on: LossOn,
 }
 
-/// The presets. `massive` is the product's reference setting; a smaller set sees its examples more often, at a higher rate
-/// and in smaller steps, because it has few of them, and learns from its answers only: the head then has a third less to do.
-/// Those of `basis` and `large` were chosen by the validation losses in docs/benchmarks.md, and so were the rates of `super`; its epochs are
-/// what two busy cores with AVX2 should do in less than half an hour, compiling included. More of them make better sentences. `beta2` is
-/// higher where a step has few tokens, so that the mean of squared gradients reaches over about as many of them; for `large` it was not
-/// compared at that rate.
+/// The presets. `massive` is the product's reference setting; a smaller set sees its examples more
+/// often, at a higher rate and in smaller steps, because it has few of them, and learns from its
+/// answers only: the head then has a third less to do. Those of `basis` and `large` were chosen by
+/// the validation losses in docs/benchmarks.md, and so were the rates of `super`; its epochs are
+/// what two busy cores with AVX2 should do in less than half an hour, compiling included. More of
+/// them make better sentences. `beta2` is higher where a step has few tokens, so that the mean of
+/// squared gradients reaches over about as many of them; for `large` it was not compared at that
+/// rate.
 #[rustfmt::skip]
 const PRESETS: [Preset; 5] = [
     Preset { stage: Stage::Basis,   epochs: 40, batch_size: 2, learning_rate: 5e-4, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
@@ -91,7 +95,8 @@ const PRESETS: [Preset; 5] = [
 impl TrainSettings {
     /// The settings of a stage.
     pub fn preset(stage: Stage) -> Self {
-        // The table has a row per stage (held by a test); its last row stands in so that this cannot fail.
+        // The table has a row per stage (held by a test); its last row stands in so that this
+        // cannot fail.
         let row = PRESETS
             .iter()
             .find(|row| row.stage == stage)
@@ -166,7 +171,8 @@ impl TrainSettings {
         Ok(())
     }
 
-    /// The settings by name. Through text, so that an `f32` of 0.1 reads 0.1 and not the nearest `f64`.
+    /// The settings by name. Through text, so that an `f32` of 0.1 reads 0.1 and not the nearest
+    /// `f64`.
     ///
     /// # Errors
     /// Never for these types, but serialisation is fallible.
@@ -174,7 +180,8 @@ impl TrainSettings {
         Ok(serde_json::from_str(&serde_json::to_string(self)?)?)
     }
 
-    /// What differs between these settings and `other`, each as `name: mine, theirs`; empty when equal.
+    /// What differs between these settings and `other`, each as `name: mine, theirs`; empty when
+    /// equal.
     pub fn differences(&self, other: &Self) -> Result<Vec<String>> {
         let (mine, theirs) = (self.to_json()?, other.to_json()?);
         Ok(mine
@@ -197,12 +204,14 @@ pub struct RunOptions {
     pub save_every: Option<u64>,
     /// Checkpoints kept.
     pub keep: usize,
-    /// Steps between two looks at the device's results; `None`: each step, or every [`METRICS_EVERY`] on a device that runs ahead.
+    /// Steps between two looks at the device's results; `None`: each step, or every
+    /// [`METRICS_EVERY`] on a device that runs ahead.
     #[serde(default)]
     pub metrics_every: Option<usize>,
 }
 
-/// Steps between two looks at the results of a device that runs ahead. Looking waits for the device, some 0.1 ms.
+/// Steps between two looks at the results of a device that runs ahead. Looking waits for the
+/// device, some 0.1 ms.
 pub const METRICS_EVERY: usize = 10;
 
 impl Default for RunOptions {

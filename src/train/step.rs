@@ -1,21 +1,23 @@
-//! One optimizer step: gradients over the accumulation, whatever the physical micro-batch, and one update. Steps are issued
-//! without waiting for their results, which are kept on the device until somebody looks.
+//! One optimizer step: gradients over the accumulation, whatever the physical micro-batch, and one
+//! update. Steps are issued without waiting for their results, which are kept on the device until
+//! somebody looks.
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::model::{Batch, Model, Parameters, Recorded, StepScales, Workspace};
-use crate::ops::{Device, MemoryClass, allocating};
+use crate::ops::{MemoryClass, Operations, Planner, Recorder, allocating};
 use crate::train::graphs::{Graphs, Part};
 use crate::train::optimizer::AdamW;
 use crate::train::settings::{HISTORY, TrainSettings};
 
 /// What a step computes with.
-pub struct Engine<D: Device> {
+pub struct Engine<D: Recorder> {
     /// The weights.
     pub model: Model<D>,
     /// Their gradients: zeros between steps, because the update clears what it has used.
     pub gradients: Parameters<D>,
-    /// Whether a step has begun and not ended, because something failed: the gradients hold what nobody wants.
+    /// Whether a step has begun and not ended, because something failed: the gradients hold what
+    /// nobody wants.
     unfinished: bool,
     /// Moments and master weights.
     pub optimizer: AdamW<D>,
@@ -53,9 +55,9 @@ pub struct StepResult {
     pub expert_share: Vec<f64>,
 }
 
-impl<D: Device> Engine<D> {
-    /// Gradients, zeroed moments and activations for a model with these `weights` (one vector per fused parameter), sized for
-    /// micro-batches of `micro_batch` logical batches.
+impl<D: Operations + Recorder + Planner> Engine<D> {
+    /// Gradients, zeroed moments and activations for a model with these `weights` (one vector per
+    /// fused parameter), sized for micro-batches of `micro_batch` logical batches.
     ///
     /// # Errors
     /// When the device has no memory for them.
@@ -94,11 +96,12 @@ impl<D: Device> Engine<D> {
         })
     }
 
-    /// Issues one step over logical batches, `micro_batch` of them at a time, and returns without waiting. Its result does not
-    /// depend on `micro_batch`, except for rounding.
+    /// Issues one step over logical batches, `micro_batch` of them at a time, and returns without
+    /// waiting. Its result does not depend on `micro_batch`, except for rounding.
     ///
     /// # Errors
-    /// When there is nothing to learn from in the batches, the results of earlier steps fill the history, or the device fails.
+    /// When there is nothing to learn from in the batches, the results of earlier steps fill the
+    /// history, or the device fails.
     pub fn issue(
         &mut self,
         device: &D,
@@ -109,12 +112,14 @@ impl<D: Device> Engine<D> {
         let counted: usize = batches.iter().map(Batch::counted_targets).sum();
         ensure!(
             counted > 0,
-            "step {step} has no token that carries loss; with --loss-on answers every example needs an answer within --max-length {}",
+            "step {step} has no token that carries loss; with --loss-on answers every example \
+             needs an answer within --max-length {}",
             self.settings.max_length
         );
         ensure!(
             self.pending.len() < HISTORY,
-            "step {step}: the results of {} steps wait to be collected, and there is no room for more",
+            "step {step}: the results of {} steps wait to be collected, and there is no room for \
+             more",
             self.pending.len()
         );
         let scales = StepScales {
@@ -156,7 +161,8 @@ impl<D: Device> Engine<D> {
         Ok(())
     }
 
-    /// A micro-batch's share of the step. All of it is the same for equal parts, so a device may record it.
+    /// A micro-batch's share of the step. All of it is the same for equal parts, so a device may
+    /// record it.
     fn run(&mut self, device: &D, part: Part) -> Result<()> {
         let Self {
             model,
@@ -184,8 +190,8 @@ impl<D: Device> Engine<D> {
         self.pending.len()
     }
 
-    /// The results of all steps issued since the last call, in their order. This is the only place where training waits for the
-    /// device.
+    /// The results of all steps issued since the last call, in their order. This is the only place
+    /// where training waits for the device.
     ///
     /// # Errors
     /// When the device fails.
@@ -220,7 +226,8 @@ impl<D: Device> Engine<D> {
     /// One step, and its result.
     ///
     /// # Errors
-    /// As [`Engine::issue`] and [`Engine::collect`]; or when results of earlier steps were not collected.
+    /// As [`Engine::issue`] and [`Engine::collect`]; or when results of earlier steps were not
+    /// collected.
     pub fn step(
         &mut self,
         device: &D,

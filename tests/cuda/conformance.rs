@@ -1,10 +1,10 @@
-//! `muni_engine::ops::cuda::conformance` on the simulator: single instructions, each against the manual's tables. That a driver which
+//! `muni_engine::ops::cuda::instructions` on the simulator: single instructions, each against the manual's tables. That a
+//! driver which
 //! computes nothing passes none of it.
 
-use muni_engine::ops::cuda::conformance::{CHECKS, Check};
 use muni_engine::ops::cuda::driver::Driver;
-use muni_engine::ops::cuda::dry_driver::DryDriver;
-use muni_engine::ops::cuda::rehearsal::RehearsalDriver;
+use muni_engine::ops::cuda::driver::fake::FakeDriver;
+use muni_engine::ops::cuda::instructions::{CHECKS, Check};
 use std::sync::Arc;
 
 /// Runs one check.
@@ -54,8 +54,8 @@ fn every_check_is_a_test() {
 #[test]
 fn a_driver_that_computes_nothing_fails_every_case() {
     let drivers: [Arc<dyn Driver>; 2] = [
-        Arc::new(RehearsalDriver::new(4)),
-        Arc::new(DryDriver::new(4)),
+        Arc::new(FakeDriver::new(4)),
+        Arc::new(FakeDriver::checked(4)),
     ];
     for driver in drivers {
         for check in &CHECKS {

@@ -4,11 +4,13 @@
 use crate::cli_train::tiny_run;
 use half::f16;
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
-use muni_engine::ops::cuda::counting::{CountingDriver, Counts, OperationTally, Tally};
 use muni_engine::ops::cuda::driver::Driver;
-use muni_engine::ops::cuda::dry_driver::DryDriver;
+use muni_engine::ops::cuda::driver::counting::{
+    Counters, CountingDriver, Counts, OperationCounters,
+};
+use muni_engine::ops::cuda::driver::fake::FakeDriver;
+use muni_engine::ops::cuda::driver::simulator::SimDriver;
 use muni_engine::ops::cuda::memory::{DeviceBuffer, PtrMut};
-use muni_engine::ops::cuda::sim_driver::SimDriver;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling, kernels};
 use muni_engine::tokenizer::Tokenizer;
 use muni_engine::train::memory::no_weights;
@@ -20,7 +22,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 /// A whole run of the real trainer: a look every 3 steps, one validation and one checkpoint at the end.
-fn run_counted(driver: impl Driver + 'static, counts: &Counts, steps: u64) -> Tally {
+fn run_counted(driver: impl Driver + 'static, counts: &Counts, steps: u64) -> Counters {
     let (shards, config) = tiny_run();
     let tokenizer = Tokenizer::gpt2().unwrap();
     let settings = TrainSettings {
@@ -62,7 +64,7 @@ fn run_counted(driver: impl Driver + 'static, counts: &Counts, steps: u64) -> Ta
 }
 
 /// Two runs that differ in some steps: these made their looks, and nothing else that waits.
-fn check_steps_wait_for_nothing(looks: usize, run: impl Fn(u64) -> Tally) {
+fn check_steps_wait_for_nothing(looks: usize, run: impl Fn(u64) -> Counters) {
     let steps = 3 * looks;
     let (short, long) = (run(3), run(3 + steps as u64));
     assert_eq!(long.downloads - short.downloads, looks, "{long:?}");
@@ -77,7 +79,7 @@ fn check_steps_wait_for_nothing(looks: usize, run: impl Fn(u64) -> Tally) {
 fn steps_of_the_trainer_wait_for_their_metrics_only() {
     let counts = Counts::default();
     check_steps_wait_for_nothing(7, |steps| {
-        let driver = CountingDriver::new(DryDriver::new(46), &counts);
+        let driver = CountingDriver::new(FakeDriver::checked(46), &counts);
         run_counted(driver, &counts, steps)
     });
 }
@@ -93,7 +95,7 @@ fn steps_of_the_trainer_in_the_simulator_wait_for_their_metrics_only() {
 
 #[test]
 fn a_dry_run_refuses_what_points_nowhere() {
-    let driver: Arc<dyn Driver> = Arc::new(DryDriver::new(46));
+    let driver: Arc<dyn Driver> = Arc::new(FakeDriver::checked(46));
     let mut norm: DeviceBuffer<f32> = DeviceBuffer::new(&driver, 2, true).unwrap();
     let launch = |norm, parts: &DeviceBuffer<f32>, state: PtrMut<f32>| {
         // SAFETY: nothing is launched.
@@ -133,9 +135,9 @@ fn batch(config: &ModelConfig, seed: u32) -> Batch {
 }
 
 /// A step of the 47M model that is not the first: all of it from a recording.
-fn real_step() -> Tally {
+fn real_step() -> Counters {
     let counts = Counts::default();
-    let driver = CountingDriver::new(DryDriver::new(MULTIPROCESSORS), &counts);
+    let driver = CountingDriver::new(FakeDriver::checked(MULTIPROCESSORS), &counts);
     let device = CudaDevice::<f16>::new(driver, LossScaling::of::<f16>()).unwrap();
     let config = ModelConfig::default_47m();
     // A dry run computes nothing, so any weights will do.
@@ -155,7 +157,7 @@ fn real_step() -> Tally {
     counts.take()
 }
 
-fn row(text: &mut String, name: &str, tally: &OperationTally) {
+fn row(text: &mut String, name: &str, tally: &OperationCounters) {
     let megabytes = |bytes: usize| bytes as f64 / 1e6;
     let ratio = tally.moved as f64 / tally.least.max(1) as f64;
     let _ = writeln!(
@@ -168,7 +170,7 @@ fn row(text: &mut String, name: &str, tally: &OperationTally) {
     );
 }
 
-fn table(tally: &Tally) -> String {
+fn table(tally: &Counters) -> String {
     let mut text = String::from(
         "| operation | calls | launches | moved (MB) | inputs and outputs (MB) | ratio |\n|---|---|---|---|---|---|\n",
     );

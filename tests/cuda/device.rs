@@ -1,9 +1,9 @@
 //! Where tests of kernels run: on the simulator, or on the card that `MUNI_TEST_DEVICE` names (`cuda:0`), for those who develop on
 //! one. `muni-engine doctor --check-kernels` runs the same checks without the tests.
 
-use muni_engine::ops::cuda::cudarc_driver::CudarcDriver;
 use muni_engine::ops::cuda::driver::Driver;
-use muni_engine::ops::cuda::sim_driver::SimDriver;
+use muni_engine::ops::cuda::driver::cudarc::CudarcDriver;
+use muni_engine::ops::cuda::driver::simulator::SimDriver;
 use std::sync::Arc;
 
 /// The card's number, where tests are to run on one.

@@ -2,9 +2,9 @@
 //! line; kernels without a mistake pass.
 
 use super::library;
+use muni_engine::ops::cuda::driver::simulator::SimDriver;
 use muni_engine::ops::cuda::driver::{Driver, Kernel, Parameter, ParameterKind, launch};
 use muni_engine::ops::cuda::memory::{DeviceBuffer, Ptr, PtrMut};
-use muni_engine::ops::cuda::sim_driver::SimDriver;
 use std::ffi::{CStr, CString, c_void};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::training::{batches, config, settings};
 use muni_engine::generate::{GenerateSettings, Generator};
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, StepScales, random_weights};
+use muni_engine::ops::cuda::driver::simulator::SimDriver;
 use muni_engine::ops::cuda::driver::{Driver, Kernel};
-use muni_engine::ops::cuda::sim_driver::SimDriver;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling};
-use muni_engine::ops::{Device, MemoryClass};
+use muni_engine::ops::{Device, MemoryClass, Planner, TrainingDevice};
 use muni_engine::train::memory::{self, MemoryPlan};
 use muni_engine::train::step::Engine;
 use muni_engine::train::{Stage, TrainSettings};
@@ -85,7 +85,7 @@ fn device(free: Option<u64>) -> (CudaDevice<f16>, Arc<AtomicUsize>) {
 }
 
 /// A question's answer, as a run gives at each validation.
-fn answer<D: Device>(device: &D, model: &Model<D>) -> Result<()> {
+fn answer<D: TrainingDevice>(device: &D, model: &Model<D>) -> Result<()> {
     let settings = GenerateSettings {
         max_new_tokens: Some(3),
         ..GenerateSettings::default()
@@ -168,9 +168,9 @@ fn no_size_of_batch_needs_more_scratch_memory_than_planned() {
             max_length: 32,
             ..settings()
         };
-        let rehearsal = CudaDevice::<f16>::rehearsing(multiprocessors).unwrap();
+        let rehearsal = CudaDevice::<f16>::dry(multiprocessors).unwrap();
         let plan = memory::plan(&rehearsal, config, &settings, 1, &|_, _| Ok(())).unwrap();
-        let run = CudaDevice::<f16>::rehearsing(multiprocessors).unwrap();
+        let run = CudaDevice::<f16>::dry(multiprocessors).unwrap();
         let parameters = Parameters::zeros(&run, config).unwrap();
         let model = Model::new(config.clone(), parameters).unwrap();
         let mut engine =
@@ -292,7 +292,7 @@ fn sixteen_thousand_tokens_fit_an_eight_gigabyte_card() {
         gradient_accumulation_steps: 16,
         ..TrainSettings::preset(Stage::Massive)
     };
-    let rehearsal = CudaDevice::<f16>::rehearsing(46).unwrap();
+    let rehearsal = CudaDevice::<f16>::dry(46).unwrap();
     let config = ModelConfig::default_47m();
     let plan = memory::plan(&rehearsal, &config, &settings, 16, &answer).unwrap();
     println!("{plan}");

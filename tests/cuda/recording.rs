@@ -4,10 +4,11 @@
 use super::training::{config, settings};
 use half::f16;
 use muni_engine::model::{Batch, Model, Parameters, random_weights};
-use muni_engine::ops::cuda::counting::{CountingDriver, Counts, Tally};
-use muni_engine::ops::cuda::sim_driver::SimDriver;
+use muni_engine::ops::cuda::driver::counting::{Counters, CountingDriver, Counts};
+use muni_engine::ops::cuda::driver::simulator::SimDriver;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling};
-use muni_engine::ops::{Device, IGNORE_TARGET};
+use muni_engine::ops::issue;
+use muni_engine::ops::{Buffer, Device, GlobalNorm, IGNORE_TARGET, Recorder, TrainingDevice};
 use muni_engine::train::step::{Engine, StepResult};
 
 const STEPS: u64 = 9;
@@ -39,7 +40,7 @@ fn batches(step: u64) -> Vec<Batch> {
         .collect()
 }
 
-fn engine<D: Device>(device: &D) -> Engine<D> {
+fn engine<D: TrainingDevice>(device: &D) -> Engine<D> {
     let (config, weights) = (config(), random_weights(&config(), 3));
     let parameters = Parameters::upload(device, &config, &weights).unwrap();
     let model = Model::new(config, parameters).unwrap();
@@ -47,7 +48,7 @@ fn engine<D: Device>(device: &D) -> Engine<D> {
 }
 
 /// What steps show, the weights after them, and what the driver was asked for from the fourth step on.
-fn train(recorded: bool) -> (Vec<StepResult>, Vec<Vec<f32>>, Tally) {
+fn train(recorded: bool) -> (Vec<StepResult>, Vec<Vec<f32>>, Counters) {
     let (counts, inner) = (Counts::default(), SimDriver::new(false).unwrap());
     let driver = match recorded {
         true => CountingDriver::new(inner, &counts),
@@ -165,13 +166,28 @@ fn a_recording_does_not_outlive_its_scratch_memory() {
     let norm_of = |len: usize| {
         let gradient = device.zeros_float(len).unwrap();
         let mut norm = device.zeros_single(2).unwrap();
-        device.global_norm(&[(&gradient, len)], &mut norm).unwrap();
+        issue(
+            &device,
+            GlobalNorm {
+                gradients: vec![gradient.vector(len)],
+                norm: norm.vector_mut(2),
+            },
+        )
+        .unwrap();
     };
     norm_of(100);
     let gradient = device.zeros_float(100).unwrap();
     let mut norm = device.zeros_single(2).unwrap();
     let graph = device
-        .record(&mut || device.global_norm(&[(&gradient, 100)], &mut norm))
+        .record(&mut || {
+            issue(
+                &device,
+                GlobalNorm {
+                    gradients: vec![gradient.vector(100)],
+                    norm: norm.vector_mut(2),
+                },
+            )
+        })
         .unwrap()
         .unwrap();
     assert!(device.replay(&graph).unwrap());

@@ -2,7 +2,7 @@
 //! must be loaded before everything else, so the tests run again in a process of their own.
 
 use super::{faults, library};
-use muni_engine::ops::cuda::sim_driver::SimDriver;
+use muni_engine::ops::cuda::driver::simulator::SimDriver;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -4,7 +4,7 @@
 mod build;
 
 use build::{Mode, archs, mode, without_nvcc};
-use muni_engine::ops::cuda::cudarc_driver::{CudarcDriver, no_kernels};
+use muni_engine::ops::cuda::driver::cudarc::{CudarcDriver, no_kernels};
 use muni_engine::ops::cuda::kernels::{ARCHITECTURES, NO_KERNELS};
 
 #[test]

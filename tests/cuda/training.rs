@@ -2,10 +2,10 @@
 //! steps with every launch checked.
 
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
-use muni_engine::ops::cpu::{CpuDevice, Factors};
+use muni_engine::ops::cpu::{CpuDevice, MatmulPrecision};
 use muni_engine::ops::cuda::memory::Element;
 use muni_engine::ops::cuda::{CudaDevice, LossScaling};
-use muni_engine::ops::{Device, IGNORE_TARGET};
+use muni_engine::ops::{IGNORE_TARGET, LossScaler, TrainingDevice};
 use muni_engine::train::step::Engine;
 use muni_engine::train::{Stage, TrainSettings};
 
@@ -59,7 +59,7 @@ pub(super) fn batches(step: u64) -> Vec<Batch> {
         .collect()
 }
 
-fn engine<D: Device>(device: &D) -> Engine<D> {
+fn engine<D: TrainingDevice>(device: &D) -> Engine<D> {
     let config = config();
     let weights = random_weights(&config, 3);
     let parameters = Parameters::upload(device, &config, &weights).unwrap();
@@ -68,7 +68,7 @@ fn engine<D: Device>(device: &D) -> Engine<D> {
 }
 
 /// Losses of the first steps.
-fn losses<D: Device>(device: &D, steps: u64) -> Vec<f64> {
+fn losses<D: TrainingDevice>(device: &D, steps: u64) -> Vec<f64> {
     let mut engine = engine(device);
     (1..=steps)
         .map(|step| {
@@ -125,7 +125,7 @@ fn fifty_steps_follow_the_cpus_loss_curve() {
 #[test]
 fn the_cpus_bf16_products_follow_its_own_loss_curve() {
     let single = losses(&CpuDevice::new(), STEPS);
-    let rounded = losses(&CpuDevice::with_factors(Factors::Bf16), STEPS);
+    let rounded = losses(&CpuDevice::with_precision(MatmulPrecision::Bf16), STEPS);
     let difference = largest_difference(&rounded, &single);
     println!("largest difference {difference:.1e}");
     // Without any the products would not have been rounded.

@@ -3,7 +3,7 @@
 use muni_engine::model::{
     Batch, Model, ModelConfig, Parameters, StepScales, StepTotals, Workspace, fused_from_hf,
 };
-use muni_engine::ops::Device;
+use muni_engine::ops::TrainingDevice;
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
@@ -80,12 +80,12 @@ impl Fixture {
         }
     }
 
-    pub(super) fn model<D: Device>(&self, device: &D) -> Model<D> {
+    pub(super) fn model<D: TrainingDevice>(&self, device: &D) -> Model<D> {
         model_of(device, &self.config, &self.fused)
     }
 }
 
-pub(super) fn model_of<D: Device>(
+pub(super) fn model_of<D: TrainingDevice>(
     device: &D,
     config: &ModelConfig,
     fused: &[Vec<f32>],
@@ -131,7 +131,7 @@ pub(super) fn assert_close(what: &str, found: &[f32], expected: &[f32], bound: f
 }
 
 /// A workspace for training on `batch`, with more room than it needs.
-pub(super) fn workspace<D: Device>(
+pub(super) fn workspace<D: TrainingDevice>(
     device: &D,
     config: &ModelConfig,
     batch: &Batch,
@@ -154,7 +154,7 @@ pub(super) fn scales(config: &ModelConfig, counted: usize, logical_batches: usiz
 }
 
 /// Gradients and sums of the micro-batches, as one step.
-pub(super) fn step<D: Device>(
+pub(super) fn step<D: TrainingDevice>(
     device: &D,
     model: &Model<D>,
     batches: &[&Batch],

@@ -1,11 +1,11 @@
-//! What the model promises about itself: cutting a step into micro-batches, reusing buffers, packing examples and caching
-//! keys and values change nothing, and wrong use is an error.
+//! What the model promises about itself: cutting a step into micro-batches, reusing buffers,
+//! packing examples and caching keys and values change nothing, and wrong use is an error.
 
 use super::fixture::{FIXTURES, Fixture, assert_close, model_of, scales, step, workspace};
 use muni_engine::model::{Batch, KvCache, Model, Parameters, Workspace, random_weights};
-use muni_engine::ops::Device;
+use muni_engine::ops::TrainingDevice;
 
-pub(super) fn micro_batches_change_nothing<D: Device>(device: &D) {
+pub(super) fn micro_batches_change_nothing<D: TrainingDevice>(device: &D) {
     for fixture in FIXTURES.map(Fixture::open) {
         let (name, model) = (fixture.name, fixture.model(device));
         let batches = ["steps.0.", "steps.1.", "steps.2."].map(|prefix| fixture.batch(prefix));
@@ -56,7 +56,7 @@ pub(super) fn micro_batches_change_nothing<D: Device>(device: &D) {
 }
 
 /// The same bits from buffers that a larger batch has filled, as from fresh ones.
-pub(super) fn a_used_workspace_changes_nothing<D: Device>(device: &D) {
+pub(super) fn a_used_workspace_changes_nothing<D: TrainingDevice>(device: &D) {
     for fixture in FIXTURES.map(Fixture::open) {
         let (name, model) = (fixture.name, fixture.model(device));
         let [first, second] = ["steps.0.", "steps.1."].map(|prefix| fixture.batch(prefix));
@@ -98,7 +98,7 @@ fn alone(batch: &Batch, example: usize) -> Batch {
     }
 }
 
-pub(super) fn packed_examples_do_not_see_each_other<D: Device>(device: &D) {
+pub(super) fn packed_examples_do_not_see_each_other<D: TrainingDevice>(device: &D) {
     for fixture in FIXTURES.map(Fixture::open) {
         let (batch, model) = (fixture.batch(""), fixture.model(device));
         let mut workspace = workspace(device, &model.config, &batch);
@@ -120,7 +120,7 @@ pub(super) fn packed_examples_do_not_see_each_other<D: Device>(device: &D) {
     }
 }
 
-pub(super) fn the_cache_changes_nothing<D: Device>(device: &D) {
+pub(super) fn the_cache_changes_nothing<D: TrainingDevice>(device: &D) {
     for fixture in FIXTURES.map(Fixture::open) {
         let (name, model, packed) = (
             fixture.name,
@@ -135,7 +135,8 @@ pub(super) fn the_cache_changes_nothing<D: Device>(device: &D) {
         let logits = model.logits(device, &example, &mut whole).unwrap();
         let expected = |position: usize| &logits[position * vocab..(position + 1) * vocab];
 
-        // A workspace of 3 tokens cuts a longer prefill into pieces; one for training must do as well.
+        // A workspace of 3 tokens cuts a longer prefill into pieces; one for training must do as
+        // well.
         let small = Workspace::for_inference(device, &model.config, 3, 1, 1).unwrap();
         for mut workspace in [small, whole] {
             let mut cache = KvCache::new(device, &model.config, tokens.len()).unwrap();
@@ -147,7 +148,7 @@ pub(super) fn the_cache_changes_nothing<D: Device>(device: &D) {
             ] {
                 cache.truncate(start);
                 let found = model
-                    .forward_cached(device, &tokens[start..end], &mut cache, &mut workspace)
+                    .prefill(device, &tokens[start..end], &mut cache, &mut workspace)
                     .unwrap();
                 assert_eq!(cache.len(), end);
                 assert_close(
@@ -158,7 +159,7 @@ pub(super) fn the_cache_changes_nothing<D: Device>(device: &D) {
                 );
             }
             let error = model
-                .forward_cached(device, &tokens[..1], &mut cache, &mut workspace)
+                .prefill(device, &tokens[..1], &mut cache, &mut workspace)
                 .unwrap_err();
             assert!(
                 error.to_string().contains("the text is too long"),
@@ -171,7 +172,7 @@ pub(super) fn the_cache_changes_nothing<D: Device>(device: &D) {
             cache.truncate(0);
             for (position, &token) in tokens.iter().enumerate() {
                 let found = model
-                    .forward_cached(device, &[token], &mut cache, &mut workspace)
+                    .prefill(device, &[token], &mut cache, &mut workspace)
                     .unwrap();
                 assert_close(
                     &format!("{name}: logits at {position}"),
@@ -184,7 +185,7 @@ pub(super) fn the_cache_changes_nothing<D: Device>(device: &D) {
     }
 }
 
-pub(super) fn wrong_use_is_an_error<D: Device>(device: &D) {
+pub(super) fn wrong_use_is_an_error<D: TrainingDevice>(device: &D) {
     let fixture = Fixture::open("gqa");
     let (config, model, batch) = (&fixture.config, fixture.model(device), fixture.batch(""));
     let tokens = batch.tokens.len();
@@ -245,7 +246,7 @@ pub(super) fn wrong_use_is_an_error<D: Device>(device: &D) {
     for wrong in [&[][..], &[config.vocab_size as u32], &[0; 5]] {
         assert!(
             model
-                .forward_cached(device, wrong, &mut cache, &mut inference)
+                .prefill(device, wrong, &mut cache, &mut inference)
                 .is_err()
         );
         assert!(cache.is_empty());

@@ -11,7 +11,7 @@ use crate::eval::answers::{
 use crate::eval::questions::{check_services, read_questions};
 use crate::generate::SamplingSettings;
 use crate::german::Dictionary;
-use crate::ops::Device;
+use crate::ops::{Operations, Planner, TrainingDevice};
 use anyhow::{Context, Result};
 use std::fs;
 use std::io;
@@ -59,12 +59,12 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
 struct Measure<'a>(&'a Arguments);
 
 impl Task for Measure<'_> {
-    fn run<D: Device>(self, device: &D) -> Result<()> {
+    fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         measure(device, self.0)
     }
 }
 
-fn measure<D: Device>(device: &D, arguments: &Arguments) -> Result<()> {
+fn measure<D: Operations + Planner>(device: &D, arguments: &Arguments) -> Result<()> {
     // What was mistyped is said before a model is loaded.
     let path = &arguments.questions;
     let questions = read_questions(path)?;

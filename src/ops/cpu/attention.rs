@@ -1,12 +1,17 @@
-//! Causal grouped-query attention over packed segments, in blocks of queries; the backward recomputes the
-//! probabilities from the saved logarithm of each row's sum (Dao 2023) and needs no `[T, T]` matrix.
+//! Causal grouped-query attention over packed segments, in blocks of queries; the backward
+//! recomputes the probabilities from the saved logarithm of each row's sum (Dao 2023) and needs no
+//! `[T, T]` matrix.
 
-use super::CpuDevice;
-use super::gemm::{Matrix, Packed, Shared, gemm_packed_columns, gemm_packed_shared, gemm_shared};
+use super::gemm::{Packed, Shared, Strided, gemm_packed_columns, gemm_packed_shared, gemm_shared};
 use super::scratch::Scratch;
 use super::shared::SharedMut;
 use super::simd::{LANES, dot, dot_body, exp, fma, sum_lanes, vectorised};
-use crate::ops::{AttentionShape, CachedText};
+use super::{CpuDevice, Floats, Indices};
+use crate::ops::{
+    AttentionBackward, AttentionDecode, AttentionForward, AttentionPrefill, AttentionShape,
+    CachedSequence, Checked, Run,
+};
+use anyhow::Result;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -14,7 +19,8 @@ use std::cell::RefCell;
 const QUERIES: usize = 64;
 
 thread_local! {
-    /// A task's keys and values, packed once for all of its queries; their memory is kept between tasks.
+    /// A task's keys and values, packed once for all of its queries; their memory is kept between
+    /// tasks.
     static OPERANDS: RefCell<[Packed; 3]> = RefCell::default();
 }
 
@@ -47,13 +53,13 @@ impl Layout {
     }
 
     /// What begins at `from` in the rows of `qkv`, a head's worth of columns.
-    fn rows<'a>(&self, qkv: &'a [f32], from: usize) -> Matrix<'a> {
-        Matrix::rows(&qkv[from..], self.stride)
+    fn rows<'a>(&self, qkv: &'a [f32], from: usize) -> Strided<'a> {
+        Strided::rows(&qkv[from..], self.stride)
     }
 
     /// Its transpose.
-    fn transposed<'a>(&self, qkv: &'a [f32], from: usize) -> Matrix<'a> {
-        Matrix::transposed(&qkv[from..], self.stride)
+    fn transposed<'a>(&self, qkv: &'a [f32], from: usize) -> Strided<'a> {
+        Strided::transposed(&qkv[from..], self.stride)
     }
 
     /// Query heads that read key/value head `kv`.
@@ -63,63 +69,119 @@ impl Layout {
     }
 }
 
-/// (first row, end row, key/value head) of each task, longest segments first so that threads finish together.
-fn tasks(segments: &[u32], kv_heads: usize) -> Vec<(usize, usize, usize)> {
+/// A key/value head of one segment: what one thread does at a time.
+#[derive(Clone, Copy)]
+struct Task {
+    /// First row of the segment.
+    start: usize,
+    /// Row after its last.
+    end: usize,
+    /// Key/value head.
+    kv: usize,
+}
+
+impl Task {
+    /// Rows of the segment.
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// First and end row of each block of queries.
+    fn query_blocks(self) -> impl Iterator<Item = (usize, usize)> {
+        let blocks = (self.start..self.end).step_by(QUERIES);
+        blocks.map(move |q0| (q0, (q0 + QUERIES).min(self.end)))
+    }
+}
+
+/// All tasks, longest segments first so that threads finish together.
+fn tasks(segments: &[u32], kv_heads: usize) -> Vec<Task> {
+    let heads_of = |pair: &[u32]| {
+        let (start, end) = (pair[0] as usize, pair[1] as usize);
+        (0..kv_heads).map(move |kv| Task { start, end, kv })
+    };
     let mut all: Vec<_> = segments
         .windows(2)
-        .flat_map(|pair| (0..kv_heads).map(move |kv| (pair[0] as usize, pair[1] as usize, kv)))
-        .filter(|(start, end, _)| start < end)
+        .flat_map(heads_of)
+        .filter(|task| task.start < task.end)
         .collect();
-    all.sort_by_key(|&(start, end, _)| std::cmp::Reverse(end - start));
+    all.sort_by_key(|task| std::cmp::Reverse(task.len()));
     all
 }
 
-/// See [`Device::attention_forward`](crate::ops::Device::attention_forward).
-pub fn forward(
-    scratch: &Scratch,
-    qkv: &[f32],
-    segments: &[u32],
-    out: &mut [f32],
-    log_sum: &mut [f32],
-    shape: &AttentionShape,
-) {
-    let layout = Layout::new(shape);
-    let (out, log_sum) = (SharedMut::new(out), SharedMut::new(log_sum));
-    tasks(segments, shape.kv_heads)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|(start, end, kv)| {
-            let mut scores = scratch.take(QUERIES * (end - start));
-            let (len, d) = (end - start, shape.head_dim);
-            OPERANDS.with_borrow_mut(|[k, v, _]| {
-                k.pack(d, len, layout.transposed(qkv, layout.key(start, kv)));
-                v.pack(len, d, layout.rows(qkv, layout.value(start, kv)));
-                for head in layout.heads_of(kv) {
-                    for q0 in (start..end).step_by(QUERIES) {
-                        let q1 = (q0 + QUERIES).min(end);
-                        let (rows, keys) = (q1 - q0, q1 - start);
-                        let q = layout.rows(qkv, layout.query(q0, head));
-                        gemm_packed_columns(rows, keys, q, k, &mut scores, keys);
-                        for r in 0..rows {
-                            let row = &mut scores[r * keys..(r + 1) * keys];
-                            let visible = q0 - start + r + 1;
-                            row[visible..].fill(0.0);
-                            let sum = softmax(&mut row[..visible], layout.scale);
-                            // SAFETY: this task alone handles this row and head.
-                            unsafe { log_sum.slice((q0 + r) * shape.heads + head, 1)[0] = sum };
-                        }
-                        let p = Matrix::rows(&scores, keys);
-                        let to = Shared {
-                            all: out,
-                            at: q0 * shape.out_size() + head * d,
-                            row: shape.out_size(),
-                        };
-                        // SAFETY: these columns of these rows are this task's alone.
-                        unsafe { gemm_packed_shared(keys, rows, p, v, to) };
+impl Run<AttentionForward<'_, Floats, Floats, Indices>> for CpuDevice {
+    fn run(&self, operation: Checked<AttentionForward<'_, Floats, Floats, Indices>>) -> Result<()> {
+        let AttentionForward {
+            qkv,
+            segments,
+            out,
+            log_sum,
+            shape,
+        } = operation.into_inner();
+        let forward = Forward {
+            scratch: &self.scratch,
+            layout: Layout::new(&shape),
+            qkv: qkv.slice(),
+            out: SharedMut::new(out.slice_mut()),
+            log_sum: SharedMut::new(log_sum.slice_mut()),
+        };
+        tasks(segments.slice(), shape.kv_heads)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|task| forward.task(task));
+        Ok(())
+    }
+}
+
+/// What all tasks of the forward pass read and write.
+struct Forward<'a> {
+    scratch: &'a Scratch,
+    layout: Layout,
+    qkv: &'a [f32],
+    out: SharedMut<'a>,
+    log_sum: SharedMut<'a>,
+}
+
+impl Forward<'_> {
+    fn task(&self, task: Task) {
+        let &Self {
+            ref layout,
+            qkv,
+            out,
+            log_sum,
+            ..
+        } = self;
+        let Task { start, kv, .. } = task;
+        let (len, shape) = (task.len(), layout.shape);
+        let d = shape.head_dim;
+        let mut scores = self.scratch.take(QUERIES * len);
+        OPERANDS.with_borrow_mut(|[k, v, _]| {
+            k.pack(d, len, layout.transposed(qkv, layout.key(start, kv)));
+            v.pack(len, d, layout.rows(qkv, layout.value(start, kv)));
+            for head in layout.heads_of(kv) {
+                for (q0, q1) in task.query_blocks() {
+                    let (rows, keys) = (q1 - q0, q1 - start);
+                    let q = layout.rows(qkv, layout.query(q0, head));
+                    gemm_packed_columns(rows, keys, q, k, &mut scores, keys);
+                    for r in 0..rows {
+                        let row = &mut scores[r * keys..(r + 1) * keys];
+                        let visible = q0 - start + r + 1;
+                        row[visible..].fill(0.0);
+                        let sum = softmax(&mut row[..visible], layout.scale);
+                        // SAFETY: this task alone handles this row and head.
+                        unsafe { log_sum.slice((q0 + r) * shape.heads + head, 1)[0] = sum };
                     }
+                    let p = Strided::rows(&scores, keys);
+                    let to = Shared {
+                        all: out,
+                        at: q0 * shape.out_size() + head * d,
+                        row: shape.out_size(),
+                    };
+                    // SAFETY: these columns of these rows are this task's alone.
+                    unsafe { gemm_packed_shared(keys, rows, p, v, to) };
                 }
-            });
+            }
         });
+    }
 }
 
 vectorised! {
@@ -174,91 +236,166 @@ vectorised! {
     }
 }
 
-/// See [`Device::attention_backward`](crate::ops::Device::attention_backward).
-#[allow(clippy::too_many_arguments)]
-pub fn backward(
-    scratch: &Scratch,
-    grad_out: &[f32],
-    qkv: &[f32],
-    out: &[f32],
-    log_sum: &[f32],
-    segments: &[u32],
-    grad_qkv: &mut [f32],
-    shape: &AttentionShape,
-) {
-    let layout = Layout::new(shape);
-    let (d, stride) = (shape.head_dim, layout.stride);
-    let grad = SharedMut::new(grad_qkv);
-    tasks(segments, shape.kv_heads)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|(start, end, kv)| {
-            let len = end - start;
-            let mut p = scratch.take(QUERIES * len);
-            let mut ds = scratch.take(QUERIES * len);
-            let to = |at: usize| Shared {
-                all: grad,
-                at,
-                row: stride,
-            };
-            let (dk, dv) = (layout.key(start, kv), layout.value(start, kv));
-            for row in 0..len {
-                for at in [dk, dv] {
-                    // SAFETY: this task alone handles key/value head `kv` of this segment.
-                    unsafe { grad.slice(at + row * stride, d) }.fill(0.0);
-                }
-            }
-            OPERANDS.with_borrow_mut(|[k, v_transposed, k_transposed]| {
-                k.pack(len, d, layout.rows(qkv, dk));
-                k_transposed.pack(d, len, layout.transposed(qkv, dk));
-                v_transposed.pack(d, len, layout.transposed(qkv, dv));
-                for head in layout.heads_of(kv) {
-                    for q0 in (start..end).step_by(QUERIES) {
-                        let q1 = (q0 + QUERIES).min(end);
-                        let (rows, keys) = (q1 - q0, q1 - start);
-                        let go_at = |row: usize| row * shape.out_size() + head * d;
-                        let go = Matrix::rows(&grad_out[go_at(q0)..], shape.out_size());
-                        let dq = layout.query(q0, head);
-                        let q = layout.rows(qkv, dq);
-                        gemm_packed_columns(rows, keys, q, k_transposed, &mut p, keys);
-                        gemm_packed_columns(rows, keys, go, v_transposed, &mut ds, keys);
-                        for r in 0..rows {
-                            let row = q0 + r;
-                            let visible = row - start + 1;
-                            let (p, ds) = (&mut p[r * keys..][..keys], &mut ds[r * keys..][..keys]);
-                            p[visible..].fill(0.0);
-                            ds[visible..].fill(0.0);
-                            let (p, ds) = (&mut p[..visible], &mut ds[..visible]);
-                            probabilities(p, layout.scale, log_sum[row * shape.heads + head]);
-                            let delta = dot(&grad_out[go_at(row)..][..d], &out[go_at(row)..][..d]);
-                            softmax_gradient(p, ds, delta, layout.scale);
-                        }
-                        let by_query = Matrix::rows(&ds, keys);
-                        let (ds_by_key, p_by_key) =
-                            (Matrix::transposed(&ds, keys), Matrix::transposed(&p, keys));
-                        // SAFETY: this task alone handles key/value head `kv` of this segment and the query heads that
-                        // read it.
-                        unsafe {
-                            gemm_packed_shared(keys, rows, by_query, k, to(dq));
-                            gemm_shared(keys, d, rows, ds_by_key, q, true, to(dk));
-                            gemm_shared(keys, d, rows, p_by_key, go, true, to(dv));
-                        }
-                    }
-                }
-            });
-        });
+impl Run<AttentionBackward<'_, Floats, Floats, Indices>> for CpuDevice {
+    fn run(
+        &self,
+        operation: Checked<AttentionBackward<'_, Floats, Floats, Indices>>,
+    ) -> Result<()> {
+        let AttentionBackward {
+            grad_out,
+            qkv,
+            out,
+            log_sum,
+            segments,
+            grad_qkv,
+            shape,
+        } = operation.into_inner();
+        let backward = Backward {
+            scratch: &self.scratch,
+            layout: Layout::new(&shape),
+            grad_out: grad_out.slice(),
+            qkv: qkv.slice(),
+            out: out.slice(),
+            log_sum: log_sum.slice(),
+            grad_qkv: SharedMut::new(grad_qkv.slice_mut()),
+        };
+        tasks(segments.slice(), shape.kv_heads)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|task| backward.task(task));
+        Ok(())
+    }
 }
 
-/// See [`Device::attention_cached`](crate::ops::Device::attention_cached).
-pub fn cached(
+/// What all tasks of the backward pass read and write.
+struct Backward<'a> {
+    scratch: &'a Scratch,
+    layout: Layout,
+    grad_out: &'a [f32],
+    qkv: &'a [f32],
+    out: &'a [f32],
+    log_sum: &'a [f32],
+    grad_qkv: SharedMut<'a>,
+}
+
+impl Backward<'_> {
+    fn task(&self, task: Task) {
+        let (layout, qkv) = (&self.layout, self.qkv);
+        let Task { start, kv, .. } = task;
+        let (len, shape) = (task.len(), layout.shape);
+        let d = shape.head_dim;
+        let mut p = self.scratch.take(QUERIES * len);
+        let mut ds = self.scratch.take(QUERIES * len);
+        let to = |at: usize| Shared {
+            all: self.grad_qkv,
+            at,
+            row: layout.stride,
+        };
+        let (dk, dv) = (layout.key(start, kv), layout.value(start, kv));
+        for row in 0..len {
+            for at in [dk, dv] {
+                // SAFETY: this task alone handles key/value head `kv` of this segment.
+                unsafe { self.grad_qkv.slice(at + row * layout.stride, d) }.fill(0.0);
+            }
+        }
+        OPERANDS.with_borrow_mut(|[k, v_transposed, k_transposed]| {
+            k.pack(len, d, layout.rows(qkv, dk));
+            k_transposed.pack(d, len, layout.transposed(qkv, dk));
+            v_transposed.pack(d, len, layout.transposed(qkv, dv));
+            for head in layout.heads_of(kv) {
+                for (q0, q1) in task.query_blocks() {
+                    let (rows, keys) = (q1 - q0, q1 - start);
+                    let go = &self.grad_out[q0 * shape.out_size() + head * d..];
+                    let go = Strided::rows(go, shape.out_size());
+                    let dq = layout.query(q0, head);
+                    let q = layout.rows(qkv, dq);
+                    gemm_packed_columns(rows, keys, q, k_transposed, &mut p, keys);
+                    gemm_packed_columns(rows, keys, go, v_transposed, &mut ds, keys);
+                    for r in 0..rows {
+                        let (p, ds) = (&mut p[r * keys..][..keys], &mut ds[r * keys..][..keys]);
+                        self.scores(start, q0 + r, head, p, ds);
+                    }
+                    let by_query = Strided::rows(&ds, keys);
+                    let ds_by_key = Strided::transposed(&ds, keys);
+                    let p_by_key = Strided::transposed(&p, keys);
+                    // SAFETY: this task alone handles key/value head `kv` of this segment and the
+                    // query heads that read it.
+                    unsafe {
+                        gemm_packed_shared(keys, rows, by_query, k, to(dq));
+                        gemm_shared((keys, d, rows), ds_by_key, q, true, to(dk));
+                        gemm_shared((keys, d, rows), p_by_key, go, true, to(dv));
+                    }
+                }
+            }
+        });
+    }
+
+    /// Turns one query's scores `p` into probabilities, and the gradients of these, `ds`, into
+    /// those of the scores. Keys after the query get zeros.
+    fn scores(&self, start: usize, row: usize, head: usize, p: &mut [f32], ds: &mut [f32]) {
+        let Layout { shape, scale, .. } = self.layout;
+        let visible = row - start + 1;
+        p[visible..].fill(0.0);
+        ds[visible..].fill(0.0);
+        let (p, ds) = (&mut p[..visible], &mut ds[..visible]);
+        probabilities(p, scale, self.log_sum[row * shape.heads + head]);
+        let at = row * shape.out_size() + head * shape.head_dim;
+        let own = at..at + shape.head_dim;
+        let delta = dot(&self.grad_out[own.clone()], &self.out[own]);
+        softmax_gradient(p, ds, delta, scale);
+    }
+}
+
+impl Run<AttentionPrefill<'_, Floats>> for CpuDevice {
+    fn run(&self, operation: Checked<AttentionPrefill<'_, Floats>>) -> Result<()> {
+        let AttentionPrefill {
+            qkv,
+            sequence,
+            out,
+            shape,
+        } = operation.into_inner();
+        append(
+            &self.scratch,
+            qkv.slice(),
+            sequence,
+            out.slice_mut(),
+            &shape,
+        );
+        Ok(())
+    }
+}
+
+/// A sequence is a task: the longest first would be fairer, but they are of a size.
+impl Run<AttentionDecode<'_, Floats>> for CpuDevice {
+    fn run(&self, operation: Checked<AttentionDecode<'_, Floats>>) -> Result<()> {
+        let AttentionDecode {
+            qkv,
+            sequences,
+            out,
+            shape,
+        } = operation.into_inner();
+        let rows = qkv
+            .slice()
+            .par_chunks_exact(shape.qkv_size())
+            .zip(out.slice_mut().par_chunks_exact_mut(shape.out_size()));
+        rows.zip(sequences)
+            .with_min_len(2)
+            .for_each(|((row, out), sequence)| append(&self.scratch, row, sequence, out, &shape));
+        Ok(())
+    }
+}
+
+/// Appends the rows of `qkv` to the sequence's keys and values, then attends from each to all up to
+/// it.
+fn append(
     scratch: &Scratch,
     qkv: &[f32],
-    keys: &mut [f32],
-    values: &mut [f32],
+    sequence: CachedSequence<'_, Floats>,
     out: &mut [f32],
     shape: &AttentionShape,
-    past: usize,
 ) {
+    let CachedSequence { keys, values, past } = sequence;
+    let (keys, values) = (keys.slice_mut(), values.slice_mut());
     let layout = Layout::new(shape);
     let (kv_size, d) = (shape.kv_size(), shape.head_dim);
     for (r, row) in qkv.chunks_exact(layout.stride).enumerate() {
@@ -278,41 +415,24 @@ pub fn cached(
             let mut scores = scratch.take(visible);
             for (head, out) in out.chunks_exact_mut(d).enumerate() {
                 let column = head / group * d;
-                cached_row(
-                    &row[head * d..][..d],
-                    &keys[column..],
-                    &values[column..],
-                    kv_size,
-                    layout.scale,
-                    &mut scores,
-                    out,
-                );
+                let (query, scale) = (&row[head * d..][..d], layout.scale);
+                let (keys, values) = (&keys[column..], &values[column..]);
+                cached_row(query, keys, values, kv_size, scale, &mut scores, out);
             }
-        });
-}
-
-/// See [`Device::attention_cached_texts`](crate::ops::Device::attention_cached_texts). A text is a task: the longest first would
-/// be fairer, but they are of a size.
-pub fn cached_texts(
-    scratch: &Scratch,
-    qkv: &[f32],
-    texts: &mut [CachedText<'_, CpuDevice>],
-    out: &mut [f32],
-    shape: &AttentionShape,
-) {
-    let rows = qkv
-        .par_chunks_exact(shape.qkv_size())
-        .zip(out.par_chunks_exact_mut(shape.out_size()));
-    rows.zip(texts)
-        .with_min_len(2)
-        .for_each(|((row, out), text)| {
-            cached(scratch, row, text.keys, text.values, out, shape, text.past);
         });
 }
 
 vectorised! {
     /// One query against `scores.len()` cached keys and values, whose rows are `stride` apart.
-    pub fn cached_row(query: &[f32], keys: &[f32], values: &[f32], stride: usize, scale: f32, scores: &mut [f32], out: &mut [f32]) {
+    pub fn cached_row(
+        query: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        stride: usize,
+        scale: f32,
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
         let d = query.len();
         for (i, score) in scores.iter_mut().enumerate() {
             *score = dot_body::<FMA>(query, &keys[i * stride..][..d]);

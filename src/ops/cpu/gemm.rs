@@ -1,187 +1,52 @@
-//! The matrix product that every dense operation is made of: `C = A B`, `C += A B` or `C = R + A B`.
+//! The matrix product that every dense operation is made of: `C = A B`, `C += A B` or `C = R + A
+//! B`.
 //!
-//! `A` (m x k) is read in place where its rows are contiguous and packed otherwise; `B` (k x n) is packed into panels.
-//! Blocks: as deep as a panel fits L1 (`PANEL`), `MC` rows so that the block of `A` stays in L2. Each element of `C` is
-//! summed in the same order whatever the number of threads: work is split over `C` only.
+//! `A` (m x k) is read in place where its rows are contiguous and packed otherwise; `B` (k x n) is
+//! packed into panels. Blocks: as deep as a panel fits L1 (`PANEL`), `MC` rows so that the block of
+//! `A` stays in L2. Each element of `C` is summed in the same order whatever the number of threads:
+//! work is split over `C` only.
 //!
-//! With factors in `bf16` both operands become matrices of pairs first, half as deep, and go the same way.
+//! In `bf16` both operands become matrices of pairs first, half as deep, and go the same way.
 
+mod operands;
 mod pack;
 mod pairs;
 
-pub use super::kernel::Factors;
+pub use super::kernel::MatmulPrecision;
 use super::kernel::{Kernel, Tile, run_strip, run_tile};
-use super::memory::Buffer;
-use super::shared::SharedMut;
+use super::memory::HostBuffer;
+use operands::Out;
+pub use operands::{Fetch, Shared, Start, Strided, Target};
 use pack::{Left, pack_left, pack_left_whole, pack_panels};
 use pairs::Room;
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
 
-/// Depth of a block at most: a panel is then 32 KiB with AVX2, the whole L1 data cache of most processors, and 64 KiB with
-/// AVX-512, whose processors read L2 as fast as the tile needs. What the rows of `A` need besides passes through; the depth of 384
-/// that most of the model's products have then is one block, so `C` is written once.
+/// Depth of a block at most: a panel is then 32 KiB with AVX2, the whole L1 data cache of most
+/// processors, and 64 KiB with AVX-512, whose processors read L2 as fast as the tile needs. What
+/// the rows of `A` need besides passes through; the depth of 384 that most of the model's products
+/// have then is one block, so `C` is written once.
 const DEPTH: usize = 512;
-/// Rows of `A` that are used against one set of panels before the next: 144 x 512 x 4 B = 288 KiB of L2.
+/// Rows of `A` that are used against one set of panels before the next: 144 x 512 x 4 B = 288 KiB
+/// of L2.
 const MC: usize = 144;
-/// Depth up to which a transposed left operand whose columns do not compete for L1's sets is read in place.
-const IN_PLACE_DEPTH: usize = 128;
 /// Multiplications below which a product is not worth splitting over threads.
 const PARALLEL_WORK: usize = 1 << 20;
 
-/// A matrix to read: element `(r, c)` is at `data[r * row + c * col]`.
-#[derive(Clone, Copy)]
-pub struct Matrix<'a> {
-    data: &'a [f32],
-    row: usize,
-    col: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// Row-major with `row` elements between rows.
-    pub fn rows(data: &'a [f32], row: usize) -> Self {
-        Self { data, row, col: 1 }
-    }
-
-    /// The transpose of a row-major matrix with `row` elements between rows.
-    pub fn transposed(data: &'a [f32], row: usize) -> Self {
-        Self {
-            data,
-            row: 1,
-            col: row,
-        }
-    }
-
-    /// The same matrix from row `r` on.
-    pub fn from_row(self, r: usize) -> Self {
-        Self {
-            data: &self.data[r * self.row..],
-            ..self
-        }
-    }
-
-    /// The transpose of this matrix, where it stands.
-    fn flipped(self) -> Self {
-        Self {
-            row: self.col,
-            col: self.row,
-            ..self
-        }
-    }
-
-    /// Whether the tile loop can read it as it stands: rows are contiguous, or there are few columns and they are an odd number
-    /// of cache lines apart, so that they fall into all sets of L1 and those of one group of rows stay there.
-    fn in_place(&self, depth: usize) -> bool {
-        let spread = self.col.is_multiple_of(16) && (self.col / 16) % 2 == 1;
-        self.col == 1 || self.row == 1 && depth <= IN_PLACE_DEPTH && spread
-    }
-
-    fn covers(&self, rows: usize, cols: usize) -> bool {
-        rows == 0 || cols == 0 || (rows - 1) * self.row + (cols - 1) * self.col < self.data.len()
-    }
-}
-
-/// What the product is added to.
-#[derive(Clone, Copy)]
-pub enum Start<'a> {
-    /// Nothing: `C = A B`.
-    Zero,
-    /// The old value: `C += A B`.
-    Accumulate,
-    /// Another matrix with the same rows: `C = R + A B`; the second number is the distance between its rows.
-    From(&'a [f32], usize),
-}
-
-/// Memory that will be read right after a product: the tile loop asks for it into L2 a little at a time, or the next product
-/// would begin by waiting for it. A hint that may name any address.
-#[derive(Clone, Copy)]
-pub struct Fetch {
-    from: *const f32,
-    len: usize,
-}
-
-impl Fetch {
-    /// Nothing besides the product's own panels.
-    pub const NOTHING: Self = Self {
-        from: std::ptr::null(),
-        len: 0,
-    };
-
-    /// `len` elements from an address on.
-    pub fn new(from: *const f32, len: usize) -> Self {
-        Self { from, len }
-    }
-}
-
-/// Raw parts of the output, shared by threads that write disjoint tiles.
-#[derive(Clone, Copy)]
-struct Out {
-    c: *mut f32,
-    c_row: usize,
-    init: *const f32,
-    init_row: usize,
-}
-
-impl Out {
-    fn new(m: usize, n: usize, start: Start, c: &mut [f32], c_row: usize) -> Self {
-        assert!(
-            c_row >= n && (m - 1) * c_row + n <= c.len(),
-            "gemm: the output is shorter than {m} x {n} needs"
-        );
-        let pointer = c.as_mut_ptr();
-        let (init, init_row) = match start {
-            Start::Zero => (std::ptr::null(), 0),
-            Start::Accumulate => (pointer.cast_const(), c_row),
-            Start::From(r, row) => {
-                assert!(
-                    (m - 1) * row + n <= r.len(),
-                    "gemm: the residual is shorter than {m} x {n} needs"
-                );
-                (r.as_ptr(), row)
-            }
-        };
-        Self {
-            c: pointer,
-            c_row,
-            init,
-            init_row,
-        }
-    }
-
-    /// The same output, for the second block of the depth on.
-    fn accumulating(self) -> Self {
-        Self {
-            init: self.c.cast_const(),
-            init_row: self.c_row,
-            ..self
-        }
-    }
-}
-
-// SAFETY: each task writes its own columns and rows of C only; see `split`.
-unsafe impl Send for Out {}
-// SAFETY: as above.
-unsafe impl Sync for Out {}
-
 thread_local! {
     /// A left operand packed for several tasks; its memory is kept between calls.
-    static LEFT: Cell<Buffer<f32>> = const { Cell::new(Buffer::EMPTY) };
+    static LEFT: Cell<HostBuffer<f32>> = const { Cell::new(HostBuffer::EMPTY) };
     /// Packed panels of this thread, kept between calls.
-    static PANELS: RefCell<(Buffer<f32>, Buffer<f32>)> = RefCell::default();
+    static PANELS: RefCell<(HostBuffer<f32>, HostBuffer<f32>)> = RefCell::default();
 }
 
-/// `c[m x n] = start + a[m x k] b[k x n]` on all threads of the current pool. `c` has `c_row` elements between rows.
-#[allow(clippy::too_many_arguments)]
+/// `c[m x n] = start + a[m x k] b[k x n]` on all threads of the current pool.
 pub fn gemm(
-    factors: Factors,
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Matrix,
-    b: Matrix,
-    start: Start,
-    c: &mut [f32],
-    c_row: usize,
+    precision: MatmulPrecision,
+    (m, n, k): (usize, usize, usize),
+    a: Strided,
+    b: Strided,
+    target: Target,
 ) {
     if m == 0 || n == 0 {
         return;
@@ -195,10 +60,10 @@ pub fn gemm(
         a.covers(m, k) && b.covers(k, n),
         "gemm: an operand is shorter than {m} x {n} x {k} needs"
     );
-    let (kernel, out) = (Kernel::new(factors), Out::new(m, n, start, c, c_row));
-    match factors {
-        Factors::Single => gemm_tasks(kernel, tasks, (m, n, k), a, b, out),
-        Factors::Bf16 => {
+    let (kernel, out) = (Kernel::new(precision), Out::new(m, n, target));
+    match precision {
+        MatmulPrecision::Single => gemm_tasks(kernel, tasks, (m, n, k), a, b, out),
+        MatmulPrecision::Bf16 => {
             let mut room = Room::take();
             let (a, b) = room.both((m, n, k), a, b);
             gemm_tasks(kernel, tasks, (m, n, kernel.steps(k)), a, b, out);
@@ -206,43 +71,15 @@ pub fn gemm(
     }
 }
 
-/// Part of a matrix that tasks share, each of them its own rows and columns, which no `&mut` slice can express.
-#[derive(Clone, Copy)]
-pub struct Shared<'a> {
-    /// The matrix.
-    pub all: SharedMut<'a>,
-    /// The part's first element.
-    pub at: usize,
-    /// Elements from one row to the next.
-    pub row: usize,
-}
-
-impl Shared<'_> {
-    fn out(self, m: usize, n: usize, add: bool) -> Out {
-        let c = self.all.part(self.at, (m - 1) * self.row + n);
-        Out {
-            c,
-            c_row: self.row,
-            init: if add {
-                c.cast_const()
-            } else {
-                std::ptr::null()
-            },
-            init_row: self.row,
-        }
-    }
-}
-
-/// `c[m x n] = a[m x k] b[k x n]`, or `c +=` that with `add`, into a part of `c` on the calling thread.
+/// `c[m x n] = a[m x k] b[k x n]`, or `c +=` that with `add`, into a part of `c` on the calling
+/// thread.
 ///
 /// # Safety
 /// While this runs, nobody else reads or writes the `m` x `n` elements of `c`.
 pub unsafe fn gemm_shared(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Matrix,
-    b: Matrix,
+    (m, n, k): (usize, usize, usize),
+    a: Strided,
+    b: Strided,
     add: bool,
     c: Shared,
 ) {
@@ -253,16 +90,20 @@ pub unsafe fn gemm_shared(
         a.covers(m, k) && b.covers(k, n),
         "gemm: an operand is shorter than {m} x {n} x {k} needs"
     );
-    let (rows, cols, out) = ((0, m), (0, n), c.out(m, n, add));
-    let kernel = Kernel::new(Factors::Single);
-    block(kernel, rows, cols, k, Operand::Plain(a), b, out);
+    let whole = Part {
+        rows: (0, m),
+        cols: (0, n),
+    };
+    let (kernel, out) = (Kernel::new(MatmulPrecision::Single), c.out(m, n, add));
+    block(kernel, whole, k, Operand::Plain(a), b, out);
 }
 
 /// As [`gemm_packed_to`] into a part of `c`.
 ///
 /// # Safety
-/// While this runs, nobody else reads or writes the `m` x `n` elements of `c`, `n` being the columns of `b`.
-pub unsafe fn gemm_packed_shared(k: usize, m: usize, a: Matrix, b: &Packed, c: Shared) {
+/// While this runs, nobody else reads or writes the `m` x `n` elements of `c`, `n` being the
+/// columns of `b`.
+pub unsafe fn gemm_packed_shared(k: usize, m: usize, a: Strided, b: &Packed, c: Shared) {
     if m == 0 || b.n == 0 {
         return;
     }
@@ -270,25 +111,31 @@ pub unsafe fn gemm_packed_shared(k: usize, m: usize, a: Matrix, b: &Packed, c: S
     product_packed((m, b.n, k), a, b, c.out(m, b.n, false), Fetch::NOTHING);
 }
 
-/// As [`gemm`] with `tasks` tasks, a depth in steps of the kernel, and operands that are there, as the caller has checked.
+/// As [`gemm`] with `tasks` tasks, a depth in steps of the kernel, and operands that are there, as
+/// the caller has checked.
 fn gemm_tasks(
     kernel: Kernel,
     tasks: usize,
     (m, n, k): (usize, usize, usize),
-    a: Matrix,
-    b: Matrix,
+    a: Strided,
+    b: Strided,
     out: Out,
 ) {
     let nr = kernel.nr();
     let panels = n.div_ceil(nr);
-    // Columns are split first: only B is packed, so nothing is packed twice. Few columns: rows as well.
+    // Columns are split first: only B is packed, so nothing is packed twice. Few columns: rows as
+    // well.
     let col_tasks = tasks.min(panels);
     let row_tasks = (tasks / col_tasks).clamp(1, m.div_ceil(MC));
     if col_tasks * row_tasks == 1 {
-        return block(kernel, (0, m), (0, n), k, Operand::Plain(a), b, out);
+        let whole = Part {
+            rows: (0, m),
+            cols: (0, n),
+        };
+        return block(kernel, whole, k, Operand::Plain(a), b, out);
     }
     // A left operand that must be packed is packed once, not by each task.
-    let mut own = Buffer::default();
+    let mut own = HostBuffer::default();
     let a = if a.in_place(k) {
         Operand::Plain(a)
     } else {
@@ -307,7 +154,7 @@ fn gemm_tasks(
         );
         let step = m.div_ceil(row_tasks).next_multiple_of(kernel.mr());
         let rows = ((step * rt).min(m), (step * (rt + 1)).min(m));
-        block(kernel, rows, cols, k, a, b, out);
+        block(kernel, Part { rows, cols }, k, a, b, out);
     });
     if !own.is_empty() {
         LEFT.set(own);
@@ -317,47 +164,50 @@ fn gemm_tasks(
 /// A right-hand matrix packed once and used for many products.
 #[derive(Default)]
 pub struct Packed {
-    factors: Factors,
-    panels: Buffer<f32>,
+    precision: MatmulPrecision,
+    panels: HostBuffer<f32>,
     k: usize,
     n: usize,
 }
 
 impl Packed {
-    /// Nothing yet; for products with these factors.
-    pub fn new(factors: Factors) -> Self {
+    /// Nothing yet; for products of this precision.
+    pub fn new(precision: MatmulPrecision) -> Self {
         Self {
-            factors,
+            precision,
             ..Self::default()
         }
     }
 
     /// That a product with the first `n` columns and `k` rows has its operands.
-    fn check(&self, m: usize, n: usize, k: usize, a: Matrix) {
+    fn check(&self, m: usize, n: usize, k: usize, a: Strided) {
         assert!(
             k <= self.k && n <= self.n && a.covers(m, k),
-            "gemm: the left operand is shorter than {m} x {k} needs, or there are not {k} x {n} of {} x {} packed elements",
+            "gemm: the left operand is shorter than {m} x {k} needs, or there are not {k} x {n} of \
+             {} x {} packed elements",
             self.k,
             self.n
         );
     }
 
     /// Packs `b` (k x n), replacing what was packed before.
-    pub fn pack(&mut self, k: usize, n: usize, b: Matrix) {
+    pub fn pack(&mut self, k: usize, n: usize, b: Strided) {
         assert!(
             b.covers(k, n),
             "pack: the matrix is shorter than {k} x {n} needs"
         );
-        let kernel = Kernel::new(self.factors);
+        let kernel = Kernel::new(self.precision);
         (self.k, self.n) = (k, n);
-        match self.factors {
-            Factors::Single => self.pack_steps(kernel, k, b),
-            Factors::Bf16 => self.pack_steps(kernel, kernel.steps(k), Room::take().right(k, n, b)),
+        match self.precision {
+            MatmulPrecision::Single => self.pack_steps(kernel, k, b),
+            MatmulPrecision::Bf16 => {
+                self.pack_steps(kernel, kernel.steps(k), Room::take().right(k, n, b))
+            }
         }
     }
 
     /// As [`Self::pack`] with a depth in steps of the kernel.
-    fn pack_steps(&mut self, kernel: Kernel, k: usize, b: Matrix) {
+    fn pack_steps(&mut self, kernel: Kernel, k: usize, b: Strided) {
         let (n, nr) = (self.n, kernel.nr());
         let width = n.div_ceil(nr) * nr;
         self.panels.reserve(width * k);
@@ -374,56 +224,58 @@ impl Packed {
     }
 }
 
-/// `c[m x n] = start + a[m x k] b` on the calling thread, with `fetch` asked for meanwhile. Meant for a block of rows that stays
-/// in L2 with `b`.
-pub fn gemm_packed(
-    m: usize,
-    a: Matrix,
-    b: &Packed,
-    start: Start,
-    c: &mut [f32],
-    c_row: usize,
-    fetch: Fetch,
-) {
-    gemm_packed_to(b.k, m, a, b, start, c, c_row, fetch);
+/// `c[m x n] = start + a[m x k] b` on the calling thread, with `fetch` asked for meanwhile. Meant
+/// for a block of rows that stays in L2 with `b`.
+pub fn gemm_packed(m: usize, a: Strided, b: &Packed, target: Target, fetch: Fetch) {
+    gemm_packed_to(b.k, m, a, b, target, fetch);
 }
 
 /// As [`gemm_packed`] with the first `k` rows of `b`.
-#[allow(clippy::too_many_arguments)]
-pub fn gemm_packed_to(
-    k: usize,
-    m: usize,
-    a: Matrix,
-    b: &Packed,
-    start: Start,
-    c: &mut [f32],
-    c_row: usize,
-    fetch: Fetch,
-) {
+pub fn gemm_packed_to(k: usize, m: usize, a: Strided, b: &Packed, target: Target, fetch: Fetch) {
     if m == 0 || b.n == 0 {
         return;
     }
     b.check(m, b.n, k, a);
-    let out = Out::new(m, b.n, start, c, c_row);
+    let out = Out::new(m, b.n, target);
     product_packed((m, b.n, k), a, b, out, fetch);
 }
 
 /// As [`gemm_packed`] with the first `n` columns of `b`, from nothing.
-pub fn gemm_packed_columns(m: usize, n: usize, a: Matrix, b: &Packed, c: &mut [f32], c_row: usize) {
+pub fn gemm_packed_columns(
+    m: usize,
+    n: usize,
+    a: Strided,
+    b: &Packed,
+    c: &mut [f32],
+    c_row: usize,
+) {
     if m == 0 || n == 0 {
         return;
     }
     b.check(m, n, b.k, a);
-    let out = Out::new(m, n, Start::Zero, c, c_row);
+    let start = Start::Zero;
+    let target = Target {
+        start,
+        c,
+        row: c_row,
+    };
+    let out = Out::new(m, n, target);
     product_packed((m, n, b.k), a, b, out, Fetch::NOTHING);
 }
 
-/// `out = a b` with the first `n` columns and `k` rows of `b`; the callers have checked that everything is there.
-fn product_packed((m, n, k): (usize, usize, usize), a: Matrix, b: &Packed, out: Out, fetch: Fetch) {
-    let kernel = Kernel::new(b.factors);
-    match b.factors {
-        Factors::Single => product_of_steps(kernel, (m, n, k), a, b, out, fetch),
-        Factors::Bf16 => {
+/// `out = a b` with the first `n` columns and `k` rows of `b`; the callers have checked that
+/// everything is there.
+fn product_packed(
+    (m, n, k): (usize, usize, usize),
+    a: Strided,
+    b: &Packed,
+    out: Out,
+    fetch: Fetch,
+) {
+    let kernel = Kernel::new(b.precision);
+    match b.precision {
+        MatmulPrecision::Single => product_of_steps(kernel, (m, n, k), a, b, out, fetch),
+        MatmulPrecision::Bf16 => {
             let mut room = Room::take();
             let a = room.left(m, k, a);
             product_of_steps(kernel, (m, n, kernel.steps(k)), a, b, out, fetch);
@@ -435,7 +287,7 @@ fn product_packed((m, n, k): (usize, usize, usize), a: Matrix, b: &Packed, out: 
 fn product_of_steps(
     kernel: Kernel,
     (m, n, k): (usize, usize, usize),
-    a: Matrix,
+    a: Strided,
     b: &Packed,
     out: Out,
     fetch: Fetch,
@@ -460,7 +312,8 @@ fn product_of_steps(
                 } else {
                     Fetch::NOTHING
                 };
-                tiles(kernel, rows, (0, n), depth, left, panels, out, fetch);
+                let part = Part { rows, cols: (0, n) };
+                tiles(kernel, part, depth, left, panels, out, fetch);
             }
         }
     });
@@ -476,21 +329,23 @@ fn depths(k: usize) -> impl Iterator<Item = (usize, usize)> {
 #[derive(Clone, Copy)]
 enum Operand<'a> {
     /// As it stands.
-    Plain(Matrix<'a>),
+    Plain(Strided<'a>),
     /// All of its rows, packed by [`pack_left_whole`].
     Packed { panels: &'a [f32], rows: usize },
 }
 
-/// Rows `rows` and columns `cols` of the product. `cols.0` is a multiple of the panel width.
-fn block(
-    kernel: Kernel,
+/// A part of a product.
+#[derive(Clone, Copy)]
+struct Part {
+    /// First and end row.
     rows: (usize, usize),
+    /// First and end column; the first is a multiple of the panel width.
     cols: (usize, usize),
-    k: usize,
-    a: Operand,
-    b: Matrix,
-    out: Out,
-) {
+}
+
+/// A part of the product.
+fn block(kernel: Kernel, part: Part, k: usize, a: Operand, b: Strided, out: Out) {
+    let Part { rows, cols } = part;
     if rows.0 >= rows.1 || cols.0 >= cols.1 {
         return;
     }
@@ -514,16 +369,11 @@ fn block(
                         Left::packed(&panels[all * k0 + m0 * depth..], kernel.mr(), depth)
                     }
                 };
-                tiles(
-                    kernel,
-                    (m0, m1),
+                let part = Part {
+                    rows: (m0, m1),
                     cols,
-                    depth,
-                    left,
-                    panels,
-                    out,
-                    Fetch::NOTHING,
-                );
+                };
+                tiles(kernel, part, depth, left, panels, out, Fetch::NOTHING);
             }
         }
     });
@@ -537,17 +387,16 @@ struct Panels<'a> {
     depth: usize,
 }
 
-#[allow(clippy::too_many_arguments)]
 fn tiles(
     kernel: Kernel,
-    rows: (usize, usize),
-    cols: (usize, usize),
+    part: Part,
     depth: usize,
     left: Left,
     panels: Panels,
     out: Out,
     fetch: Fetch,
 ) {
+    let Part { rows, cols } = part;
     let (mr, nr) = (kernel.mr(), kernel.nr());
     let height = rows.1 - rows.0;
     let groups = height.div_ceil(mr);
@@ -555,7 +404,8 @@ fn tiles(
     for (panel, c0) in (cols.0..cols.1).step_by(nr).enumerate() {
         let width = nr.min(cols.1 - c0);
         let b = panels.data[panel * panels.depth * nr..][..depth * nr].as_ptr();
-        // Each tile asks for its share of the next panel, or of what will be read after the product.
+        // Each tile asks for its share of the next panel, or of what will be read after the
+        // product.
         let (ahead, pace) = if fetch.len == 0 {
             (b.wrapping_add(panels.depth * nr), nr.div_ceil(groups))
         } else {
@@ -584,8 +434,8 @@ fn tiles(
         };
         // Whole tiles in one go; what is left at the lower and the right edge one by one.
         let whole = if width == nr { height / mr } else { 0 };
-        // SAFETY: the entry points checked that C, the start and A cover the whole product; the packed parts were sized
-        // by their packing; tasks own disjoint rows and columns of C.
+        // SAFETY: the entry points checked that C, the start and A cover the whole product; the
+        // packed parts were sized by their packing; tasks own disjoint rows and columns of C.
         unsafe {
             run_strip(kernel, &tile(0), whole, left.group);
             for group in whole..groups {

@@ -1,11 +1,14 @@
-//! Register-tile kernels of the matrix product: `C[MR x NR] (+)= A[MR x k] B[k x NR]`, one per instruction set.
+//! Register-tile kernels of the matrix product: `C[MR x NR] (+)= A[MR x k] B[k x NR]`, one per
+//! instruction set.
 //!
-//! `B` comes packed in panels of `NR` columns (`k` rows of `NR` contiguous values); `A` is read in place through strides
-//! and broadcast, so large weights that stand on the left need no packing at all. Sizes of the register tiles: AVX2 has
-//! 16 registers, 6 x 16 uses 12 as accumulators; AVX-512 has 32, 12 x 32 uses 24. Both hide the FMA latency of 4 cycles.
+//! `B` comes packed in panels of `NR` columns (`k` rows of `NR` contiguous values); `A` is read in
+//! place through strides and broadcast, so large weights that stand on the left need no packing at
+//! all. Sizes of the register tiles: AVX2 has 16 registers, 6 x 16 uses 12 as accumulators; AVX-512
+//! has 32, 12 x 32 uses 24. Both hide the FMA latency of 4 cycles.
 //!
-//! Factors in `bf16` come as pairs along `k`, each pair in the place of one `f32`: a step of the depth is then two, the
-//! loop is the same with another instruction, and whoever moves 32 bits moves a pair. See [`bf16`].
+//! MatmulPrecision in `bf16` come as pairs along `k`, each pair in the place of one `f32`: a step
+//! of the depth is then two, the loop is the same with another instruction, and whoever moves 32
+//! bits moves a pair. See [`bf16`].
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -68,13 +71,14 @@ impl Level {
     }
 }
 
-/// What the factors of a product are rounded to before they are multiplied. Sums are `f32` always.
+/// Precision of a product's operands. Sums are always `f32`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Factors {
+pub enum MatmulPrecision {
     /// `f32`: nothing is rounded.
     #[default]
     Single,
-    /// `bf16`, 8 significant bits: twice as many products an instruction where the processor has AVX512_BF16.
+    /// `bf16`, 8 significant bits: twice as many products an instruction where the processor has
+    /// AVX512_BF16.
     Bf16,
 }
 
@@ -82,23 +86,23 @@ pub enum Factors {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
     level: Level,
-    factors: Factors,
+    precision: MatmulPrecision,
 }
 
 impl Kernel {
-    /// For these factors with the best instructions of this processor.
-    pub fn new(factors: Factors) -> Self {
+    /// For this precision with the best instructions of this processor.
+    pub fn new(precision: MatmulPrecision) -> Self {
         Self {
             level: Level::detect(),
-            factors,
+            precision,
         }
     }
 
     /// Steps of the loop over a depth of `k`.
     pub const fn steps(self, k: usize) -> usize {
-        match self.factors {
-            Factors::Single => k,
-            Factors::Bf16 => k.div_ceil(2),
+        match self.precision {
+            MatmulPrecision::Single => k,
+            MatmulPrecision::Bf16 => k.div_ceil(2),
         }
     }
 
@@ -137,15 +141,17 @@ pub struct Tile {
     pub init: *const f32,
     /// Distance between rows of `init`.
     pub init_row: usize,
-    /// Where this tile's share of the next panel begins. It waits in L2 or L3; each step of `k` counts for a little of it, asked for every four, or
-    /// the next panel's first tile would spend longer on cache misses than on arithmetic. Any address is allowed.
+    /// Where this tile's share of the next panel begins. It waits in L2 or L3; each step of `k`
+    /// counts for a little of it, asked for every four, or the next panel's first tile would spend
+    /// longer on cache misses than on arithmetic. Any address is allowed.
     pub ahead: *const f32,
     /// Elements of that share per step of `k`.
     pub pace: usize,
 }
 
-/// Computes `count` whole tiles below one another on the same panel of `B`, the first of which is `tile`: each next one has
-/// its rows of `A` `a_step` elements further, those of `C` and `init` `mr` rows further, and asks for what the last one did not.
+/// Computes `count` whole tiles below one another on the same panel of `B`, the first of which is
+/// `tile`: each next one has its rows of `A` `a_step` elements further, those of `C` and `init`
+/// `mr` rows further, and asks for what the last one did not.
 ///
 /// # Safety
 /// As [`run_tile`] for each of them.
@@ -153,7 +159,7 @@ pub struct Tile {
 pub unsafe fn run_strip(kernel: Kernel, tile: &Tile, count: usize, a_step: usize) {
     // SAFETY: the caller promises the instruction set and the extents.
     unsafe {
-        if kernel.factors == Factors::Bf16 {
+        if kernel.precision == MatmulPrecision::Bf16 {
             return bf16::strip(kernel.level, tile, count, a_step);
         }
         match kernel.level {
@@ -208,15 +214,17 @@ unsafe fn avx2_strip(tile: &Tile, count: usize, a_step: usize) {
 /// Computes a tile with `rows <= mr` valid rows and `cols <= nr` valid columns.
 ///
 /// # Safety
-/// The processor has the instructions of `kernel`. `a` is readable for `rows` x `k` through its strides, `b` for `k * nr`, `c` is
-/// writable (and `init`, unless null, readable) for `rows` x `cols` through their strides, and nobody else touches that part of `c`.
+/// The processor has the instructions of `kernel`. `a` is readable for `rows` x `k` through its
+/// strides, `b` for `k * nr`, `c` is writable (and `init`, unless null, readable) for `rows` x
+/// `cols` through their strides, and nobody else touches that part of `c`.
 #[inline]
 pub unsafe fn run_tile(kernel: Kernel, tile: &Tile, rows: usize, cols: usize) {
     if cols == kernel.nr() {
         // SAFETY: as this function's contract.
         return unsafe { run_full_width(kernel, tile, rows) };
     }
-    // A narrow tile goes through a full-width copy: the panel is padded with zeros, so only C needs care.
+    // A narrow tile goes through a full-width copy: the panel is padded with zeros, so only C needs
+    // care.
     let mut copy = [0.0f32; 12 * MAX_NR];
     let nr = kernel.nr();
     if !tile.init.is_null() {
@@ -268,9 +276,10 @@ fn ask_for_init(tile: &Tile, rows: usize, cols: usize) {
     }
 }
 
-/// The loop over a tile's depth in as many rounds as it has rows: each begins by asking for one row of the output. At its end one
-/// row after another would wait for memory, which costs the logits of a large vocabulary two fifths of their time; asked for all at once,
-/// they fill the queue of what is on its way, and the operands wait.
+/// The loop over a tile's depth in as many rounds as it has rows: each begins by asking for one row
+/// of the output. At its end one row after another would wait for memory, which costs the logits of
+/// a large vocabulary two fifths of their time; asked for all at once, they fill the queue of what
+/// is on its way, and the operands wait.
 #[cfg(target_arch = "x86_64")]
 #[repr(C)]
 struct Rounds {
@@ -312,7 +321,7 @@ unsafe fn run_full_width(kernel: Kernel, tile: &Tile, rows: usize) {
     ask_for_init(tile, rows, kernel.nr());
     // SAFETY: the caller promises the instruction set and the extents.
     unsafe {
-        if kernel.factors == Factors::Bf16 {
+        if kernel.precision == MatmulPrecision::Bf16 {
             return bf16::rows(kernel.level, tile, rows);
         }
         match kernel.level {

@@ -1,7 +1,9 @@
-//! The CPU's buffers. Each begins at a cache line, so that no 64-byte vector of it crosses one: where they do, a training step
-//! takes 2% longer. Large ones are on huge pages where the system has them: with 4 KiB pages, walking a 77 MB table spends
-//! a tenth of its time on address translation and page faults.
+//! The CPU's buffers. Each begins at a cache line, so that no 64-byte vector of it crosses one:
+//! where they do, a training step takes 2% longer. Large ones are on huge pages where the system
+//! has them: with 4 KiB pages, walking a 77 MB table spends a tenth of its time on address
+//! translation and page faults.
 
+use crate::ops::{Buffer, IndexBuffer};
 use anyhow::{Context, Result};
 use bytemuck::Pod;
 use memmap2::MmapMut;
@@ -30,13 +32,13 @@ enum Memory {
 }
 
 /// A fixed number of elements that begin at a cache line.
-pub struct Buffer<T> {
+pub struct HostBuffer<T> {
     memory: Memory,
     len: usize,
     kind: PhantomData<T>,
 }
 
-impl<T> Buffer<T> {
+impl<T> HostBuffer<T> {
     /// No element.
     pub const EMPTY: Self = Self {
         memory: Memory::Lines(Vec::new()),
@@ -45,13 +47,13 @@ impl<T> Buffer<T> {
     };
 }
 
-impl<T> Default for Buffer<T> {
+impl<T> Default for HostBuffer<T> {
     fn default() -> Self {
         Self::EMPTY
     }
 }
 
-impl<T: Pod> Buffer<T> {
+impl<T: Pod> HostBuffer<T> {
     /// `len` zeros.
     ///
     /// # Errors
@@ -77,8 +79,8 @@ impl<T: Pod> Buffer<T> {
         })
     }
 
-    /// Makes room for `len` elements; what stands there is arbitrary. Ends the process where the memory is not there, as
-    /// collections do.
+    /// Makes room for `len` elements; what stands there is arbitrary. Ends the process where the
+    /// memory is not there, as collections do.
     pub fn reserve(&mut self, len: usize) {
         if self.len < len {
             *self = Self::zeroed(len).unwrap_or_else(|_| {
@@ -90,12 +92,26 @@ impl<T: Pod> Buffer<T> {
     }
 }
 
-impl<T: Pod> Clone for Buffer<T> {
+impl<T: Pod> Clone for HostBuffer<T> {
     fn clone(&self) -> Self {
         let mut copy = Self::EMPTY;
         copy.reserve(self.len);
         copy.copy_from_slice(self);
         copy
+    }
+}
+
+impl<T: Pod> Buffer for HostBuffer<T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl IndexBuffer for HostBuffer<u32> {
+    const PADDED: bool = false;
+
+    fn known(&self) -> Option<&[u32]> {
+        Some(self)
     }
 }
 
@@ -107,8 +123,8 @@ fn lines(bytes: usize) -> Option<Memory> {
     Some(Memory::Lines(lines))
 }
 
-/// Whole huge pages where they are worth it: the mapping is longer by one, so that they can begin where a huge page may. What is
-/// not used is never touched.
+/// Whole huge pages where they are worth it: the mapping is longer by one, so that they can begin
+/// where a huge page may. What is not used is never touched.
 fn pages(bytes: usize) -> Option<Memory> {
     if bytes < WORTH {
         let map = MmapMut::map_anon(bytes).ok()?;
@@ -123,7 +139,7 @@ fn pages(bytes: usize) -> Option<Memory> {
     Some(Memory::Pages { map, from })
 }
 
-impl<T: Pod> Deref for Buffer<T> {
+impl<T: Pod> Deref for HostBuffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         let bytes = self.len * size_of::<T>();
@@ -134,7 +150,7 @@ impl<T: Pod> Deref for Buffer<T> {
     }
 }
 
-impl<T: Pod> DerefMut for Buffer<T> {
+impl<T: Pod> DerefMut for HostBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         let bytes = self.len * size_of::<T>();
         bytemuck::cast_slice_mut(match &mut self.memory {
@@ -144,8 +160,8 @@ impl<T: Pod> DerefMut for Buffer<T> {
     }
 }
 
-/// Zeros for a buffer that is not read soon: past the caches where the processor can, which would first fetch what is
-/// overwritten and then throw out what is needed.
+/// Zeros for a buffer that is not read soon: past the caches where the processor can, which would
+/// first fetch what is overwritten and then throw out what is needed.
 pub fn clear(buffer: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -158,8 +174,8 @@ pub fn clear(buffer: &mut [f32]) {
             unsafe { _mm_stream_ps((&raw mut *vector).cast(), _mm_setzero_ps()) };
         }
         tail.fill(0.0);
-        // Streaming stores are not ordered with others: whoever is told of them must find them done.
-        // SAFETY: SSE, as above.
+        // Streaming stores are not ordered with others: whoever is told of them must find them
+        // done. SAFETY: SSE, as above.
         unsafe { _mm_sfence() };
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -183,7 +199,7 @@ mod tests {
             WORTH / 4,
             3 * HUGE / 4 + 5,
         ] {
-            let mut buffer = Buffer::<f32>::zeroed(len).unwrap();
+            let mut buffer = HostBuffer::<f32>::zeroed(len).unwrap();
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().all(|&x| x == 0.0));
             assert_eq!(buffer.as_ptr().addr() % 64, 0);
@@ -191,7 +207,7 @@ mod tests {
             assert_eq!(buffer.iter().sum::<f32>(), len as f32);
         }
         for len in [usize::MAX, usize::MAX / 4, usize::MAX / 8] {
-            let message = Buffer::<f32>::zeroed(len).err().unwrap().to_string();
+            let message = HostBuffer::<f32>::zeroed(len).err().unwrap().to_string();
             let expected = format!("no memory for a buffer of {len} elements of 4 bytes");
             assert_eq!(message, expected);
         }
@@ -200,7 +216,7 @@ mod tests {
     #[test]
     fn large_buffers_begin_at_a_huge_page() {
         for len in [WORTH, HUGE, HUGE + 1, 5 * HUGE - 1] {
-            let buffer = Buffer::<u8>::zeroed(len).unwrap();
+            let buffer = HostBuffer::<u8>::zeroed(len).unwrap();
             assert_eq!(buffer.len(), len);
             assert_eq!(buffer.as_ptr().addr() % HUGE, 0);
         }
@@ -208,7 +224,7 @@ mod tests {
 
     #[test]
     fn room_is_kept_until_more_is_needed() {
-        let mut buffer = Buffer::<f32>::EMPTY;
+        let mut buffer = HostBuffer::<f32>::EMPTY;
         buffer.reserve(10);
         buffer[9] = 3.0;
         buffer.reserve(4);

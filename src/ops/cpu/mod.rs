@@ -1,30 +1,38 @@
-//! Fast operations on the CPU: blocked products with register tiles for AVX2 and AVX-512, everything else vectorised and
-//! spread over rayon's threads. The same bits whatever the number of threads: sums are cut into parts of fixed size and
-//! added in order.
+//! Fast operations on the CPU: blocked products with register tiles for AVX2 and AVX-512,
+//! everything else vectorised and spread over rayon's threads. The same bits whatever the number of
+//! threads: sums are cut into parts of fixed size and added in order.
 
 mod attention;
 mod device;
+mod embedding;
+mod experts;
 pub mod gemm;
 mod head;
 pub mod kernel;
+mod linear;
 mod memory;
-mod moe;
-mod norm;
 mod optimizer;
+mod rmsnorm;
 mod rope;
+mod router;
 mod scratch;
 mod shared;
 pub mod simd;
 mod small;
 
-pub use memory::Buffer;
+pub use kernel::MatmulPrecision;
+pub use memory::HostBuffer;
 
-pub use kernel::Factors;
+/// Weights, activations and statistics.
+type Floats = HostBuffer<f32>;
+/// Tokens, positions and offsets.
+type Indices = HostBuffer<u32>;
 
-/// The CPU as a [`Device`](crate::ops::Device): every buffer is a [`Buffer`], all numbers are `f32`.
+/// The CPU as a [`Device`](crate::ops::Device): every buffer is a [`HostBuffer`], all numbers are
+/// `f32`.
 #[derive(Default)]
 pub struct CpuDevice {
-    factors: Factors,
+    precision: MatmulPrecision,
     scratch: scratch::Scratch,
     rope: rope::RopeCache,
 }
@@ -35,11 +43,12 @@ impl CpuDevice {
         Self::default()
     }
 
-    /// As [`Self::new`], with the factors of large products rounded: those of projections, experts and the head's losses, except for
-    /// the forward ones of up to 64 rows. Attention, the router, `head_logits` and everything that is no product stay as they are.
-    pub fn with_factors(factors: Factors) -> Self {
+    /// As [`Self::new`], with the operands of large products rounded: those of projections, experts
+    /// and the head's losses, except for the forward ones of up to 64 rows. Attention, the router,
+    /// the head's logits and everything that is no product stay as they are.
+    pub fn with_precision(precision: MatmulPrecision) -> Self {
         Self {
-            factors,
+            precision,
             ..Self::default()
         }
     }

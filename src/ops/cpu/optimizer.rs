@@ -1,7 +1,10 @@
 //! Global gradient norm and AdamW.
 
+use super::device::clear;
 use super::simd::{LANES, fma, sum_lanes, vectorised};
-use crate::ops::AdamStep;
+use super::{CpuDevice, Floats};
+use crate::ops::{AdamStep, AdamW, Checked, GlobalNorm, Run};
+use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 /// Elements of one task of the norm; sums are kept per chunk, in order, in f64.
@@ -9,8 +12,24 @@ const CHUNK: usize = 1 << 16;
 /// Elements of one task of an update: a small weight is shared by all threads too.
 const UPDATE_CHUNK: usize = 1 << 14;
 
+impl Run<GlobalNorm<'_, Floats, Floats>> for CpuDevice {
+    fn run(&self, operation: Checked<GlobalNorm<'_, Floats, Floats>>) -> Result<()> {
+        let GlobalNorm { gradients, norm } = operation.into_inner();
+        let mut total = 0.0f64;
+        for gradient in gradients {
+            total += sum_of_squares(gradient.slice());
+        }
+        let norm = norm.slice_mut();
+        norm[0] = total.sqrt() as f32;
+        if norm[0].is_finite() {
+            norm[1] += 1.0;
+        }
+        Ok(())
+    }
+}
+
 /// `sum_i x[i]^2`.
-pub fn sum_of_squares(x: &[f32]) -> f64 {
+fn sum_of_squares(x: &[f32]) -> f64 {
     let parts: Vec<f64> = x.par_chunks(CHUNK).map(squares_of_chunk).collect();
     parts.iter().sum()
 }
@@ -63,28 +82,53 @@ pub struct Update {
     pub number: f32,
 }
 
-/// One AdamW update; the gradient is zero afterwards.
-pub fn adamw(
-    weight: &mut [f32],
-    gradient: &mut [f32],
-    first: &mut [f32],
-    second: &mut [f32],
-    update: Update,
-    step: &AdamStep,
-) {
-    (
-        weight.par_chunks_mut(UPDATE_CHUNK),
-        gradient.par_chunks_mut(UPDATE_CHUNK),
-        first.par_chunks_mut(UPDATE_CHUNK),
-        second.par_chunks_mut(UPDATE_CHUNK),
-    )
-        .into_par_iter()
-        .for_each(|(w, g, m, v)| adamw_chunk(w, g, m, v, update, step));
+impl Run<AdamW<'_, Floats, Floats>> for CpuDevice {
+    fn run(&self, operation: Checked<AdamW<'_, Floats, Floats>>) -> Result<()> {
+        let AdamW {
+            weight,
+            gradient,
+            state,
+            norm,
+            rate,
+            step,
+        } = operation.into_inner();
+        ensure!(
+            state.master.is_none(),
+            "adamw: this device keeps no master copy, its weights are f32"
+        );
+        let (len, norm) = (weight.len, norm.slice());
+        let (weight, gradient) = (weight.slice_mut(), gradient.slice_mut());
+        if !norm[0].is_finite() {
+            clear(gradient);
+            return Ok(());
+        }
+        let update = Update {
+            clip: (step.max_norm / (norm[0] + 1e-6)).min(1.0),
+            rate: rate.slice()[0],
+            number: norm[1],
+        };
+        (
+            weight.par_chunks_mut(UPDATE_CHUNK),
+            gradient.par_chunks_mut(UPDATE_CHUNK),
+            state.first[..len].par_chunks_mut(UPDATE_CHUNK),
+            state.second[..len].par_chunks_mut(UPDATE_CHUNK),
+        )
+            .into_par_iter()
+            .for_each(|(w, g, m, v)| adamw_chunk(w, g, m, v, update, &step));
+        Ok(())
+    }
 }
 
 vectorised! {
     /// The update of `torch.optim.AdamW`: decay first, then the bias-corrected step.
-    pub fn adamw_chunk(weight: &mut [f32], gradient: &mut [f32], first: &mut [f32], second: &mut [f32], update: Update, step: &AdamStep) {
+    pub fn adamw_chunk(
+        weight: &mut [f32],
+        gradient: &mut [f32],
+        first: &mut [f32],
+        second: &mut [f32],
+        update: Update,
+        step: &AdamStep,
+    ) {
         // In f64, as PyTorch computes these scalars.
         let bias1 = 1.0 - f64::from(step.beta1).powi(update.number as i32);
         let bias2 = 1.0 - f64::from(step.beta2).powi(update.number as i32);

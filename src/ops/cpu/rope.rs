@@ -1,9 +1,58 @@
 //! Rotary position embedding (Su et al. 2021), half-split as Transformers' `rotate_half`.
 
 use super::simd::vectorised;
-use crate::ops::AttentionShape;
+use super::{CpuDevice, Floats, Indices};
+use crate::ops::{AttentionShape, Checked, Operation, RopeBackward, RopeForward, Run};
+use anyhow::{Result, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
+
+/// Positions from which a caller's mistake is likelier than a text: 2^20 positions of angles take
+/// 256 MB at a head size of 64.
+const MAX_POSITION: u32 = 1 << 20;
+
+impl Run<RopeForward<'_, Floats, Indices>> for CpuDevice {
+    fn run(&self, operation: Checked<RopeForward<'_, Floats, Indices>>) -> Result<()> {
+        let RopeForward {
+            qkv,
+            positions,
+            theta,
+            shape,
+        } = operation.into_inner();
+        let (op, positions) = (RopeForward::<Floats, Indices>::NAME, positions.slice());
+        expect_angles(op, positions)?;
+        self.rope
+            .rotate(qkv.slice_mut(), positions, theta, &shape, 1.0);
+        Ok(())
+    }
+}
+
+impl Run<RopeBackward<'_, Floats, Indices>> for CpuDevice {
+    fn run(&self, operation: Checked<RopeBackward<'_, Floats, Indices>>) -> Result<()> {
+        let RopeBackward {
+            grad_qkv,
+            positions,
+            theta,
+            shape,
+        } = operation.into_inner();
+        let (op, positions) = (RopeBackward::<Floats, Indices>::NAME, positions.slice());
+        expect_angles(op, positions)?;
+        let grad_qkv = grad_qkv.slice_mut();
+        self.rope.rotate(grad_qkv, positions, theta, &shape, -1.0);
+        Ok(())
+    }
+}
+
+/// That this device keeps angles for these positions.
+fn expect_angles(op: &str, positions: &[u32]) -> Result<()> {
+    match positions.iter().find(|&&position| position >= MAX_POSITION) {
+        None => Ok(()),
+        Some(position) => bail!(
+            "{op}: position {position} is beyond the {MAX_POSITION} \
+             that this device keeps angles for"
+        ),
+    }
+}
 
 /// Cosines and sines `[positions, D/2]`, grown on demand.
 #[derive(Default)]
@@ -52,19 +101,18 @@ impl RopeCache {
         table
     }
 
-    /// Rotates queries and keys in place, backwards with `inverse`.
-    pub fn rotate(
+    /// Rotates queries and keys in place; by the negative angles where `sign` is -1.
+    fn rotate(
         &self,
         qkv: &mut [f32],
         positions: &[u32],
         theta: f32,
         shape: &AttentionShape,
-        inverse: bool,
+        sign: f32,
     ) {
         let half = shape.head_dim / 2;
         let last = positions.iter().copied().max().unwrap_or(0) as usize;
         let table = self.table(theta, half, last + 1);
-        let sign = if inverse { -1.0 } else { 1.0 };
         let heads = shape.heads + shape.kv_heads;
         qkv.par_chunks_mut(shape.qkv_size())
             .zip(positions)

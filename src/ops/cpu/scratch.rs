@@ -1,17 +1,18 @@
-//! Buffers that operations need for the length of one call, kept between calls: a fresh allocation of many megabytes
-//! would cost page faults every time.
+//! Buffers that operations need for the length of one call, kept between calls: a fresh allocation
+//! of many megabytes would cost page faults every time.
 
-use super::memory::Buffer;
+use super::memory::HostBuffer;
 use std::sync::Mutex;
 
 /// A pool of `f32` buffers.
 #[derive(Default)]
 pub struct Scratch {
-    free: Mutex<Vec<Buffer<f32>>>,
+    free: Mutex<Vec<HostBuffer<f32>>>,
 }
 
 impl Scratch {
-    /// A buffer of `len` elements with arbitrary contents. It goes back to the pool when it is dropped.
+    /// A buffer of `len` elements with arbitrary contents. It goes back to the pool when it is
+    /// dropped.
     pub fn take(&self, len: usize) -> Borrowed<'_> {
         let mut free = self
             .free
@@ -42,7 +43,7 @@ impl Scratch {
 
 /// A buffer on loan.
 pub struct Borrowed<'a> {
-    buffer: Buffer<f32>,
+    buffer: HostBuffer<f32>,
     len: usize,
     pool: &'a Scratch,
 }

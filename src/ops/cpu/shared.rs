@@ -1,4 +1,5 @@
-//! A mutable slice that several tasks write in disjoint parts which no split of the slice can express (columns of rows).
+//! A mutable slice that several tasks write in disjoint parts which no split of the slice can
+//! express (columns of rows).
 
 use std::marker::PhantomData;
 

@@ -1,23 +1,25 @@
-//! One body, compiled for each instruction set and chosen at run time; and an exponential that vectorises.
+//! One body, compiled for each instruction set and chosen at run time; and an exponential that
+//! vectorises.
 
-/// Defines `fn name(args)` whose body is compiled three times (AVX-512, AVX2 + FMA, baseline) and dispatched by
-/// [`Level`](super::kernel::Level). Inside the body the constant `FMA` says whether fused multiply-add is an instruction.
+/// Defines `fn name(args)` whose body is compiled three times (AVX-512, AVX2 + FMA, baseline) and
+/// dispatched by [`Level`](super::kernel::Level). Inside the body the constant `FMA` says whether
+/// fused multiply-add is an instruction.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    (
+        $(#[$meta:meta])*
+        pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$meta])*
-        #[allow(clippy::too_many_arguments)]
         pub fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            #[allow(clippy::too_many_arguments, clippy::extra_unused_type_parameters)]
+            #[allow(clippy::extra_unused_type_parameters)]
             fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
-                #[allow(clippy::too_many_arguments)]
-                fn avx2($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                        fn avx2($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-                #[allow(clippy::too_many_arguments)]
-                fn avx512($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                        fn avx512($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 match $crate::ops::cpu::kernel::Level::detect() {
                     // SAFETY: `detect` found these instructions.
                     $crate::ops::cpu::kernel::Level::Avx512 => return unsafe { avx512($($arg),*) },
@@ -38,9 +40,9 @@ pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// `e^x` within 2 units in the last place; below -87.3 it is 0-ish (2^-126), above 88 it saturates near the largest finite
-/// value. Range reduction by `ln 2` in two parts and a degree-6 polynomial (Cephes `expf`), without branches so that
-/// loops over it vectorise.
+/// `e^x` within 2 units in the last place; below -87.3 it is 0-ish (2^-126), above 88 it saturates
+/// near the largest finite value. Range reduction by `ln 2` in two parts and a degree-6 polynomial
+/// (Cephes `expf`), without branches so that loops over it vectorise.
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: f32) -> f32 {
     let x = x.clamp(-87.336_54, 88.376_26);
@@ -67,13 +69,15 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     y * scale
 }
 
-/// Lanes that sums are kept in: a fixed number, so that a sum's order does not depend on the instruction set's width.
+/// Lanes that sums are kept in: a fixed number, so that a sum's order does not depend on the
+/// instruction set's width.
 pub const LANES: usize = 16;
 
 /// Sum of the lanes by halving.
 #[inline(always)]
 pub fn sum_lanes(lanes: [f32; LANES]) -> f32 {
-    // Hidden from the compiler, which else also computes the lanes two by two because they are added up so.
+    // Hidden from the compiler, which else also computes the lanes two by two because they are
+    // added up so.
     let mut lanes = std::hint::black_box(lanes);
     let mut width = LANES / 2;
     while width > 0 {

@@ -1,9 +1,10 @@
-//! Products with few rows, as decoding has them: one text has one row per step, a server's batch as many as it has texts.
-//! Each weight is read from memory once, straight through, as dot products. Packing it first, as the blocked product
-//! does, would double the memory traffic that is nearly all there is to pay.
+//! Products with few rows, as decoding has them: one text has one row per step, a server's batch as
+//! many as it has texts. Each weight is read from memory once, straight through, as dot products.
+//! Packing it first, as the blocked product does, would double the memory traffic that is nearly
+//! all there is to pay.
 //!
-//! A row's result has the same bits however many rows stand beside it: every element is [`dot_body`]'s sum, in its order.
-//! So a text's answer does not depend on who else is asking.
+//! A row's result has the same bits however many rows stand beside it: every element is
+//! [`dot_body`]'s sum, in its order. So a text's answer does not depend on who else is asking.
 
 use super::kernel::Level;
 use super::shared::SharedMut;
@@ -27,7 +28,8 @@ pub fn fits(rows: usize) -> bool {
     rows <= MAX_ROWS
 }
 
-/// `y = x weight^T (+ residual)`: x `[rows, inputs]`, weight `[outputs, inputs]`, `inputs` at least 1.
+/// `y = x weight^T (+ residual)`: x `[rows, inputs]`, weight `[outputs, inputs]`, `inputs` at least
+/// 1.
 pub fn linear(
     x: &[f32],
     weight: &[f32],
@@ -70,7 +72,8 @@ pub fn linear(
     }
 }
 
-/// `y[r, first + i] = x[r] . weight[i]` for all rows of `x` and of `weight`; `y` has `outputs` columns.
+/// `y[r, first + i] = x[r] . weight[i]` for all rows of `x` and of `weight`; `y` has `outputs`
+/// columns.
 ///
 /// # Safety
 /// Nobody else touches these elements of `y` meanwhile.
@@ -103,7 +106,8 @@ vectorised! {
     }
 }
 
-/// Eight dot products at once: each value that is loaded serves several of them, and their sums over lanes are taken together.
+/// Eight dot products at once: each value that is loaded serves several of them, and their sums
+/// over lanes are taken together.
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use super::super::shared::SharedMut;
@@ -179,8 +183,9 @@ mod avx512 {
         sums
     }
 
-    /// `sums[j * R + i] = x[i] . weight[j]`, each in the order of [`dot_body`](super::dot_body). Indices instead of iterators,
-    /// and the two halves apart: only so do all sums stay in registers.
+    /// `sums[j * R + i] = x[i] . weight[j]`, each in the order of [`dot_body`](super::dot_body).
+    /// Indices instead of iterators, and the two halves apart: only so do all sums stay in
+    /// registers.
     #[target_feature(enable = "avx512f,fma")]
     #[allow(clippy::needless_range_loop)]
     unsafe fn tile<const R: usize, const W: usize>(
@@ -194,7 +199,8 @@ mod avx512 {
         let steps = inputs / (2 * LANES);
         let (mut x_at, mut w_at) = (x.as_ptr(), weight.as_ptr());
         for _ in 0..steps {
-            // SAFETY: `steps` times two vectors lie in each row, and the slices hold R and W rows of `inputs`.
+            // SAFETY: `steps` times two vectors lie in each row, and the slices hold R and W rows
+            // of `inputs`.
             unsafe {
                 let (mut a, mut b) = ([zero; R], [zero; R]);
                 for i in 0..R {
@@ -234,7 +240,8 @@ mod avx512 {
     /// The sum over the lanes of each vector by halving, as `sum_lanes` takes it, eight at a time.
     #[target_feature(enable = "avx512f")]
     fn fold(v: [__m512; DOTS]) -> [f32; DOTS] {
-        // Lanes i and i + 8; then each 128-bit part belongs to one vector: i and i + 4; i and i + 2; i and i + 1.
+        // Lanes i and i + 8; then each 128-bit part belongs to one vector: i and i + 4; i and i +
+        // 2; i and i + 1.
         let eights = |a, b| {
             let (low, high) = (
                 _mm512_shuffle_f32x4::<0x44>(a, b),

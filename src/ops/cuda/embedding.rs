@@ -3,61 +3,47 @@
 use anyhow::Result;
 
 use super::kernels;
-use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr};
+use super::memory::{DeviceBuffer, Element, IndexBuffer};
 use super::{CudaDevice, blocks, int};
-use crate::ops::checks::expect_tokens_in_range;
+use crate::ops::{Checked, EmbeddingBackward, EmbeddingForward, Operation, Run};
 
 /// Threads of a block.
 const THREADS: usize = 256;
 /// Elements of a 16-byte access.
 const PACK: usize = 8;
 
-/// The tokens, of which those that the host knows are rows of the table. (The kernel passes over others.)
-fn checked(op: &str, tokens: &IndexBuffer, count: usize, vocab: usize) -> Result<Ptr<u32>> {
-    let pointer = tokens.read(op, "tokens", &[count])?;
-    if let Some(known) = tokens.known() {
-        expect_tokens_in_range(op, "tokens", &known[..count], vocab)?;
-    }
-    Ok(pointer)
-}
-
 /// Elements that a thread moves at once.
 fn width(hidden: usize) -> usize {
     if hidden.is_multiple_of(PACK) { PACK } else { 1 }
 }
 
-pub(super) fn forward<E: Element>(
-    device: &CudaDevice<E>,
-    table: &DeviceBuffer<E>,
-    tokens: &IndexBuffer,
-    out: &mut DeviceBuffer<E>,
-    count: usize,
-    vocab: usize,
-    hidden: usize,
-) -> Result<()> {
-    let op = "embedding_forward";
-    let table = table.read(op, "table", &[vocab, hidden])?;
-    let tokens = checked(op, tokens, count, vocab)?;
-    let out = out.write(op, "out", &[count, hidden])?;
-    let threads = count * (hidden / width(hidden));
-    // The kernel counts its threads in 32 bits.
-    int(op, "the number of parts of rows", threads)?;
-    let (read, written) = (2 * count * hidden + 4 * count, 2 * count * hidden);
-    device.driver().operation(op, read + written);
-    device.driver().moves(read, written);
-    // SAFETY: the buffers are as long as the kernel's contract says; it checks each token.
-    unsafe {
-        kernels::embedding_fwd::<E>(
-            device.driver(),
-            [blocks(op, threads, THREADS)?, 1, 1],
-            0,
-            out,
-            table,
-            tokens,
-            int(op, "count", count)?,
-            int(op, "vocab", vocab)?,
-            int(op, "hidden", hidden)?,
-        )
+impl<E: Element> Run<EmbeddingForward<'_, DeviceBuffer<E>, IndexBuffer>> for CudaDevice<E> {
+    fn run(
+        &self,
+        operation: Checked<EmbeddingForward<'_, DeviceBuffer<E>, IndexBuffer>>,
+    ) -> Result<()> {
+        let op = EmbeddingForward::<DeviceBuffer<E>, IndexBuffer>::NAME;
+        let EmbeddingForward { table, tokens, out } = operation.into_inner();
+        let (count, vocab, hidden) = (tokens.len, table.rows, table.cols);
+        let threads = count * (hidden / width(hidden));
+        // The kernel counts its threads in 32 bits.
+        int(op, "the number of parts of rows", threads)?;
+        let driver = self.driver();
+        driver.moves(2 * count * hidden + 4 * count, 2 * count * hidden);
+        // SAFETY: the buffers are as long as the kernel's contract says; it passes over tokens out of range.
+        unsafe {
+            kernels::embedding_fwd::<E>(
+                driver,
+                [blocks(op, threads, THREADS)?, 1, 1],
+                0,
+                out.ptr(),
+                table.ptr(),
+                tokens.ptr(),
+                int(op, "count", count)?,
+                int(op, "vocab", vocab)?,
+                int(op, "hidden", hidden)?,
+            )
+        }
     }
 }
 
@@ -66,62 +52,62 @@ fn sort_passes(vocab: usize) -> i32 {
     (usize::BITS - vocab.leading_zeros()).div_ceil(8).max(1) as i32
 }
 
-pub(super) fn backward<E: Element>(
-    device: &CudaDevice<E>,
-    grad_out: &DeviceBuffer<E>,
-    tokens: &IndexBuffer,
-    grad_table: &mut DeviceBuffer<E>,
-    count: usize,
-    vocab: usize,
-    hidden: usize,
-) -> Result<()> {
-    let op = "embedding_backward";
-    let grad_out = grad_out.read(op, "grad_out", &[count, hidden])?;
-    let tokens = checked(op, tokens, count, vocab)?;
-    let grad_table = grad_table.write(op, "grad_table", &[vocab, hidden])?;
-    if count == 0 {
-        return Ok(());
-    }
-    let warps = count * hidden.div_ceil(32 * width(hidden));
-    // The kernel counts its warps in 32 bits.
-    int(op, "the number of parts of rows", warps)?;
-    let (count_arg, vocab_arg) = (int(op, "count", count)?, int(op, "vocab", vocab)?);
-    let mut scratch = device.scratch();
-    let order = scratch.take::<u32>(op, count)?;
-    let spare = scratch.take::<u32>(op, count)?;
-    let driver = device.driver();
-    // Rows of the table that can be touched at the most.
-    let rows = 2 * count.min(vocab) * hidden;
-    driver.operation(op, 2 * count * hidden + 4 * count + 2 * rows);
-    // Each pass counts the digits, and then moves the numbers.
-    let passes = sort_passes(vocab) as usize;
-    driver.moves(passes * 12 * count, passes * 4 * count);
-    // SAFETY: the buffers are as long as the kernels' contracts say, `order` and `spare` [count]; tokens are checked there.
-    unsafe {
-        kernels::embedding_sort(
-            device.driver(),
-            [1, 1, 1],
-            0,
-            order,
-            spare,
-            tokens,
-            count_arg,
-            vocab_arg,
-            sort_passes(vocab),
-        )?;
-        driver.moves(2 * count * hidden + 8 * count + rows, rows);
-        kernels::embedding_bwd::<E>(
-            device.driver(),
-            [blocks(op, warps, THREADS / 32)?, 1, 1],
-            0,
-            grad_table,
+impl<E: Element> Run<EmbeddingBackward<'_, DeviceBuffer<E>, IndexBuffer>> for CudaDevice<E> {
+    fn run(
+        &self,
+        operation: Checked<EmbeddingBackward<'_, DeviceBuffer<E>, IndexBuffer>>,
+    ) -> Result<()> {
+        let op = EmbeddingBackward::<DeviceBuffer<E>, IndexBuffer>::NAME;
+        let EmbeddingBackward {
             grad_out,
             tokens,
-            order.read(),
-            count_arg,
-            vocab_arg,
-            int(op, "hidden", hidden)?,
-        )
+            grad_table,
+        } = operation.into_inner();
+        let (count, vocab, hidden) = (tokens.len, grad_table.rows, grad_table.cols);
+        if count == 0 {
+            return Ok(());
+        }
+        let warps = count * hidden.div_ceil(32 * width(hidden));
+        // The kernel counts its warps in 32 bits.
+        int(op, "the number of parts of rows", warps)?;
+        let (count_arg, vocab_arg) = (int(op, "count", count)?, int(op, "vocab", vocab)?);
+        let mut scratch = self.scratch();
+        let order = scratch.take::<u32>(op, count)?;
+        let spare = scratch.take::<u32>(op, count)?;
+        let driver = self.driver();
+        // Rows of the table that can be touched at the most.
+        let rows = 2 * count.min(vocab) * hidden;
+        // Each pass counts the digits, and then moves the numbers.
+        let passes = sort_passes(vocab);
+        driver.moves(passes as usize * 12 * count, passes as usize * 4 * count);
+        // SAFETY: the buffers are as long as the kernels' contracts say, `order` and `spare` [count]; tokens are
+        // checked there.
+        unsafe {
+            kernels::embedding_sort(
+                driver,
+                [1, 1, 1],
+                0,
+                order,
+                spare,
+                tokens.ptr(),
+                count_arg,
+                vocab_arg,
+                passes,
+            )?;
+            driver.moves(2 * count * hidden + 8 * count + rows, rows);
+            kernels::embedding_bwd::<E>(
+                driver,
+                [blocks(op, warps, THREADS / 32)?, 1, 1],
+                0,
+                grad_table.ptr(),
+                grad_out.ptr(),
+                tokens.ptr(),
+                order.read(),
+                count_arg,
+                vocab_arg,
+                int(op, "hidden", hidden)?,
+            )
+        }
     }
 }
 

@@ -1,20 +1,24 @@
 //! Tied head and cross-entropy: `kernels/head.cu`. Which tokens count is listed on the device, so nothing waits for it.
+//! The logits of a few rows: `kernels/decode.cu`.
 
 use anyhow::Result;
 
 use super::kernels;
+use super::linear::{GEMV_OUTPUTS, GEMV_ROWS};
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut, Scratch};
 use super::tile::Tile;
 use super::{CudaDevice, blocks, int, scale_state};
-use crate::ops::checks::{expect_len, expect_nonzero, expect_targets_in_range};
+use crate::ops::{Checked, HEAD_CHUNK, HeadLogits, HeadLoss, HeadLosses, Matrix, Operation};
+use crate::ops::{Run, Vector};
 
-/// Most tokens of a chunk. More need more memory (206 MB of logits at GPT-2's vocabulary), fewer read the table and its
-/// gradient more often: 116 MB per chunk.
-const CHUNK: usize = 2048;
 /// Threads of the kernels that make no product.
 const THREADS: usize = 256;
 /// Most parts of the vocabulary that the gradient of `x` is summed in.
 const SPLITS: usize = 8;
+
+type Loss<'a, E> = HeadLoss<'a, DeviceBuffer<E>, DeviceBuffer<f32>, IndexBuffer>;
+type Losses<'a, E> = HeadLosses<'a, DeviceBuffer<E>, DeviceBuffer<f32>, IndexBuffer>;
+type Logits<'a, E> = HeadLogits<'a, DeviceBuffer<E>, DeviceBuffer<f32>>;
 
 /// The counted tokens' list and what is kept of a chunk.
 struct Pass {
@@ -39,13 +43,12 @@ impl Pass {
         device: &CudaDevice<E>,
         scratch: &mut Scratch,
         op: &str,
-        targets: Ptr<u32>,
-        count: usize,
-        vocab: usize,
-        hidden: usize,
+        targets: Vector<'_, IndexBuffer>,
+        table: Matrix<'_, DeviceBuffer<E>>,
     ) -> Result<Self> {
         let driver = device.driver();
-        let chunk = count.div_ceil(count.div_ceil(CHUNK));
+        let (count, vocab, hidden) = (targets.len, table.rows, table.cols);
+        let chunk = count.div_ceil(count.div_ceil(HEAD_CHUNK));
         let tile = Tile::for_product(&[hidden], chunk, vocab, driver.multiprocessors());
         let parts = vocab.div_ceil(tile.warp_cols());
         let pass = Self {
@@ -62,7 +65,7 @@ impl Pass {
             stats: scratch.take(op, 2 * chunk * parts)?,
         };
         driver.moves(4 * count, 12 * count + 4);
-        // SAFETY: `targets` has `count` elements, as the callers checked, and so have the lists.
+        // SAFETY: `targets` has `count` elements, and so have the lists.
         unsafe {
             kernels::head_compact(
                 driver,
@@ -72,7 +75,7 @@ impl Pass {
                 pass.row_targets,
                 pass.target_logit,
                 pass.counted,
-                targets,
+                targets.ptr(),
                 int(op, "tokens", count)?,
             )?;
         }
@@ -143,258 +146,238 @@ impl Pass {
     }
 }
 
-fn check_targets(op: &str, targets: &IndexBuffer, count: usize, vocab: usize) -> Result<Ptr<u32>> {
-    let pointer = targets.read(op, "targets", &[count])?;
-    // Targets that a kernel wrote are not known here; out of range they give NaN.
-    if let Some(known) = targets.known() {
-        expect_targets_in_range(op, "targets", &known[..count], vocab)?;
-    }
-    Ok(pointer)
-}
-
-#[allow(clippy::too_many_arguments)]
-pub(super) fn loss<E: Element>(
-    device: &CudaDevice<E>,
-    x: &DeviceBuffer<E>,
-    table: &DeviceBuffer<E>,
-    targets: &IndexBuffer,
-    scale: &DeviceBuffer<f32>,
-    loss: &mut DeviceBuffer<f32>,
-    grad_x: &mut DeviceBuffer<E>,
-    grad_table: &mut DeviceBuffer<E>,
-    count: usize,
-    vocab: usize,
-    hidden: usize,
-) -> Result<()> {
-    let op = "head_loss";
-    expect_nonzero(op, "the hidden size", hidden)?;
-    let x = x.read(op, "x", &[count, hidden])?;
-    let table = table.read(op, "table", &[vocab, hidden])?;
-    let targets = check_targets(op, targets, count, vocab)?;
-    let scale = scale.read(op, "scale", &[1])?;
-    let loss = loss.write(op, "loss", &[1])?;
-    let grad_table = grad_table.write(op, "grad_table", &[vocab, hidden])?;
-    // Ignored tokens keep these zeros.
-    let (x_bytes, table_bytes) = (2 * count * hidden, 2 * vocab * hidden);
-    device
-        .driver()
-        .operation(op, 2 * x_bytes + 3 * table_bytes + 4 * count);
-    expect_len(op, "grad_x", grad_x.len(), count * hidden)?;
-    grad_x.clear(count * hidden)?;
-    let grad_x = grad_x.write(op, "grad_x", &[count, hidden])?;
-    if count == 0 || vocab == 0 {
-        return Ok(());
-    }
-    let driver = device.driver();
-    let mut scratch = device.scratch();
-    let pass = Pass::new(device, &mut scratch, op, targets, count, vocab, hidden)?;
-    let chunk = pass.chunk;
-    let logits = scratch.take::<E>(op, pass.logits())?;
-    let row_losses = scratch.take::<f32>(op, count)?;
-
-    let loss_scale = device.scale_state().read().at(scale_state::SCALE);
-    let multiprocessors = driver.multiprocessors();
-    let table_tile = Tile::for_product(&[hidden], vocab, hidden, multiprocessors);
-    // The product that makes the gradient of `x` has few tiles and great depth, so the depth is cut as well.
-    let x_tiles = Tile::Large.count(chunk, hidden) * SPLITS;
-    let x_tile = Tile::choose(&[hidden], x_tiles, multiprocessors);
-    let splits = (2 * multiprocessors)
-        .div_ceil(x_tile.count(chunk, hidden))
-        .min(SPLITS);
-    let sums = scratch.take::<f32>(op, splits * chunk * hidden)?;
-    let x_launch = match x_tile {
-        Tile::Large => kernels::head_x_bwd::<E>,
-        Tile::Small => kernels::head_x_small_bwd::<E>,
-    };
-    let table_launch = match table_tile {
-        Tile::Large => kernels::head_table_bwd::<E>,
-        Tile::Small => kernels::head_table_small_bwd::<E>,
-    };
-    let (chunk_int, vocab_int, hidden_int) = (
-        int(op, "tokens", chunk)?,
-        int(op, "the vocabulary", vocab)?,
-        int(op, "the hidden size", hidden)?,
-    );
-    for first in pass.chunks() {
-        pass.logits_forward(device, op, x, table, logits, first)?;
-        let first = int(op, "tokens", first)?;
-        let (logits_bytes, rows_bytes) = (pass.logits_bytes(), 2 * chunk * hidden);
-        let sums_bytes = 2 * splits * rows_bytes;
-        driver.moves(logits_bytes + pass.stats_bytes(), logits_bytes);
-        // SAFETY: all buffers are as long as the kernels' contracts say.
-        unsafe {
-            kernels::head_grad_bwd::<E>(
-                driver,
-                [blocks(op, chunk, 1)?, 1, 1],
-                0,
-                logits,
-                row_losses,
-                pass.stats.read(),
-                pass.target_logit.read(),
-                pass.row_targets.read(),
-                pass.counted.read(),
-                loss_scale,
-                scale,
-                first,
-                chunk_int,
-                vocab_int,
-                int(op, "columns of a part", pass.tile.warp_cols())?,
-            )?;
-            driver.moves(logits_bytes + table_bytes, sums_bytes);
-            x_launch(
-                driver,
-                [blocks(op, splits * x_tile.count(chunk, hidden), 1)?, 1, 1],
-                x_tile.shared_bytes(),
-                sums,
-                logits.read(),
-                table,
-                pass.counted.read(),
-                first,
-                chunk_int,
-                vocab_int,
-                hidden_int,
-                int(op, "splits", splits)?,
-            )?;
-            driver.moves(sums_bytes, rows_bytes);
-            kernels::head_x_sum_bwd::<E>(
-                driver,
-                [blocks(op, chunk * hidden.div_ceil(8), THREADS)?, 1, 1],
-                0,
-                grad_x,
-                sums.read(),
-                pass.rows.read(),
-                pass.counted.read(),
-                first,
-                chunk_int,
-                hidden_int,
-                int(op, "splits", splits)?,
-            )?;
-            driver.moves(logits_bytes + rows_bytes + table_bytes, table_bytes);
-            table_launch(
-                driver,
-                table_tile.grid(op, vocab, hidden)?,
-                table_tile.shared_bytes(),
-                grad_table,
-                logits.read(),
-                x,
-                pass.rows.read(),
-                pass.counted.read(),
-                first,
-                chunk_int,
-                vocab_int,
-                hidden_int,
-            )?;
-        }
-    }
-    driver.moves(4 * count + 4, 4);
-    // SAFETY: `loss` has an element, `row_losses` one for every counted token.
-    unsafe {
-        kernels::head_loss_fwd(
-            driver,
-            [1, 1, 1],
-            0,
-            loss,
-            row_losses.read(),
-            pass.counted.read(),
-        )
-    }
-}
-
-#[allow(clippy::too_many_arguments)]
-pub(super) fn losses<E: Element>(
-    device: &CudaDevice<E>,
-    x: &DeviceBuffer<E>,
-    table: &DeviceBuffer<E>,
-    targets: &IndexBuffer,
-    losses: &mut DeviceBuffer<f32>,
-    count: usize,
-    vocab: usize,
-    hidden: usize,
-) -> Result<()> {
-    let op = "head_losses";
-    expect_nonzero(op, "the hidden size", hidden)?;
-    let x = x.read(op, "x", &[count, hidden])?;
-    let table = table.read(op, "table", &[vocab, hidden])?;
-    let targets = check_targets(op, targets, count, vocab)?;
-    // Ignored tokens keep these zeros.
-    device
-        .driver()
-        .operation(op, 2 * (count + vocab) * hidden + 8 * count);
-    expect_len(op, "losses", losses.len(), count)?;
-    losses.clear(count)?;
-    let losses = losses.write(op, "losses", &[count])?;
-    if count == 0 || vocab == 0 {
-        return Ok(());
-    }
-    let mut scratch = device.scratch();
-    let pass = Pass::new(device, &mut scratch, op, targets, count, vocab, hidden)?;
-    for first in pass.chunks() {
-        pass.logits_forward(device, op, x, table, PtrMut::null(), first)?;
-        device.driver().moves(pass.stats_bytes(), 4 * pass.chunk);
-        // SAFETY: all buffers are as long as the kernel's contract says.
-        unsafe {
-            kernels::head_losses_fwd(
-                device.driver(),
-                [blocks(op, pass.chunk, 1)?, 1, 1],
-                0,
-                losses,
-                pass.stats.read(),
-                pass.target_logit.read(),
-                pass.rows.read(),
-                pass.counted.read(),
-                int(op, "tokens", first)?,
-                int(op, "tokens", pass.chunk)?,
-                int(op, "parts", pass.parts)?,
-            )?;
-        }
-    }
-    Ok(())
-}
-
-#[allow(clippy::too_many_arguments)]
-pub(super) fn logits<E: Element>(
-    device: &CudaDevice<E>,
-    x: &DeviceBuffer<E>,
-    table: &DeviceBuffer<E>,
-    logits: &mut DeviceBuffer<f32>,
-    first_row: usize,
-    rows: usize,
-    vocab: usize,
-    hidden: usize,
-) -> Result<()> {
-    let op = "head_logits";
-    expect_nonzero(op, "the hidden size", hidden)?;
-    let x = x.read(op, "x", &[first_row.saturating_add(rows), hidden])?;
-    let table = table.read(op, "table", &[vocab, hidden])?;
-    let logits = logits.write(op, "logits", &[rows, vocab])?;
-    let driver = device.driver();
-    let (read, written) = (2 * (rows + vocab) * hidden, 4 * rows * vocab);
-    driver.operation(op, read + written);
-    driver.moves(read, written);
-    let tile = Tile::for_product(&[hidden], rows, vocab, driver.multiprocessors());
-    // A few rows fill a small tile better, and there are enough of those.
-    let tile = if rows <= Tile::Small.side() {
-        Tile::Small
-    } else {
-        tile
-    };
-    let launch = match tile {
-        Tile::Large => kernels::head_rows_fwd::<E>,
-        Tile::Small => kernels::head_rows_small_fwd::<E>,
-    };
-    // SAFETY: all buffers are as long as the kernel's contract says.
-    unsafe {
-        launch(
-            driver,
-            tile.grid(op, rows, vocab)?,
-            tile.shared_bytes(),
-            logits,
+impl<E: Element> Run<Loss<'_, E>> for CudaDevice<E> {
+    fn run(&self, operation: Checked<Loss<'_, E>>) -> Result<()> {
+        let op = Loss::<E>::NAME;
+        let HeadLoss {
             x,
             table,
-            int(op, "rows", first_row)?,
-            int(op, "rows", rows)?,
+            targets,
+            scale,
+            loss,
+            grad_x,
+            grad_table,
+        } = operation.into_inner();
+        let (count, vocab, hidden) = (targets.len, table.rows, table.cols);
+        // Ignored tokens keep these zeros.
+        grad_x.buffer.clear(count * hidden)?;
+        if count == 0 || vocab == 0 {
+            return Ok(());
+        }
+        let (loss, grad_x, grad_table) = (loss.ptr(), grad_x.ptr(), grad_table.ptr());
+        let table_bytes = 2 * vocab * hidden;
+        let driver = self.driver();
+        let mut scratch = self.scratch();
+        let pass = Pass::new(self, &mut scratch, op, targets, table)?;
+        let chunk = pass.chunk;
+        let logits = scratch.take::<E>(op, pass.logits())?;
+        let row_losses = scratch.take::<f32>(op, count)?;
+
+        let loss_scale = self.scale_state().read().at(scale_state::SCALE);
+        let multiprocessors = driver.multiprocessors();
+        let table_tile = Tile::for_product(&[hidden], vocab, hidden, multiprocessors);
+        // The product that makes the gradient of `x` has few tiles and great depth, so the depth is cut as well.
+        let x_tiles = Tile::Large.count(chunk, hidden) * SPLITS;
+        let x_tile = Tile::choose(&[hidden], x_tiles, multiprocessors);
+        let splits = (2 * multiprocessors)
+            .div_ceil(x_tile.count(chunk, hidden))
+            .min(SPLITS);
+        let sums = scratch.take::<f32>(op, splits * chunk * hidden)?;
+        let x_launch = match x_tile {
+            Tile::Large => kernels::head_x_bwd::<E>,
+            Tile::Small => kernels::head_x_small_bwd::<E>,
+        };
+        let table_launch = match table_tile {
+            Tile::Large => kernels::head_table_bwd::<E>,
+            Tile::Small => kernels::head_table_small_bwd::<E>,
+        };
+        let (chunk_int, vocab_int, hidden_int) = (
+            int(op, "tokens", chunk)?,
             int(op, "the vocabulary", vocab)?,
             int(op, "the hidden size", hidden)?,
-        )
+        );
+        for first in pass.chunks() {
+            pass.logits_forward(self, op, x.ptr(), table.ptr(), logits, first)?;
+            let first = int(op, "tokens", first)?;
+            let (logits_bytes, rows_bytes) = (pass.logits_bytes(), 2 * chunk * hidden);
+            let sums_bytes = 2 * splits * rows_bytes;
+            driver.moves(logits_bytes + pass.stats_bytes(), logits_bytes);
+            // SAFETY: all buffers are as long as the kernels' contracts say.
+            unsafe {
+                kernels::head_grad_bwd::<E>(
+                    driver,
+                    [blocks(op, chunk, 1)?, 1, 1],
+                    0,
+                    logits,
+                    row_losses,
+                    pass.stats.read(),
+                    pass.target_logit.read(),
+                    pass.row_targets.read(),
+                    pass.counted.read(),
+                    loss_scale,
+                    scale.ptr(),
+                    first,
+                    chunk_int,
+                    vocab_int,
+                    int(op, "columns of a part", pass.tile.warp_cols())?,
+                )?;
+                driver.moves(logits_bytes + table_bytes, sums_bytes);
+                x_launch(
+                    driver,
+                    [blocks(op, splits * x_tile.count(chunk, hidden), 1)?, 1, 1],
+                    x_tile.shared_bytes(),
+                    sums,
+                    logits.read(),
+                    table.ptr(),
+                    pass.counted.read(),
+                    first,
+                    chunk_int,
+                    vocab_int,
+                    hidden_int,
+                    int(op, "splits", splits)?,
+                )?;
+                driver.moves(sums_bytes, rows_bytes);
+                kernels::head_x_sum_bwd::<E>(
+                    driver,
+                    [blocks(op, chunk * hidden.div_ceil(8), THREADS)?, 1, 1],
+                    0,
+                    grad_x,
+                    sums.read(),
+                    pass.rows.read(),
+                    pass.counted.read(),
+                    first,
+                    chunk_int,
+                    hidden_int,
+                    int(op, "splits", splits)?,
+                )?;
+                driver.moves(logits_bytes + rows_bytes + table_bytes, table_bytes);
+                table_launch(
+                    driver,
+                    table_tile.grid(op, vocab, hidden)?,
+                    table_tile.shared_bytes(),
+                    grad_table,
+                    logits.read(),
+                    x.ptr(),
+                    pass.rows.read(),
+                    pass.counted.read(),
+                    first,
+                    chunk_int,
+                    vocab_int,
+                    hidden_int,
+                )?;
+            }
+        }
+        driver.moves(4 * count + 4, 4);
+        // SAFETY: `loss` has an element, `row_losses` one for every counted token.
+        unsafe {
+            kernels::head_loss_fwd(
+                driver,
+                [1, 1, 1],
+                0,
+                loss,
+                row_losses.read(),
+                pass.counted.read(),
+            )
+        }
+    }
+}
+
+impl<E: Element> Run<Losses<'_, E>> for CudaDevice<E> {
+    fn run(&self, operation: Checked<Losses<'_, E>>) -> Result<()> {
+        let op = Losses::<E>::NAME;
+        let HeadLosses {
+            x,
+            table,
+            targets,
+            losses,
+        } = operation.into_inner();
+        // Ignored tokens keep these zeros.
+        losses.buffer.clear(targets.len)?;
+        if targets.len == 0 || table.rows == 0 {
+            return Ok(());
+        }
+        let losses = losses.ptr();
+        let mut scratch = self.scratch();
+        let pass = Pass::new(self, &mut scratch, op, targets, table)?;
+        for first in pass.chunks() {
+            pass.logits_forward(self, op, x.ptr(), table.ptr(), PtrMut::null(), first)?;
+            self.driver().moves(pass.stats_bytes(), 4 * pass.chunk);
+            // SAFETY: all buffers are as long as the kernel's contract says.
+            unsafe {
+                kernels::head_losses_fwd(
+                    self.driver(),
+                    [blocks(op, pass.chunk, 1)?, 1, 1],
+                    0,
+                    losses,
+                    pass.stats.read(),
+                    pass.target_logit.read(),
+                    pass.rows.read(),
+                    pass.counted.read(),
+                    int(op, "tokens", first)?,
+                    int(op, "tokens", pass.chunk)?,
+                    int(op, "parts", pass.parts)?,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<E: Element> Run<Logits<'_, E>> for CudaDevice<E> {
+    fn run(&self, operation: Checked<Logits<'_, E>>) -> Result<()> {
+        let op = Logits::<E>::NAME;
+        let HeadLogits {
+            x,
+            table,
+            logits,
+            first_row,
+        } = operation.into_inner();
+        let (rows, vocab, hidden) = (logits.rows, table.rows, table.cols);
+        let driver = self.driver();
+        driver.moves(2 * (rows + vocab) * hidden, 4 * rows * vocab);
+        if rows <= GEMV_ROWS {
+            // The table is read once.
+            // SAFETY: the buffers are as long as the kernel's contract says; a row begins at a multiple of 16 bytes
+            // where `hidden` is one of 8.
+            return unsafe {
+                kernels::gemv_logits::<E>(
+                    driver,
+                    [blocks(op, vocab, GEMV_OUTPUTS)?, 1, 1],
+                    0,
+                    logits.ptr(),
+                    x.ptr().at(first_row * hidden),
+                    table.ptr(),
+                    int(op, "rows", rows)?,
+                    int(op, "hidden", hidden)?,
+                    int(op, "vocab", vocab)?,
+                )
+            };
+        }
+        let tile = Tile::for_product(&[hidden], rows, vocab, driver.multiprocessors());
+        // A few rows fill a small tile better, and there are enough of those.
+        let tile = if rows <= Tile::Small.side() {
+            Tile::Small
+        } else {
+            tile
+        };
+        let launch = match tile {
+            Tile::Large => kernels::head_rows_fwd::<E>,
+            Tile::Small => kernels::head_rows_small_fwd::<E>,
+        };
+        // SAFETY: all buffers are as long as the kernel's contract says.
+        unsafe {
+            launch(
+                driver,
+                tile.grid(op, rows, vocab)?,
+                tile.shared_bytes(),
+                logits.ptr(),
+                x.ptr(),
+                table.ptr(),
+                int(op, "rows", first_row)?,
+                int(op, "rows", rows)?,
+                int(op, "the vocabulary", vocab)?,
+                int(op, "the hidden size", hidden)?,
+            )
+        }
     }
 }

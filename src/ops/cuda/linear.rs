@@ -1,148 +1,161 @@
-//! Linear layers: `kernels/linear.cu`.
+//! Linear layers: `kernels/linear.cu`, and `kernels/decode.cu` for a few rows.
 
 use anyhow::Result;
 
-use super::decode::{GEMV_ROWS, gemv};
 use super::kernels;
 use super::memory::{DeviceBuffer, Element, Ptr};
 use super::tile::Tile;
-use super::{CudaDevice, int};
+use super::{CudaDevice, blocks, int};
+use crate::ops::{Checked, LinearBackwardInput, LinearBackwardWeight, LinearForward};
+use crate::ops::{Matrix, Operation, Run};
 
-#[allow(clippy::too_many_arguments)]
-pub(super) fn forward<E: Element>(
-    device: &CudaDevice<E>,
-    x: &DeviceBuffer<E>,
-    weight: &DeviceBuffer<E>,
-    residual: Option<&DeviceBuffer<E>>,
-    y: &mut DeviceBuffer<E>,
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-) -> Result<()> {
-    let op = "linear_forward";
-    let x = x.read(op, "x", &[rows, inputs])?;
-    let weight = weight.read(op, "weight", &[outputs, inputs])?;
-    let residual = residual
-        .map(|residual| residual.read(op, "residual", &[rows, outputs]))
-        .transpose()?;
-    let y = y.write(op, "y", &[rows, outputs])?;
-    if rows <= GEMV_ROWS {
-        // SAFETY: all buffers are as long as the product needs, and begin at multiples of 256 bytes.
-        return unsafe { gemv(op, device, x, weight, residual, y, rows, inputs, outputs) };
-    }
-    let driver = device.driver();
-    let least = 2 * (rows * inputs + outputs * inputs + rows * outputs)
-        + if residual.is_some() {
-            2 * rows * outputs
-        } else {
-            0
-        };
-    driver.operation(op, least);
-    driver.moves(least - 2 * rows * outputs, 2 * rows * outputs);
-    let tile = Tile::for_product(&[inputs, outputs], rows, outputs, driver.multiprocessors());
-    let launch = match tile {
-        Tile::Large => kernels::linear_fwd::<E>,
-        Tile::Small => kernels::linear_small_fwd::<E>,
-    };
-    // SAFETY: all buffers are as long as the kernel's contract says.
-    unsafe {
-        launch(
-            driver,
-            tile.grid(op, rows, outputs)?,
-            tile.shared_bytes(),
+/// Most rows that one reading of a weight serves; more are the tensor cores' work.
+pub(super) const GEMV_ROWS: usize = 4;
+/// Outputs of a block of the products for a few rows.
+pub(super) const GEMV_OUTPUTS: usize = 8;
+
+type Forward<'a, E> = LinearForward<'a, DeviceBuffer<E>>;
+type BackwardInput<'a, E> = LinearBackwardInput<'a, DeviceBuffer<E>>;
+type BackwardWeight<'a, E> = LinearBackwardWeight<'a, DeviceBuffer<E>>;
+
+impl<E: Element> Run<Forward<'_, E>> for CudaDevice<E> {
+    fn run(&self, operation: Checked<Forward<'_, E>>) -> Result<()> {
+        let op = Forward::<E>::NAME;
+        let LinearForward {
+            x,
+            weight,
+            residual,
             y,
-            x,
-            weight,
-            residual.unwrap_or_else(Ptr::null),
+        } = operation.into_inner();
+        let (rows, inputs, outputs) = (x.rows, x.cols, weight.rows);
+        let driver = self.driver();
+        let added = residual.map_or(0, |_| rows * outputs);
+        driver.moves(
+            2 * (rows * inputs + outputs * inputs + added),
+            2 * rows * outputs,
+        );
+        let (rows_arg, inputs_arg, outputs_arg) = (
             int(op, "rows", rows)?,
             int(op, "inputs", inputs)?,
             int(op, "outputs", outputs)?,
-        )
+        );
+        let has_residual = i32::from(residual.is_some());
+        let residual = residual.as_ref().map_or_else(Ptr::null, Matrix::ptr);
+        if rows <= GEMV_ROWS {
+            // The weight is read once, and its bytes bound the time.
+            // SAFETY: all buffers are as long as the kernel's contract says, and begin at multiples of 256 bytes.
+            return unsafe {
+                kernels::gemv::<E>(
+                    driver,
+                    [blocks(op, outputs, GEMV_OUTPUTS)?, 1, 1],
+                    0,
+                    y.ptr(),
+                    x.ptr(),
+                    weight.ptr(),
+                    residual,
+                    has_residual,
+                    rows_arg,
+                    inputs_arg,
+                    outputs_arg,
+                )
+            };
+        }
+        let tile = Tile::for_product(&[inputs, outputs], rows, outputs, driver.multiprocessors());
+        let launch = match tile {
+            Tile::Large => kernels::linear_fwd::<E>,
+            Tile::Small => kernels::linear_small_fwd::<E>,
+        };
+        // SAFETY: all buffers are as long as the kernel's contract says.
+        unsafe {
+            launch(
+                driver,
+                tile.grid(op, rows, outputs)?,
+                tile.shared_bytes(),
+                y.ptr(),
+                x.ptr(),
+                weight.ptr(),
+                residual,
+                rows_arg,
+                inputs_arg,
+                outputs_arg,
+            )
+        }
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-pub(super) fn backward_input<E: Element>(
-    device: &CudaDevice<E>,
-    grad_y: &DeviceBuffer<E>,
-    weight: &DeviceBuffer<E>,
-    grad_x: &mut DeviceBuffer<E>,
-    accumulate: bool,
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-) -> Result<()> {
-    let op = "linear_backward_input";
-    let grad_y = grad_y.read(op, "grad_y", &[rows, outputs])?;
-    let weight = weight.read(op, "weight", &[outputs, inputs])?;
-    let grad_x = grad_x.write(op, "grad_x", &[rows, inputs])?;
-    let driver = device.driver();
-    let old = if accumulate { 2 * rows * inputs } else { 0 };
-    let read = 2 * (rows * outputs + outputs * inputs) + old;
-    driver.operation(op, read + 2 * rows * inputs);
-    driver.moves(read, 2 * rows * inputs);
-    let tile = Tile::for_product(&[inputs, outputs], rows, inputs, driver.multiprocessors());
-    let launch = match tile {
-        Tile::Large => kernels::linear_input_bwd::<E>,
-        Tile::Small => kernels::linear_input_small_bwd::<E>,
-    };
-    // SAFETY: all buffers are as long as the kernel's contract says.
-    unsafe {
-        launch(
-            driver,
-            tile.grid(op, rows, inputs)?,
-            tile.shared_bytes(),
+impl<E: Element> Run<BackwardInput<'_, E>> for CudaDevice<E> {
+    fn run(&self, operation: Checked<BackwardInput<'_, E>>) -> Result<()> {
+        let op = BackwardInput::<E>::NAME;
+        let LinearBackwardInput {
+            grad_y,
+            weight,
             grad_x,
-            grad_y,
-            weight,
-            i32::from(accumulate),
-            int(op, "rows", rows)?,
-            int(op, "inputs", inputs)?,
-            int(op, "outputs", outputs)?,
-        )
+            accumulate,
+        } = operation.into_inner();
+        let (rows, inputs, outputs) = (grad_y.rows, weight.cols, weight.rows);
+        let driver = self.driver();
+        let old = if accumulate { 2 * rows * inputs } else { 0 };
+        driver.moves(
+            2 * (rows * outputs + outputs * inputs) + old,
+            2 * rows * inputs,
+        );
+        let tile = Tile::for_product(&[inputs, outputs], rows, inputs, driver.multiprocessors());
+        let launch = match tile {
+            Tile::Large => kernels::linear_input_bwd::<E>,
+            Tile::Small => kernels::linear_input_small_bwd::<E>,
+        };
+        // SAFETY: all buffers are as long as the kernel's contract says.
+        unsafe {
+            launch(
+                driver,
+                tile.grid(op, rows, inputs)?,
+                tile.shared_bytes(),
+                grad_x.ptr(),
+                grad_y.ptr(),
+                weight.ptr(),
+                i32::from(accumulate),
+                int(op, "rows", rows)?,
+                int(op, "inputs", inputs)?,
+                int(op, "outputs", outputs)?,
+            )
+        }
     }
 }
 
-pub(super) fn backward_weight<E: Element>(
-    device: &CudaDevice<E>,
-    grad_y: &DeviceBuffer<E>,
-    x: &DeviceBuffer<E>,
-    grad_weight: &mut DeviceBuffer<E>,
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-) -> Result<()> {
-    let op = "linear_backward_weight";
-    let grad_y = grad_y.read(op, "grad_y", &[rows, outputs])?;
-    let x = x.read(op, "x", &[rows, inputs])?;
-    let grad_weight = grad_weight.write(op, "grad_weight", &[outputs, inputs])?;
-    let driver = device.driver();
-    let read = 2 * (rows * outputs + rows * inputs + outputs * inputs);
-    driver.operation(op, read + 2 * outputs * inputs);
-    driver.moves(read, 2 * outputs * inputs);
-    let tile = Tile::for_product(
-        &[inputs, outputs],
-        outputs,
-        inputs,
-        driver.multiprocessors(),
-    );
-    let launch = match tile {
-        Tile::Large => kernels::linear_weight_bwd::<E>,
-        Tile::Small => kernels::linear_weight_small_bwd::<E>,
-    };
-    // SAFETY: all buffers are as long as the kernel's contract says.
-    unsafe {
-        launch(
-            driver,
-            tile.grid(op, outputs, inputs)?,
-            tile.shared_bytes(),
-            grad_weight,
+impl<E: Element> Run<BackwardWeight<'_, E>> for CudaDevice<E> {
+    fn run(&self, operation: Checked<BackwardWeight<'_, E>>) -> Result<()> {
+        let op = BackwardWeight::<E>::NAME;
+        let LinearBackwardWeight {
             grad_y,
             x,
-            int(op, "rows", rows)?,
-            int(op, "inputs", inputs)?,
-            int(op, "outputs", outputs)?,
-        )
+            grad_weight,
+        } = operation.into_inner();
+        let (rows, inputs, outputs) = (x.rows, x.cols, grad_y.cols);
+        let driver = self.driver();
+        driver.moves(
+            2 * (rows * outputs + rows * inputs + outputs * inputs),
+            2 * outputs * inputs,
+        );
+        let strides = [inputs, outputs];
+        let tile = Tile::for_product(&strides, outputs, inputs, driver.multiprocessors());
+        let launch = match tile {
+            Tile::Large => kernels::linear_weight_bwd::<E>,
+            Tile::Small => kernels::linear_weight_small_bwd::<E>,
+        };
+        // SAFETY: all buffers are as long as the kernel's contract says.
+        unsafe {
+            launch(
+                driver,
+                tile.grid(op, outputs, inputs)?,
+                tile.shared_bytes(),
+                grad_weight.ptr(),
+                grad_y.ptr(),
+                x.ptr(),
+                int(op, "rows", rows)?,
+                int(op, "inputs", inputs)?,
+                int(op, "outputs", outputs)?,
+            )
+        }
     }
 }
 
@@ -150,7 +163,7 @@ pub(super) fn backward_weight<E: Element>(
 mod tests {
     use super::*;
     use crate::ops::Device;
-    use crate::ops::cuda::sim_driver::SimDriver;
+    use crate::ops::cuda::driver::simulator::SimDriver;
     use crate::ops::cuda::{LossScaling, kernels};
     use half::f16;
 

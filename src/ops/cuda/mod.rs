@@ -5,30 +5,19 @@
 //! What the host knows, it checks; what only the device knows (the router's choice) is right by construction, and no
 //! operation waits to look at it.
 
-pub mod arena;
-pub mod conformance;
-pub mod counting;
-pub mod cudarc_driver;
-mod cudarc_staging;
 pub mod driver;
-pub mod dry_driver;
+pub mod instructions;
 pub mod memory;
-pub mod profile;
-pub mod recording;
-pub mod rehearsal;
-pub mod sim_driver;
 
 mod attention;
-mod decode;
 mod embedding;
 mod experts;
 mod head;
 mod linear;
-mod norm;
 mod optimizer;
+mod rmsnorm;
 mod rope;
 mod router;
-mod segments;
 mod tile;
 
 /// Made by `build.rs`: the table of all kernels, and a typed launcher for each.
@@ -60,15 +49,12 @@ use anyhow::{Result, anyhow, ensure};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use self::arena::Memory;
-use self::driver::Driver;
+use self::driver::fake::FakeDriver;
+use self::driver::{Driver, Recording};
+use self::memory::arena::Memory;
 use self::memory::{DeviceBuffer, Element, IndexBuffer, Scratch, ScratchPool};
-use self::recording::Recording;
-use self::rehearsal::RehearsalDriver;
-use crate::ops::{
-    AdamState, AdamStep, AttentionShape, Balance, CachedText, Device, LossScale, MemoryClass,
-    MemoryUse, MoeShape, Routing,
-};
+use crate::ops::{AdamState, Device, LossScale, LossScaler, MemoryClass, MemoryUse};
+use crate::ops::{Planner, Recorder};
 
 /// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss write into gradients is
 /// multiplied by the scale, so that small ones survive fp16; the global norm and AdamW divide by it. The norm's last kernel
@@ -157,21 +143,21 @@ impl<E: Element> CudaDevice<E> {
         Self::with(&driver, memory, scaling)
     }
 
-    /// A device that computes nothing and shows what a card of so many multiprocessors would need.
+    /// A device for dry runs: it computes nothing and shows what a card of so many multiprocessors would need.
     ///
     /// # Errors
-    /// Never, but that it is made as any other is.
-    pub fn rehearsing(multiprocessors: usize) -> Result<Self> {
-        Self::rehearsing_on(Arc::new(RehearsalDriver::new(multiprocessors)))
+    /// Infallible today; returns `Result` like the other constructors.
+    pub fn dry(multiprocessors: usize) -> Result<Self> {
+        Self::dry_on(Arc::new(FakeDriver::new(multiprocessors)))
     }
 
-    /// As [`Self::rehearsing`], on a driver whose counts somebody wants to see.
+    /// As [`Self::dry`], on a driver whose launches the caller counts.
     ///
     /// # Errors
-    /// Never, but that it is made as any other is.
-    pub fn rehearsing_on(driver: Arc<RehearsalDriver>) -> Result<Self> {
+    /// Infallible today; returns `Result` like the other constructors.
+    pub fn dry_on(driver: Arc<FakeDriver>) -> Result<Self> {
         let driver: Arc<dyn Driver> = driver;
-        let memory = Memory::rehearsal(&driver);
+        let memory = Memory::dry_run(&driver);
         Self::with(&driver, memory, LossScaling::of::<E>())
     }
 
@@ -241,10 +227,15 @@ impl<E: Element> Device for CudaDevice<E> {
     type Single = DeviceBuffer<f32>;
     type Index = IndexBuffer;
     type Host = Vec<f32>;
-    type Graph = CudaGraph;
+
+    const STORAGE_BYTES: usize = size_of::<E>();
 
     fn name(&self) -> String {
         format!("{}, {}", self.driver().name(), E::NAME)
+    }
+
+    fn begin(&self, operation: &'static str, bytes: usize) {
+        self.driver().operation(operation, bytes);
     }
 
     fn zeros_float(&self, len: usize) -> Result<DeviceBuffer<E>> {
@@ -318,13 +309,21 @@ impl<E: Element> Device for CudaDevice<E> {
         unsafe { self.driver().stage(&pieces) }
     }
 
-    fn runs_ahead(&self) -> bool {
-        true
-    }
-
-    fn token_granule(&self, capacity: usize) -> usize {
+    fn token_multiple(&self, capacity: usize) -> usize {
         // Full tiles of attention; and one 64th of the batch, so that padding is a percent at the most.
         capacity.div_ceil(64).next_multiple_of(64)
+    }
+
+    fn adam_state(&self, values: &[f32]) -> Result<AdamState<DeviceBuffer<f32>>> {
+        optimizer::adam_state(self, values)
+    }
+}
+
+impl<E: Element> Recorder for CudaDevice<E> {
+    type Graph = CudaGraph;
+
+    fn runs_ahead(&self) -> bool {
+        true
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<CudaGraph>> {
@@ -358,6 +357,12 @@ impl<E: Element> Device for CudaDevice<E> {
         Ok(true)
     }
 
+    fn profile(&self, on: bool) {
+        self.driver().profile(on);
+    }
+}
+
+impl<E: Element> Planner for CudaDevice<E> {
     fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
         self.memory.set_class(class)
     }
@@ -370,12 +375,8 @@ impl<E: Element> Device for CudaDevice<E> {
         self.driver().free_memory()
     }
 
-    fn profile(&self, on: bool) {
-        self.driver().profile(on);
-    }
-
-    fn rehearsal(&self) -> Result<Option<Self>> {
-        Self::rehearsing(self.driver().multiprocessors()).map(Some)
+    fn dry_run(&self) -> Result<Option<Self>> {
+        Self::dry(self.driver().multiprocessors()).map(Some)
     }
 
     fn reserve(&self, plan: &MemoryUse, limit: Option<u64>) -> Result<()> {
@@ -384,7 +385,9 @@ impl<E: Element> Device for CudaDevice<E> {
         let scratch = usize::try_from(plan.of(MemoryClass::Scratch))?;
         self.scratch.reserve(&self.memory, scratch)
     }
+}
 
+impl<E: Element> LossScaler for CudaDevice<E> {
     fn loss_scale(&self) -> Result<Option<LossScale>> {
         if let LossScaling::Fixed(_) = self.scaling {
             return Ok(None);
@@ -410,377 +413,5 @@ impl<E: Element> Device for CudaDevice<E> {
         state[scale_state::INVERSE] = 1.0 / saved.scale;
         state[scale_state::GOOD_STEPS] = saved.good_steps as f32;
         self.scale.upload_shared(&state)
-    }
-
-    fn embedding_forward(
-        &self,
-        table: &DeviceBuffer<E>,
-        tokens: &IndexBuffer,
-        out: &mut DeviceBuffer<E>,
-        count: usize,
-        vocab: usize,
-        hidden: usize,
-    ) -> Result<()> {
-        embedding::forward(self, table, tokens, out, count, vocab, hidden)
-    }
-
-    fn embedding_backward(
-        &self,
-        grad_out: &DeviceBuffer<E>,
-        tokens: &IndexBuffer,
-        grad_table: &mut DeviceBuffer<E>,
-        count: usize,
-        vocab: usize,
-        hidden: usize,
-    ) -> Result<()> {
-        embedding::backward(self, grad_out, tokens, grad_table, count, vocab, hidden)
-    }
-
-    fn rmsnorm_forward(
-        &self,
-        x: &DeviceBuffer<E>,
-        weight: &DeviceBuffer<E>,
-        epsilon: f32,
-        out: &mut DeviceBuffer<E>,
-        inv_rms: &mut DeviceBuffer<f32>,
-        rows: usize,
-        cols: usize,
-    ) -> Result<()> {
-        norm::forward(self, x, weight, epsilon, out, inv_rms, rows, cols)
-    }
-
-    fn rmsnorm_backward(
-        &self,
-        grad_out: &DeviceBuffer<E>,
-        x: &DeviceBuffer<E>,
-        weight: &DeviceBuffer<E>,
-        inv_rms: &DeviceBuffer<f32>,
-        grad_x: &mut DeviceBuffer<E>,
-        grad_weight: &mut DeviceBuffer<E>,
-        rows: usize,
-        cols: usize,
-    ) -> Result<()> {
-        norm::backward(
-            self,
-            grad_out,
-            x,
-            weight,
-            inv_rms,
-            grad_x,
-            grad_weight,
-            rows,
-            cols,
-        )
-    }
-
-    fn linear_forward(
-        &self,
-        x: &DeviceBuffer<E>,
-        weight: &DeviceBuffer<E>,
-        residual: Option<&DeviceBuffer<E>>,
-        y: &mut DeviceBuffer<E>,
-        rows: usize,
-        inputs: usize,
-        outputs: usize,
-    ) -> Result<()> {
-        linear::forward(self, x, weight, residual, y, rows, inputs, outputs)
-    }
-
-    fn linear_backward_input(
-        &self,
-        grad_y: &DeviceBuffer<E>,
-        weight: &DeviceBuffer<E>,
-        grad_x: &mut DeviceBuffer<E>,
-        accumulate: bool,
-        rows: usize,
-        inputs: usize,
-        outputs: usize,
-    ) -> Result<()> {
-        linear::backward_input(
-            self, grad_y, weight, grad_x, accumulate, rows, inputs, outputs,
-        )
-    }
-
-    fn linear_backward_weight(
-        &self,
-        grad_y: &DeviceBuffer<E>,
-        x: &DeviceBuffer<E>,
-        grad_weight: &mut DeviceBuffer<E>,
-        rows: usize,
-        inputs: usize,
-        outputs: usize,
-    ) -> Result<()> {
-        linear::backward_weight(self, grad_y, x, grad_weight, rows, inputs, outputs)
-    }
-
-    fn rope_forward(
-        &self,
-        qkv: &mut DeviceBuffer<E>,
-        positions: &IndexBuffer,
-        theta: f32,
-        shape: &AttentionShape,
-        count: usize,
-    ) -> Result<()> {
-        rope::forward(self, qkv, positions, theta, shape, count)
-    }
-
-    fn rope_backward(
-        &self,
-        grad_qkv: &mut DeviceBuffer<E>,
-        positions: &IndexBuffer,
-        theta: f32,
-        shape: &AttentionShape,
-        count: usize,
-    ) -> Result<()> {
-        rope::backward(self, grad_qkv, positions, theta, shape, count)
-    }
-
-    fn attention_forward(
-        &self,
-        qkv: &DeviceBuffer<E>,
-        segments: &IndexBuffer,
-        out: &mut DeviceBuffer<E>,
-        log_sum: &mut DeviceBuffer<f32>,
-        shape: &AttentionShape,
-        segment_count: usize,
-        count: usize,
-    ) -> Result<()> {
-        attention::forward(
-            self,
-            qkv,
-            segments,
-            out,
-            log_sum,
-            shape,
-            segment_count,
-            count,
-        )
-    }
-
-    fn attention_backward(
-        &self,
-        grad_out: &DeviceBuffer<E>,
-        qkv: &DeviceBuffer<E>,
-        out: &DeviceBuffer<E>,
-        log_sum: &DeviceBuffer<f32>,
-        segments: &IndexBuffer,
-        grad_qkv: &mut DeviceBuffer<E>,
-        shape: &AttentionShape,
-        segment_count: usize,
-        count: usize,
-    ) -> Result<()> {
-        attention::backward(
-            self,
-            grad_out,
-            qkv,
-            out,
-            log_sum,
-            segments,
-            grad_qkv,
-            shape,
-            segment_count,
-            count,
-        )
-    }
-
-    fn attention_cached(
-        &self,
-        qkv: &DeviceBuffer<E>,
-        keys: &mut DeviceBuffer<E>,
-        values: &mut DeviceBuffer<E>,
-        out: &mut DeviceBuffer<E>,
-        shape: &AttentionShape,
-        past: usize,
-        count: usize,
-        capacity: usize,
-    ) -> Result<()> {
-        decode::attention(self, qkv, keys, values, out, shape, past, count, capacity)
-    }
-
-    fn attention_cached_texts(
-        &self,
-        qkv: &DeviceBuffer<E>,
-        texts: &mut [CachedText<'_, Self>],
-        out: &mut DeviceBuffer<E>,
-        shape: &AttentionShape,
-        capacity: usize,
-    ) -> Result<()> {
-        decode::attention_texts(self, qkv, texts, out, shape, capacity)
-    }
-
-    fn router_forward(
-        &self,
-        x: &DeviceBuffer<E>,
-        weight: &DeviceBuffer<E>,
-        routing: &mut Routing<Self>,
-        balance: &mut Balance<Self>,
-        groups: &IndexBuffer,
-        group_count: usize,
-        shape: &MoeShape,
-        count: usize,
-    ) -> Result<()> {
-        router::forward(
-            self,
-            x,
-            weight,
-            routing,
-            balance,
-            groups,
-            group_count,
-            shape,
-            count,
-        )
-    }
-
-    fn router_backward(
-        &self,
-        grad_weights: &DeviceBuffer<f32>,
-        x: &DeviceBuffer<E>,
-        weight: &DeviceBuffer<E>,
-        routing: &Routing<Self>,
-        balance: &Balance<Self>,
-        groups: &IndexBuffer,
-        group_count: usize,
-        layers: usize,
-        balance_scale: f32,
-        grad_x: &mut DeviceBuffer<E>,
-        grad_weight: &mut DeviceBuffer<E>,
-        shape: &MoeShape,
-        count: usize,
-    ) -> Result<()> {
-        router::backward(
-            self,
-            grad_weights,
-            x,
-            weight,
-            routing,
-            balance,
-            groups,
-            group_count,
-            layers,
-            balance_scale,
-            grad_x,
-            grad_weight,
-            shape,
-            count,
-        )
-    }
-
-    fn experts_forward(
-        &self,
-        x: &DeviceBuffer<E>,
-        routing: &Routing<Self>,
-        w13: &DeviceBuffer<E>,
-        w2: &DeviceBuffer<E>,
-        residual: &DeviceBuffer<E>,
-        gate_up: &mut DeviceBuffer<E>,
-        out: &mut DeviceBuffer<E>,
-        shape: &MoeShape,
-        count: usize,
-    ) -> Result<()> {
-        experts::forward(
-            self, x, routing, w13, w2, residual, gate_up, out, shape, count,
-        )
-    }
-
-    fn experts_backward(
-        &self,
-        grad_out: &DeviceBuffer<E>,
-        x: &DeviceBuffer<E>,
-        routing: &Routing<Self>,
-        w13: &DeviceBuffer<E>,
-        w2: &DeviceBuffer<E>,
-        gate_up: &DeviceBuffer<E>,
-        grad_x: &mut DeviceBuffer<E>,
-        grad_w13: &mut DeviceBuffer<E>,
-        grad_w2: &mut DeviceBuffer<E>,
-        grad_weights: &mut DeviceBuffer<f32>,
-        shape: &MoeShape,
-        count: usize,
-    ) -> Result<()> {
-        experts::backward(
-            self,
-            grad_out,
-            x,
-            routing,
-            w13,
-            w2,
-            gate_up,
-            grad_x,
-            grad_w13,
-            grad_w2,
-            grad_weights,
-            shape,
-            count,
-        )
-    }
-
-    fn head_loss(
-        &self,
-        x: &DeviceBuffer<E>,
-        table: &DeviceBuffer<E>,
-        targets: &IndexBuffer,
-        scale: &DeviceBuffer<f32>,
-        loss: &mut DeviceBuffer<f32>,
-        grad_x: &mut DeviceBuffer<E>,
-        grad_table: &mut DeviceBuffer<E>,
-        count: usize,
-        vocab: usize,
-        hidden: usize,
-    ) -> Result<()> {
-        head::loss(
-            self, x, table, targets, scale, loss, grad_x, grad_table, count, vocab, hidden,
-        )
-    }
-
-    fn head_losses(
-        &self,
-        x: &DeviceBuffer<E>,
-        table: &DeviceBuffer<E>,
-        targets: &IndexBuffer,
-        losses: &mut DeviceBuffer<f32>,
-        count: usize,
-        vocab: usize,
-        hidden: usize,
-    ) -> Result<()> {
-        head::losses(self, x, table, targets, losses, count, vocab, hidden)
-    }
-
-    fn head_logits(
-        &self,
-        x: &DeviceBuffer<E>,
-        table: &DeviceBuffer<E>,
-        logits: &mut DeviceBuffer<f32>,
-        first_row: usize,
-        rows: usize,
-        vocab: usize,
-        hidden: usize,
-    ) -> Result<()> {
-        decode::logits(self, x, table, logits, first_row, rows, vocab, hidden)
-    }
-
-    fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self>> {
-        optimizer::adam_state(self, values)
-    }
-
-    fn global_norm(
-        &self,
-        gradients: &[(&DeviceBuffer<E>, usize)],
-        norm: &mut DeviceBuffer<f32>,
-    ) -> Result<()> {
-        optimizer::global_norm(self, gradients, norm)
-    }
-
-    fn adamw(
-        &self,
-        weight: &mut DeviceBuffer<E>,
-        gradient: &mut DeviceBuffer<E>,
-        state: &mut AdamState<Self>,
-        norm: &DeviceBuffer<f32>,
-        rate: &DeviceBuffer<f32>,
-        step: &AdamStep,
-        len: usize,
-    ) -> Result<()> {
-        optimizer::adamw(self, weight, gradient, state, norm, rate, step, len)
     }
 }

@@ -1,17 +1,20 @@
 //! Rotary position embedding: `kernels/rope.cu`.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::kernels;
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut};
 use super::{CudaDevice, blocks, int};
-use crate::ops::AttentionShape;
-use crate::ops::checks::expect_attention_shape;
+use crate::ops::{AttentionShape, Checked, MatrixMut, Operation, RopeBackward, RopeForward};
+use crate::ops::{Run, Vector};
 
 /// Threads of a block.
 const THREADS: usize = 256;
 /// Elements of a 16-byte access.
 const PACK: usize = 8;
+
+type Forward<'a, E> = RopeForward<'a, DeviceBuffer<E>, IndexBuffer>;
+type Backward<'a, E> = RopeBackward<'a, DeviceBuffer<E>, IndexBuffer>;
 
 type Kernel<E> = unsafe fn(
     &dyn super::driver::Driver,
@@ -26,89 +29,81 @@ type Kernel<E> = unsafe fn(
     i32,
 ) -> Result<()>;
 
-pub(super) fn forward<E: Element>(
-    device: &CudaDevice<E>,
-    qkv: &mut DeviceBuffer<E>,
-    positions: &IndexBuffer,
-    theta: f32,
-    shape: &AttentionShape,
-    count: usize,
-) -> Result<()> {
-    let kernel = kernels::rope_fwd::<E>;
-    rotate(
-        "rope_forward",
-        device,
-        kernel,
-        qkv,
-        positions,
-        theta,
-        shape,
-        count,
-    )
-}
-
-pub(super) fn backward<E: Element>(
-    device: &CudaDevice<E>,
-    grad_qkv: &mut DeviceBuffer<E>,
-    positions: &IndexBuffer,
-    theta: f32,
-    shape: &AttentionShape,
-    count: usize,
-) -> Result<()> {
-    let kernel = kernels::rope_bwd::<E>;
-    rotate(
-        "rope_backward",
-        device,
-        kernel,
-        grad_qkv,
-        positions,
-        theta,
-        shape,
-        count,
-    )
-}
-
-#[allow(clippy::too_many_arguments)]
-fn rotate<E: Element>(
-    op: &'static str,
-    device: &CudaDevice<E>,
-    kernel: Kernel<E>,
-    qkv: &mut DeviceBuffer<E>,
-    positions: &IndexBuffer,
-    theta: f32,
-    shape: &AttentionShape,
-    count: usize,
-) -> Result<()> {
-    expect_attention_shape(op, shape)?;
-    ensure!(
-        theta.is_finite() && theta > 0.0,
-        "{op}: theta is {theta}, it must be finite and positive"
-    );
-    let (columns, size) = (shape.qkv_size(), shape.head_dim);
-    let heads = shape.heads + shape.kv_heads;
-    let qkv = qkv.write(op, "qkv", &[count, columns])?;
-    let positions = positions.read(op, "positions", &[count])?;
-    let packed = (size / 2).is_multiple_of(PACK) && columns.is_multiple_of(PACK);
-    let parts = if packed { size / 2 / PACK } else { size / 2 };
-    let threads = count * heads * parts;
-    // The kernel counts its threads in 32 bits.
-    int(op, "the number of rotated parts", threads)?;
-    let rotated = 2 * count * heads * size;
-    device.driver().operation(op, 2 * rotated + 4 * count);
-    device.driver().moves(rotated + 4 * count, rotated);
-    // SAFETY: qkv is [count, columns] and positions [count], as the kernel's contract says.
-    unsafe {
-        kernel(
-            device.driver(),
-            [blocks(op, threads, THREADS)?, 1, 1],
-            0,
+impl<E: Element> Run<Forward<'_, E>> for CudaDevice<E> {
+    fn run(&self, operation: Checked<Forward<'_, E>>) -> Result<()> {
+        let RopeForward {
             qkv,
             positions,
-            f64::from(theta).log2() as f32,
-            int(op, "count", count)?,
-            int(op, "heads", heads)?,
-            int(op, "head_dim", size)?,
-            int(op, "columns", columns)?,
-        )
+            theta,
+            shape,
+        } = operation.into_inner();
+        let launch = Launch {
+            op: Forward::<E>::NAME,
+            kernel: kernels::rope_fwd::<E>,
+            theta,
+            shape,
+        };
+        launch.rotate(self, qkv, positions)
+    }
+}
+
+impl<E: Element> Run<Backward<'_, E>> for CudaDevice<E> {
+    fn run(&self, operation: Checked<Backward<'_, E>>) -> Result<()> {
+        let RopeBackward {
+            grad_qkv,
+            positions,
+            theta,
+            shape,
+        } = operation.into_inner();
+        let launch = Launch {
+            op: Backward::<E>::NAME,
+            kernel: kernels::rope_bwd::<E>,
+            theta,
+            shape,
+        };
+        launch.rotate(self, grad_qkv, positions)
+    }
+}
+
+/// A rotation in one of the two directions.
+struct Launch<E: Element> {
+    op: &'static str,
+    kernel: Kernel<E>,
+    theta: f32,
+    shape: AttentionShape,
+}
+
+impl<E: Element> Launch<E> {
+    fn rotate(
+        &self,
+        device: &CudaDevice<E>,
+        qkv: MatrixMut<'_, DeviceBuffer<E>>,
+        positions: Vector<'_, IndexBuffer>,
+    ) -> Result<()> {
+        let (op, count, columns, size) = (self.op, qkv.rows, qkv.cols, self.shape.head_dim);
+        let heads = self.shape.heads + self.shape.kv_heads;
+        let packed = (size / 2).is_multiple_of(PACK) && columns.is_multiple_of(PACK);
+        let parts = if packed { size / 2 / PACK } else { size / 2 };
+        let threads = count * heads * parts;
+        // The kernel counts its threads in 32 bits.
+        int(op, "the number of rotated parts", threads)?;
+        let rotated = 2 * count * heads * size;
+        let driver = device.driver();
+        driver.moves(rotated + 4 * count, rotated);
+        // SAFETY: qkv is [count, columns] and positions [count], as the kernel's contract says.
+        unsafe {
+            (self.kernel)(
+                driver,
+                [blocks(op, threads, THREADS)?, 1, 1],
+                0,
+                qkv.ptr(),
+                positions.ptr(),
+                f64::from(self.theta).log2() as f32,
+                int(op, "count", count)?,
+                int(op, "heads", heads)?,
+                int(op, "head_dim", size)?,
+                int(op, "columns", columns)?,
+            )
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! Operands laid out as the tile loop reads them: `A` in groups of rows, `B` in panels of columns.
 
-use super::{MC, Matrix, depths};
+use super::{MC, Strided, depths};
 use crate::ops::cpu::kernel::Level;
-use crate::ops::cpu::memory::Buffer;
+use crate::ops::cpu::memory::HostBuffer;
 use rayon::prelude::*;
 
-/// Rows of a transposed left operand that are packed side by side: three cache lines of each column.
+/// Rows of a transposed left operand that are packed side by side: three cache lines of each
+/// column.
 const STRIP: usize = 48;
 
 /// Columns of a right operand that are packed side by side: a multiple of every panel's width.
@@ -33,14 +34,15 @@ impl Left {
     }
 }
 
-/// Rows `rows` and columns `k0..k0 + depth` of a left operand: in place where the tile loop can read them so, else packed.
+/// Rows `rows` and columns `k0..k0 + depth` of a left operand: in place where the tile loop can
+/// read them so, else packed.
 pub fn pack_left(
     mr: usize,
     rows: (usize, usize),
     k0: usize,
     depth: usize,
-    a: Matrix,
-    packed: &mut Buffer<f32>,
+    a: Strided,
+    packed: &mut HostBuffer<f32>,
 ) -> Left {
     if a.col == 1 || depth == 0 {
         let from = &a.data[(rows.0 * a.row + k0).min(a.data.len())..];
@@ -59,16 +61,17 @@ pub fn pack_left(
             group: mr,
         };
     }
-    // Columns are contiguous (a transpose): groups of mr rows become contiguous too, or each step of k would touch
-    // another page.
+    // Columns are contiguous (a transpose): groups of mr rows become contiguous too, or each step
+    // of k would touch another page.
     let groups = (rows.1 - rows.0).div_ceil(mr);
     packed.reserve(groups * mr * depth);
     pack_groups(mr, rows, k0, depth, a, packed);
     Left::packed(packed, mr, depth)
 }
 
-/// Packs the rows `0..m` of a left operand: for each block of the depth, all groups of `mr` rows, on all threads.
-pub fn pack_left_whole(mr: usize, m: usize, k: usize, a: Matrix, packed: &mut Buffer<f32>) {
+/// Packs the rows `0..m` of a left operand: for each block of the depth, all groups of `mr` rows,
+/// on all threads.
+pub fn pack_left_whole(mr: usize, m: usize, k: usize, a: Strided, packed: &mut HostBuffer<f32>) {
     let all = m.next_multiple_of(mr);
     packed.reserve(all * k);
     for (k0, depth) in depths(k) {
@@ -88,7 +91,7 @@ fn pack_groups(
     rows: (usize, usize),
     k0: usize,
     depth: usize,
-    a: Matrix,
+    a: Strided,
     packed: &mut [f32],
 ) {
     match (a.row, mr) {
@@ -105,13 +108,14 @@ fn pack_groups(
     }
 }
 
-/// Groups of `MR` rows, each contiguous, from a matrix with contiguous columns. Several groups side by side, so that whole
-/// cache lines are read; a copy of a length known when compiling is a few moves.
+/// Groups of `MR` rows, each contiguous, from a matrix with contiguous columns. Several groups side
+/// by side, so that whole cache lines are read; a copy of a length known when compiling is a few
+/// moves.
 fn pack_columns<const MR: usize>(
     rows: (usize, usize),
     k0: usize,
     depth: usize,
-    a: Matrix,
+    a: Strided,
     packed: &mut [f32],
 ) {
     let strip = STRIP / MR * MR;
@@ -131,13 +135,14 @@ fn pack_columns<const MR: usize>(
     }
 }
 
-/// Packs columns `cols` and rows `k0..k0 + depth` of `b` into panels of `nr` columns, the last padded with zeros.
+/// Packs columns `cols` and rows `k0..k0 + depth` of `b` into panels of `nr` columns, the last
+/// padded with zeros.
 pub fn pack_panels(
     nr: usize,
     depth: usize,
     cols: (usize, usize),
     k0: usize,
-    b: Matrix,
+    b: Strided,
     packed: &mut [f32],
 ) {
     let count = cols.1 - cols.0;
@@ -170,8 +175,9 @@ pub fn pack_panels(
     }
 }
 
-/// Panels from a row-major matrix, [`SIDE_BY_SIDE`] columns at a time: a large matrix is then read from memory nearly as it lies
-/// there, and the lines that are written, which often fall into the same set of L1, are too few to throw out each other.
+/// Panels from a row-major matrix, [`SIDE_BY_SIDE`] columns at a time: a large matrix is then read
+/// from memory nearly as it lies there, and the lines that are written, which often fall into the
+/// same set of L1, are too few to throw out each other.
 fn pack_rows<const NR: usize>(
     depth: usize,
     count: usize,
@@ -197,7 +203,8 @@ fn pack_rows<const NR: usize>(
     }
 }
 
-/// One panel from a matrix whose columns are contiguous (`row == 1` in practice): a transpose in squares.
+/// One panel from a matrix whose columns are contiguous (`row == 1` in practice): a transpose in
+/// squares.
 fn pack_transposed(
     nr: usize,
     depth: usize,

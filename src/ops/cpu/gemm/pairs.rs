@@ -1,9 +1,9 @@
-//! Operands rounded to `bf16` and paired along the depth: a matrix of pairs, which everything here then reads and packs as if
-//! they were numbers.
+//! Operands rounded to `bf16` and paired along the depth: a matrix of pairs, which everything here
+//! then reads and packs as if they were numbers.
 
-use super::Matrix;
+use super::Strided;
 use crate::ops::cpu::kernel::{Level, bf16};
-use crate::ops::cpu::memory::Buffer;
+use crate::ops::cpu::memory::HostBuffer;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -11,14 +11,14 @@ use std::cell::RefCell;
 const PARALLEL: usize = 1 << 17;
 
 thread_local! {
-    /// Memory of the operands of this thread's products, kept between calls. Several, because a thread that waits for others
-    /// may begin another product meanwhile.
-    static KEPT: RefCell<Vec<[Buffer<f32>; 2]>> = const { RefCell::new(Vec::new()) };
+    /// Memory of the operands of this thread's products, kept between calls. Several, because a
+    /// thread that waits for others may begin another product meanwhile.
+    static KEPT: RefCell<Vec<[HostBuffer<f32>; 2]>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Room for two operands, lent by the calling thread.
 pub struct Room {
-    memory: [Buffer<f32>; 2],
+    memory: [HostBuffer<f32>; 2],
 }
 
 impl Room {
@@ -32,9 +32,9 @@ impl Room {
     pub fn both<'a>(
         &'a mut self,
         (m, n, k): (usize, usize, usize),
-        a: Matrix,
-        b: Matrix,
-    ) -> (Matrix<'a>, Matrix<'a>) {
+        a: Strided,
+        b: Strided,
+    ) -> (Strided<'a>, Strided<'a>) {
         let [left, right] = &mut self.memory;
         (
             paired(m, k, a, true, left),
@@ -43,12 +43,12 @@ impl Room {
     }
 
     /// A left operand `[m, k]` as pairs.
-    pub fn left(&mut self, m: usize, k: usize, a: Matrix) -> Matrix<'_> {
+    pub fn left(&mut self, m: usize, k: usize, a: Strided) -> Strided<'_> {
         paired(m, k, a, false, &mut self.memory[0])
     }
 
     /// A right operand `[k, n]` as pairs.
-    pub fn right(&mut self, k: usize, n: usize, b: Matrix) -> Matrix<'_> {
+    pub fn right(&mut self, k: usize, n: usize, b: Strided) -> Strided<'_> {
         paired(n, k, b.flipped(), false, &mut self.memory[1]).flipped()
     }
 }
@@ -60,19 +60,21 @@ impl Drop for Room {
     }
 }
 
-/// Elements between lines of `len`: an odd number of cache lines, so that lines fall into all sets of a cache.
+/// Elements between lines of `len`: an odd number of cache lines, so that lines fall into all sets
+/// of a cache.
 fn spread(len: usize) -> usize {
     (len.div_ceil(16) | 1) * 16
 }
 
-/// `[lines, k]` as `[lines, k / 2]` pairs, the depth contiguous where it was, and the lines where they were.
+/// `[lines, k]` as `[lines, k / 2]` pairs, the depth contiguous where it was, and the lines where
+/// they were.
 fn paired<'a>(
     lines: usize,
     k: usize,
-    from: Matrix,
+    from: Strided,
     parallel: bool,
-    to: &'a mut Buffer<f32>,
-) -> Matrix<'a> {
+    to: &'a mut HostBuffer<f32>,
+) -> Strided<'a> {
     let level = Level::detect();
     let steps = k.div_ceil(2);
     let parallel = parallel && lines * k >= PARALLEL;
@@ -84,7 +86,7 @@ fn paired<'a>(
             bf16::pair_neighbours(level, &from.data[line * from.row..][..k], &mut to[..steps]);
         };
         for_lines(bytemuck::cast_slice_mut(to), stride, parallel, line);
-        return Matrix::rows(to, stride);
+        return Strided::rows(to, stride);
     }
     assert_eq!(from.row, 1, "a matrix is contiguous in one direction");
     let stride = spread(lines);
@@ -96,7 +98,7 @@ fn paired<'a>(
         bf16::pair_rows(level, row(2 * step), odd, &mut to[..lines]);
     };
     for_lines(bytemuck::cast_slice_mut(to), stride, parallel, step);
-    Matrix::transposed(to, stride)
+    Strided::transposed(to, stride)
 }
 
 /// Calls `run` with each line and its number.

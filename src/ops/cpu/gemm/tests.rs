@@ -1,6 +1,8 @@
-//! Every entry point against sums in f64, with both kinds of factors, at sizes that leave edges on all sides and depths of one and of several blocks.
+//! Every entry point against sums in f64, in both precisions, at sizes that leave edges on all
+//! sides and depths of one and of several blocks.
 
 use super::*;
+use crate::ops::cpu::shared::SharedMut;
 
 /// Numbers between -1 and 1 that look random.
 fn numbers(len: usize, seed: usize) -> Vec<f32> {
@@ -9,23 +11,27 @@ fn numbers(len: usize, seed: usize) -> Vec<f32> {
         .collect()
 }
 
+fn to<'a>(start: Start<'a>, c: &'a mut [f32], row: usize) -> Target<'a> {
+    Target { start, c, row }
+}
+
 /// An element as the product sees it.
-fn at(factors: Factors, matrix: &Matrix, r: usize, c: usize) -> f64 {
+fn at(precision: MatmulPrecision, matrix: &Strided, r: usize, c: usize) -> f64 {
     let x = matrix.data[r * matrix.row + c * matrix.col];
-    match factors {
-        Factors::Single => f64::from(x),
-        Factors::Bf16 => half::bf16::from_f32(x).to_f64(),
+    match precision {
+        MatmulPrecision::Single => f64::from(x),
+        MatmulPrecision::Bf16 => half::bf16::from_f32(x).to_f64(),
     }
 }
 
-const BOTH: [Factors; 2] = [Factors::Single, Factors::Bf16];
+const BOTH: [MatmulPrecision; 2] = [MatmulPrecision::Single, MatmulPrecision::Bf16];
 
 /// Holds the `m` x `n` elements of `c` to `start + a b`, and the rest of `c` to what it was.
 fn expect(
-    factors: Factors,
+    precision: MatmulPrecision,
     (m, n, k): (usize, usize, usize),
-    a: Matrix,
-    b: Matrix,
+    a: Strided,
+    b: Strided,
     start: impl Fn(usize, usize) -> f32,
     (before, c, from, row): (&[f32], &[f32], usize, usize),
 ) {
@@ -33,7 +39,7 @@ fn expect(
     for i in 0..m {
         for j in 0..n {
             let sum: f64 = (0..k)
-                .map(|p| at(factors, &a, i, p) * at(factors, &b, p, j))
+                .map(|p| at(precision, &a, i, p) * at(precision, &b, p, j))
                 .sum();
             let (want, got) = (
                 sum + f64::from(start(i, j)),
@@ -42,7 +48,7 @@ fn expect(
             let bound = 1e-6 * (2.0 + k as f64).sqrt() * 20.0;
             assert!(
                 (want - got).abs() < bound,
-                "{m} x {n} x {k} {factors:?} at ({i}, {j}): {got}, expected {want}"
+                "{m} x {n} x {k} {precision:?} at ({i}, {j}): {got}, expected {want}"
             );
             own[from + i * row + j] = true;
         }
@@ -71,49 +77,68 @@ const SIZES: [(usize, usize, usize); 10] = [
 
 #[test]
 fn products_are_the_sums_in_every_layout() {
-    for ((m, n, k), factors) in SIZES.into_iter().flat_map(|size| BOTH.map(|f| (size, f))) {
+    for ((m, n, k), precision) in SIZES.into_iter().flat_map(|size| BOTH.map(|f| (size, f))) {
         let (a, b) = (numbers(m * k + 1, 1), numbers(k * n + 1, 2));
         for (a, b) in [
-            (Matrix::rows(&a, k), Matrix::rows(&b, n)),
-            (Matrix::transposed(&a, m), Matrix::rows(&b, n)),
-            (Matrix::rows(&a, k), Matrix::transposed(&b, k)),
-            (Matrix::transposed(&a, m), Matrix::transposed(&b, k)),
+            (Strided::rows(&a, k), Strided::rows(&b, n)),
+            (Strided::transposed(&a, m), Strided::rows(&b, n)),
+            (Strided::rows(&a, k), Strided::transposed(&b, k)),
+            (Strided::transposed(&a, m), Strided::transposed(&b, k)),
         ] {
             let row = n + 5;
             let (before, other) = (numbers(m * row, 3), numbers(m * n, 4));
             let mut c = before.clone();
-            gemm(factors, m, n, k, a, b, Start::Zero, &mut c, row);
-            expect(factors, (m, n, k), a, b, |_, _| 0.0, (&before, &c, 0, row));
+            gemm(precision, (m, n, k), a, b, to(Start::Zero, &mut c, row));
+            expect(
+                precision,
+                (m, n, k),
+                a,
+                b,
+                |_, _| 0.0,
+                (&before, &c, 0, row),
+            );
             let mut c = before.clone();
-            gemm(factors, m, n, k, a, b, Start::Accumulate, &mut c, row);
+            gemm(
+                precision,
+                (m, n, k),
+                a,
+                b,
+                to(Start::Accumulate, &mut c, row),
+            );
             let old = |i: usize, j: usize| before[i * row + j];
-            expect(factors, (m, n, k), a, b, old, (&before, &c, 0, row));
+            expect(precision, (m, n, k), a, b, old, (&before, &c, 0, row));
             let mut c = before.clone();
-            gemm(factors, m, n, k, a, b, Start::From(&other, n), &mut c, row);
+            gemm(
+                precision,
+                (m, n, k),
+                a,
+                b,
+                to(Start::From(&other, n), &mut c, row),
+            );
             let start = |i: usize, j: usize| other[i * n + j];
-            expect(factors, (m, n, k), a, b, start, (&before, &c, 0, row));
+            expect(precision, (m, n, k), a, b, start, (&before, &c, 0, row));
         }
     }
 }
 
 #[test]
 fn a_packed_operand_serves_products_of_fewer_rows_and_columns() {
-    for ((m, n, depth), factors) in SIZES.into_iter().flat_map(|size| BOTH.map(|f| (size, f))) {
+    for ((m, n, depth), precision) in SIZES.into_iter().flat_map(|size| BOTH.map(|f| (size, f))) {
         let b = numbers(depth * n + 1, 2);
-        for b in [Matrix::rows(&b, n), Matrix::transposed(&b, depth)] {
-            let mut packed = Packed::new(factors);
+        for b in [Strided::rows(&b, n), Strided::transposed(&b, depth)] {
+            let mut packed = Packed::new(precision);
             packed.pack(depth, n, b);
             for k in [0, 1, depth / 3, depth * 2 / 3, depth] {
                 let k = k.min(depth);
                 let a = numbers(m * k + 1, 1);
-                let a = Matrix::rows(&a, k);
+                let a = Strided::rows(&a, k);
                 let (row, from) = (n + 3, 7);
                 let before = numbers(m * row + from, 3);
                 let mut c = before.clone();
-                let to = &mut c[from..];
-                gemm_packed_to(k, m, a, &packed, Start::Accumulate, to, row, Fetch::NOTHING);
+                let target = to(Start::Accumulate, &mut c[from..], row);
+                gemm_packed_to(k, m, a, &packed, target, Fetch::NOTHING);
                 let old = |i: usize, j: usize| before[from + i * row + j];
-                expect(factors, (m, n, k), a, b, old, (&before, &c, from, row));
+                expect(precision, (m, n, k), a, b, old, (&before, &c, from, row));
                 let mut c = before.clone();
                 let to = Shared {
                     all: SharedMut::new(&mut c),
@@ -123,7 +148,7 @@ fn a_packed_operand_serves_products_of_fewer_rows_and_columns() {
                 // SAFETY: nobody else has `c`.
                 unsafe { gemm_packed_shared(k, m, a, &packed, to) };
                 expect(
-                    factors,
+                    precision,
                     (m, n, k),
                     a,
                     b,
@@ -132,13 +157,13 @@ fn a_packed_operand_serves_products_of_fewer_rows_and_columns() {
                 );
             }
             let a = numbers(m * depth + 1, 1);
-            let a = Matrix::rows(&a, depth);
+            let a = Strided::rows(&a, depth);
             for n in [1, n / 2, n] {
                 let before = numbers(m * n, 3);
                 let mut c = before.clone();
                 gemm_packed_columns(m, n, a, &packed, &mut c, n);
                 expect(
-                    factors,
+                    precision,
                     (m, n, depth),
                     a,
                     b,
@@ -154,7 +179,7 @@ fn a_packed_operand_serves_products_of_fewer_rows_and_columns() {
 fn a_part_of_a_shared_matrix_is_added_to() {
     let (m, n, k, row, from) = (25, 33, 40, 50, 9);
     let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
-    let (a, b) = (Matrix::transposed(&a, m), Matrix::rows(&b, n));
+    let (a, b) = (Strided::transposed(&a, m), Strided::rows(&b, n));
     let before = numbers(m * row + from, 3);
     let mut c = before.clone();
     let to = Shared {
@@ -163,10 +188,10 @@ fn a_part_of_a_shared_matrix_is_added_to() {
         row,
     };
     // SAFETY: nobody else has `c`.
-    unsafe { gemm_shared(m, n, k, a, b, true, to) };
+    unsafe { gemm_shared((m, n, k), a, b, true, to) };
     let old = |i: usize, j: usize| before[from + i * row + j];
     expect(
-        Factors::Single,
+        MatmulPrecision::Single,
         (m, n, k),
         a,
         b,
@@ -179,8 +204,9 @@ fn a_part_of_a_shared_matrix_is_added_to() {
 #[should_panic(expected = "there are not 9 x 4 of 8 x 4 packed elements")]
 fn more_rows_than_were_packed_are_refused() {
     let mut packed = Packed::default();
-    packed.pack(8, 4, Matrix::rows(&[0.0; 32], 4));
+    packed.pack(8, 4, Strided::rows(&[0.0; 32], 4));
     let a = [0.0; 9];
-    let (a, start) = (Matrix::rows(&a, 9), Start::Zero);
-    gemm_packed_to(9, 1, a, &packed, start, &mut [0.0; 4], 4, Fetch::NOTHING);
+    let mut c = [0.0; 4];
+    let (a, target) = (Strided::rows(&a, 9), to(Start::Zero, &mut c, 4));
+    gemm_packed_to(9, 1, a, &packed, target, Fetch::NOTHING);
 }

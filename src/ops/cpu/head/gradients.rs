@@ -1,27 +1,33 @@
-//! Second pass of the head: both gradients of a chunk from the exponentials that the first pass kept.
+//! Second pass of the head: both gradients of a chunk from the exponentials that the first pass
+//! kept.
 //!
-//! The gradient of the logits, `scale (p - 1[target])`, is `[vocab, tokens]`, and most of it is next to nothing: a model that
-//! has learnt something is certain of many tokens. So the tokens are put in order, the least certain first, and cut into
-//! [`GROUPS`]; each word takes part in its products with as many leading groups as hold a token for which it is not
-//! [`NEGLIGIBLE`] or the target. What is left out of each group count, a block of the matrix, is replaced by the matrix of
-//! rank one that has the same sums along both sides: `p[word, token] ~ mass[word] mass[token] / total`. So every token passes
-//! on all of its probability, and every word is unlearnt by as much as it was expected. docs/numerics.md has the errors.
+//! The gradient of the logits, `scale (p - 1[target])`, is `[vocab, tokens]`, and most of it is
+//! next to nothing: a model that has learnt something is certain of many tokens. So the tokens are
+//! put in order, the least certain first, and cut into [`GROUPS`]; each word takes part in its
+//! products with as many leading groups as hold a token for which it is not [`NEGLIGIBLE`] or the
+//! target. What is left out of each group count, a block of the matrix, is replaced by the matrix
+//! of rank one that has the same sums along both sides: `p[word, token] ~ mass[word] mass[token] /
+//! total`. So every token passes on all of its probability, and every word is unlearnt by as much
+//! as it was expected. docs/numerics.md has the errors.
 //!
-//! A fresh model is certain of nothing: all words then take part with all tokens, and this is the plain product.
+//! A fresh model is certain of nothing: all words then take part with all tokens, and this is the
+//! plain product.
 
-use super::{BLOCK, Chunk, Kept, block_factors, blocks};
-use crate::ops::cpu::gemm::{Factors, Fetch, Matrix, Packed, Start, gemm_packed, gemm_packed_to};
+use super::{BLOCK, Chunk, Head, Kept, Softmax, block_factors, blocks};
+use crate::ops::cpu::MatmulPrecision;
+use crate::ops::cpu::gemm::{Fetch, Packed, Start, Strided, Target, gemm_packed, gemm_packed_to};
 use crate::ops::cpu::scratch::{Borrowed, Scratch};
 use crate::ops::cpu::shared::SharedMut;
 use crate::ops::cpu::simd::{LANES, add_scaled, sum_lanes, vectorised};
 use rayon::prelude::*;
 
-/// Parts of the vocabulary, each with a gradient of the chunk's rows of its own (0.8 MB). Sums over parts are taken in their
-/// order, so this must not depend on the threads.
+/// Parts of the vocabulary, each with a gradient of the chunk's rows of its own (0.8 MB). Sums over
+/// parts are taken in their order, so this must not depend on the threads.
 const PARTS: usize = 32;
 /// Groups of tokens.
 const GROUPS: usize = 16;
-/// Probability below which a word needs no exact gradient for a token: 2^-24, half the distance from 1 to the next f32.
+/// Probability below which a word needs no exact gradient for a token: 2^-24, half the distance
+/// from 1 to the next f32.
 const NEGLIGIBLE: f32 = 1.0 / 16_777_216.0;
 /// Tokens are put in order by every so many-th word. No divisor of [`BLOCK`].
 const SAMPLE: usize = 31;
@@ -36,12 +42,14 @@ struct Order {
     ends: [usize; GROUPS + 1],
     /// Whether the tokens stand as they stood.
     natural: bool,
-    /// Whether every word of the sample is needed by every token: a fresh model is like that, and looking is not worth it.
+    /// Whether every word of the sample is needed by every token: a fresh model is like that, and
+    /// looking is not worth it.
     all_needed: bool,
 }
 
 impl Order {
-    /// By the number of words that are not negligible for a token, estimated from a sample of the vocabulary.
+    /// By the number of words that are not negligible for a token, estimated from a sample of the
+    /// vocabulary.
     fn new(kept: &Kept, log_sum: &[f32], vocab: usize) -> Self {
         let n = log_sum.len();
         let (mut counts, mut factors, mut sampled) = (vec![0u32; n], vec![0.0f32; n], 0);
@@ -94,7 +102,10 @@ vectorised! {
     /// The greatest `reach` of a token for which a word is not negligible; a NaN is not.
     pub fn needed_reach(exponentials: &[f32], factors: &[f32], reach: &[u32]) -> u32 {
         let mut lanes = [0u32; LANES];
-        let lines = exponentials.chunks_exact(LANES).zip(factors.chunks_exact(LANES)).zip(reach.chunks_exact(LANES));
+        let lines = exponentials
+            .chunks_exact(LANES)
+            .zip(factors.chunks_exact(LANES))
+            .zip(reach.chunks_exact(LANES));
         for ((row, factor), reach) in lines {
             for i in 0..LANES {
                 let needed = if row[i] * factor[i] < NEGLIGIBLE { 0 } else { reach[i] };
@@ -115,11 +126,20 @@ vectorised! {
 
 vectorised! {
     /// Adds a word's probability for each token beyond `end` to `mass`; returns their sum.
-    pub fn add_left_out(exponentials: &[f32], factors: &[f32], reach: &[u32], end: u32, mass: &mut [f32]) -> f32 {
+    pub fn add_left_out(
+        exponentials: &[f32],
+        factors: &[f32],
+        reach: &[u32],
+        end: u32,
+        mass: &mut [f32],
+    ) -> f32 {
         let mut lanes = [0.0f32; LANES];
         let whole = mass.len() / LANES * LANES;
         let (lines, rest) = mass.split_at_mut(whole);
-        let rows = exponentials.chunks_exact(LANES).zip(factors.chunks_exact(LANES)).zip(reach.chunks_exact(LANES));
+        let rows = exponentials
+            .chunks_exact(LANES)
+            .zip(factors.chunks_exact(LANES))
+            .zip(reach.chunks_exact(LANES));
         for (mass, ((row, factor), reach)) in lines.chunks_exact_mut(LANES).zip(rows) {
             for i in 0..LANES {
                 let p = if reach[i] > end { row[i] * factor[i] } else { 0.0 };
@@ -146,43 +166,37 @@ vectorised! {
     }
 }
 
-/// Adds the table's gradient to `grad_table`; `write` is given the gradient of each of the chunk's rows.
-#[allow(clippy::too_many_arguments)]
+/// Adds the table's gradient to `grad_table`; `write` is given the gradient of each of the chunk's
+/// rows.
 pub fn gradients(
-    scratch: &Scratch,
-    factors: Factors,
+    head: Head,
     chunk: &Chunk,
-    table: &[f32],
-    kept: &Kept,
-    log_sum: &[f32],
-    scale: f32,
+    softmax: Softmax,
     grad_table: &mut [f32],
-    vocab: usize,
-    hidden: usize,
     mut write: impl FnMut(usize, &[f32]),
 ) {
-    let n = chunk.len();
-    let order = Order::new(kept, log_sum, vocab);
-    let mut x = Packed::new(factors);
+    let (scratch, hidden, n) = (head.scratch, head.hidden, chunk.len());
+    let order = Order::new(softmax.kept, softmax.log_sum, head.vocab);
+    let mut x = Packed::new(head.precision);
     if order.natural {
-        x.pack(n, hidden, Matrix::rows(chunk.x, hidden));
+        x.pack(n, hidden, Strided::rows(chunk.x, hidden));
     } else {
         let mut rows = scratch.take(n * hidden);
         for (row, &t) in rows.chunks_exact_mut(hidden).zip(&order.tokens) {
             row.copy_from_slice(&chunk.x[t as usize * hidden..][..hidden]);
         }
-        x.pack(n, hidden, Matrix::rows(&rows, hidden));
+        x.pack(n, hidden, Strided::rows(&rows, hidden));
     }
     let pass = Pass {
         scratch,
-        factors,
+        precision: head.precision,
         chunk,
         order: &order,
-        table,
+        table: head.table,
         x: &x,
-        kept,
-        log_sum,
-        scale,
+        kept: softmax.kept,
+        log_sum: softmax.log_sum,
+        scale: softmax.scale,
         grad_table: SharedMut::new(grad_table),
         hidden,
     };
@@ -191,7 +205,7 @@ pub fn gradients(
         .par_chunks_exact_mut(n * hidden)
         .enumerate()
         .with_max_len(1)
-        .for_each(|(part, grad_x)| pass.part(part, vocab, grad_x));
+        .for_each(|(part, grad_x)| pass.part(part, head.vocab, grad_x));
     let mut total = scratch.take(n * hidden);
     total
         .par_chunks_mut(4096)
@@ -212,7 +226,7 @@ pub fn gradients(
 /// What all parts read.
 struct Pass<'a> {
     scratch: &'a Scratch,
-    factors: Factors,
+    precision: MatmulPrecision,
     chunk: &'a Chunk<'a>,
     order: &'a Order,
     table: &'a [f32],
@@ -300,8 +314,8 @@ impl Pass<'_> {
         }
     }
 
-    /// For each number of groups, the matrix of rank one with the sums of what was left out: `left_out` along the tokens,
-    /// `masses[groups, token]` along the words.
+    /// For each number of groups, the matrix of rank one with the sums of what was left out:
+    /// `left_out` along the tokens, `masses[groups, token]` along the words.
     fn add_rank_one(&self, left_out: &[LeftOut], masses: &[f32], grad_x: &mut [f32]) {
         let (n, hidden) = (self.chunk.len(), self.hidden);
         let mut totals = [0.0f64; GROUPS];
@@ -309,7 +323,8 @@ impl Pass<'_> {
             totals[word.groups] += f64::from(word.mass);
         }
         let share = totals.map(|total| {
-            // Below that nothing was left out that could show, and the quotient might not be finite.
+            // Below that nothing was left out that could show, and the quotient might not be
+            // finite.
             if total > 1e-30 {
                 (f64::from(self.scale) / total) as f32
             } else {
@@ -327,16 +342,13 @@ impl Pass<'_> {
         }
         // What each word's row of the table gains per mass, and what each token's row does.
         let mut of_words = self.scratch.take(GROUPS * hidden);
-        let masses = Matrix::rows(&ordered, n);
-        gemm_packed(
-            GROUPS,
-            masses,
-            self.x,
-            Start::Zero,
-            &mut of_words,
-            hidden,
-            Fetch::NOTHING,
-        );
+        let masses = Strided::rows(&ordered, n);
+        let target = Target {
+            start: Start::Zero,
+            c: &mut of_words,
+            row: hidden,
+        };
+        gemm_packed(GROUPS, masses, self.x, target, Fetch::NOTHING);
         let mut of_tokens = self.scratch.zeroed(GROUPS * hidden);
         for word in left_out {
             let at = word.groups * hidden;
@@ -347,17 +359,14 @@ impl Pass<'_> {
             add_scaled(&mut of_tokens[at..at + hidden], word.mass, row);
         }
         let mut packed = Packed::default();
-        packed.pack(GROUPS, hidden, Matrix::rows(&of_tokens, hidden));
-        let by_token = Matrix::transposed(&ordered, n);
-        gemm_packed(
-            n,
-            by_token,
-            &packed,
-            Start::Accumulate,
-            grad_x,
-            hidden,
-            Fetch::NOTHING,
-        );
+        packed.pack(GROUPS, hidden, Strided::rows(&of_tokens, hidden));
+        let by_token = Strided::transposed(&ordered, n);
+        let target = Target {
+            start: Start::Accumulate,
+            c: grad_x,
+            row: hidden,
+        };
+        gemm_packed(n, by_token, &packed, target, Fetch::NOTHING);
     }
 }
 
@@ -377,13 +386,15 @@ impl GradientOfRows<'_> {
     }
 }
 
-/// Words that take part with the same groups, gathered until there are enough of them for two products.
+/// Words that take part with the same groups, gathered until there are enough of them for two
+/// products.
 struct Block<'s> {
     /// Their numbers in the vocabulary, ascending.
     rows: Vec<usize>,
     /// Their gradients `[rows, tokens]`, `stride` apart.
     gradients: Borrowed<'s>,
-    /// `tokens` and a gap that makes an odd number of cache lines, so that the transpose can be read in place.
+    /// `tokens` and a gap that makes an odd number of cache lines, so that the transpose can be
+    /// read in place.
     stride: usize,
     /// Tokens of their groups.
     tokens: usize,
@@ -401,7 +412,8 @@ impl Block<'_> {
 struct Work<'s> {
     /// One for each number of groups, from 1.
     blocks: Vec<Block<'s>>,
-    /// Rows of the table, and what is added to the table's gradient, where they are not neighbours: `[BLOCK, C]`.
+    /// Rows of the table, and what is added to the table's gradient, where they are not neighbours:
+    /// `[BLOCK, C]`.
     gathered: Borrowed<'s>,
     packed: Packed,
 }
@@ -420,11 +432,12 @@ impl<'s> Work<'s> {
         Self {
             blocks: pass.order.ends[1..].iter().map(block).collect(),
             gathered: pass.scratch.take(BLOCK * pass.hidden),
-            packed: Packed::new(pass.factors),
+            packed: Packed::new(pass.precision),
         }
     }
 
-    /// `grad_table[rows] += gradients x`, `grad_x += gradients^T table[rows]` of one block, which starts again.
+    /// `grad_table[rows] += gradients x`, `grad_x += gradients^T table[rows]` of one block, which
+    /// starts again.
     fn flush(&mut self, pass: &Pass, block: usize, grad_x: &mut GradientOfRows) {
         let block = &mut self.blocks[block];
         let (Some(&first), Some(&last)) = (block.rows.first(), block.rows.last()) else {
@@ -432,40 +445,32 @@ impl<'s> Work<'s> {
         };
         let (tokens, hidden, count) = (block.tokens, pass.hidden, block.rows.len());
         let gradients = &block.gradients[..count * block.stride];
-        let left = Matrix::rows(gradients, block.stride);
+        let left = Strided::rows(gradients, block.stride);
         let mut next = Fetch::NOTHING;
         if last - first + 1 == count {
             // SAFETY: parts of the vocabulary are disjoint, and this task alone handles its part.
             let grad = unsafe { pass.grad_table.slice(first * hidden, count * hidden) };
             let own = &pass.table[first * hidden..][..count * hidden];
             let fetch = Fetch::new(own.as_ptr(), own.len());
-            gemm_packed_to(
-                tokens,
-                count,
-                left,
-                pass.x,
-                Start::Accumulate,
-                grad,
-                hidden,
-                fetch,
-            );
-            self.packed.pack(count, hidden, Matrix::rows(own, hidden));
+            let target = Target {
+                start: Start::Accumulate,
+                c: grad,
+                row: hidden,
+            };
+            gemm_packed_to(tokens, count, left, pass.x, target, fetch);
+            self.packed.pack(count, hidden, Strided::rows(own, hidden));
             // The exponentials of the next block are the first thing that it reads.
             let n = pass.chunk.len();
             let exponentials = pass.kept.exponentials.as_ptr();
             next = Fetch::new(exponentials.wrapping_add((last + 1) * n), BLOCK * n);
         } else {
             let gathered = &mut self.gathered[..count * hidden];
-            gemm_packed_to(
-                tokens,
-                count,
-                left,
-                pass.x,
-                Start::Zero,
-                gathered,
-                hidden,
-                Fetch::NOTHING,
-            );
+            let target = Target {
+                start: Start::Zero,
+                c: &mut *gathered,
+                row: hidden,
+            };
+            gemm_packed_to(tokens, count, left, pass.x, target, Fetch::NOTHING);
             for (from, &row) in gathered.chunks_exact(hidden).zip(&block.rows) {
                 // SAFETY: as above.
                 let grad = unsafe { pass.grad_table.slice(row * hidden, hidden) };
@@ -475,7 +480,7 @@ impl<'s> Work<'s> {
                 to.copy_from_slice(&pass.table[row * hidden..][..hidden]);
             }
             self.packed
-                .pack(count, hidden, Matrix::rows(gathered, hidden));
+                .pack(count, hidden, Strided::rows(gathered, hidden));
         }
         let start = if grad_x.filled == 0 {
             grad_x.filled = tokens;
@@ -484,9 +489,13 @@ impl<'s> Work<'s> {
             grad_x.fill(tokens, hidden);
             Start::Accumulate
         };
-        let by_token = Matrix::transposed(gradients, block.stride);
-        let rows = &mut grad_x.rows[..tokens * hidden];
-        gemm_packed(tokens, by_token, &self.packed, start, rows, hidden, next);
+        let by_token = Strided::transposed(gradients, block.stride);
+        let target = Target {
+            start,
+            c: &mut grad_x.rows[..tokens * hidden],
+            row: hidden,
+        };
+        gemm_packed(tokens, by_token, &self.packed, target, next);
         block.rows.clear();
     }
 }

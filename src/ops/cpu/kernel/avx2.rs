@@ -1,10 +1,12 @@
-//! Tiles of 6 x 16 with AVX2 and FMA: 12 of the 16 registers are sums, two hold a row of `B`, two a value of `A` each.
+//! Tiles of 6 x 16 with AVX2 and FMA: 12 of the 16 registers are sums, two hold a row of `B`, two a
+//! value of `A` each.
 
 use super::{Rounds, Tile};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// One step of the depth: a row of `B`, in two registers, times the six values of `A` at the addresses given.
+/// One step of the depth: a row of `B`, in two registers, times the six values of `A` at the
+/// addresses given.
 macro_rules! step {
     ($b0:literal $b1:literal, [$($x0:literal)+] [$($x1:literal)+] [$($x2:literal)+] [$($x3:literal)+] [$($x4:literal)+] [$($x5:literal)+]) => {
         concat!(
@@ -32,7 +34,8 @@ macro_rules! step {
     };
 }
 
-/// A step where a row of `A` is contiguous: `$at` bytes further than the bases, which reach three rows each.
+/// A step where a row of `A` is contiguous: `$at` bytes further than the bases, which reach three
+/// rows each.
 macro_rules! across {
     ($b0:literal $b1:literal, $at:literal) => {
         step!($b0 $b1, ["{low} + " $at] ["{low} + {row} + " $at] ["{low} + 2*{row} + " $at] ["{high} + " $at] ["{high} + {row} + " $at] ["{high} + 2*{row} + " $at])
@@ -46,9 +49,9 @@ macro_rules! down {
     };
 }
 
-/// The whole tile's loop. Four steps of the depth make a turn, so that counting, asking for memory and moving the addresses are
-/// few of its instructions: a virtual processor may share its core with a neighbour's, and then instructions are what is short
-/// and not arithmetic units.
+/// The whole tile's loop. Four steps of the depth make a turn, so that counting, asking for memory
+/// and moving the addresses are few of its instructions: a virtual processor may share its core
+/// with a neighbour's, and then instructions are what is short and not arithmetic units.
 macro_rules! walk {
     ($tile:ident, $turn:expr, $one:expr, $($bases:tt)*) => {{
         let mut acc = [_mm256_setzero_ps(); 12];
@@ -113,8 +116,8 @@ macro_rules! walk {
     }};
 }
 
-/// The full tile of 6 rows; its loop is written out because the compiler chains the addresses of the rows, one addition
-/// after another, which costs as many cycles as the arithmetic.
+/// The full tile of 6 rows; its loop is written out because the compiler chains the addresses of
+/// the rows, one addition after another, which costs as many cycles as the arithmetic.
 ///
 /// # Safety
 /// As [`super::run_tile`] with 6 rows and 16 columns, on a processor with AVX2 and FMA.
@@ -123,8 +126,9 @@ macro_rules! walk {
 pub unsafe fn whole(tile: &Tile) {
     let t = *tile;
     debug_assert!(t.a_row == 1 || t.a_col == 1);
-    // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address is allowed. The
-    // assembly reads `k` rows of 16 values at `b`, `k` columns of 6 values at `a`, and `rounds`, and writes registers only.
+    // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address
+    // is allowed. The assembly reads `k` rows of 16 values at `b`, `k` columns of 6 values at `a`,
+    // and `rounds`, and writes registers only.
     let mut acc = unsafe {
         if t.a_col == 1 {
             walk!(

@@ -1,10 +1,12 @@
-//! Tiles of 12 x 32 with AVX-512F: 24 of the 32 registers are sums, two hold a row of `B`, two a value of `A` each.
+//! Tiles of 12 x 32 with AVX-512F: 24 of the 32 registers are sums, two hold a row of `B`, two a
+//! value of `A` each.
 
 use super::{Rounds, Tile};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// One step of the depth: a row of `B`, in two registers, times the twelve values of `A` at the addresses given.
+/// One step of the depth: a row of `B`, in two registers, times the twelve values of `A` at the
+/// addresses given.
 macro_rules! step {
     ($fma:literal, $b0:literal $b1:literal, [$($x0:literal)+] [$($x1:literal)+] [$($x2:literal)+] [$($x3:literal)+] [$($x4:literal)+] [$($x5:literal)+] [$($x6:literal)+] [$($x7:literal)+] [$($x8:literal)+] [$($x9:literal)+] [$($x10:literal)+] [$($x11:literal)+]) => {
         concat!(
@@ -50,7 +52,8 @@ macro_rules! step {
     };
 }
 
-/// A step where a row of `A` is contiguous: `$at` bytes further than the bases, which reach three rows each.
+/// A step where a row of `A` is contiguous: `$at` bytes further than the bases, which reach three
+/// rows each.
 macro_rules! across {
     ($fma:literal, $b0:literal $b1:literal, $at:literal) => {
         step!($fma, $b0 $b1, ["{r0} + " $at] ["{r0} + {row} + " $at] ["{r0} + 2*{row} + " $at] ["{r3} + " $at] ["{r3} + {row} + " $at] ["{r3} + 2*{row} + " $at] ["{r6} + " $at] ["{r6} + {row} + " $at] ["{r6} + 2*{row} + " $at] ["{r9} + " $at] ["{r9} + {row} + " $at] ["{r9} + 2*{row} + " $at])
@@ -64,9 +67,9 @@ macro_rules! down {
     };
 }
 
-/// The whole tile's loop. Four steps of the depth make a turn, so that counting, asking for memory and moving the addresses are
-/// few of its instructions: a virtual processor may share its core with a neighbour's, and then instructions are what is short
-/// and not arithmetic units.
+/// The whole tile's loop. Four steps of the depth make a turn, so that counting, asking for memory
+/// and moving the addresses are few of its instructions: a virtual processor may share its core
+/// with a neighbour's, and then instructions are what is short and not arithmetic units.
 macro_rules! walk {
     ($tile:ident, $turn:expr, $one:expr, $($bases:tt)*) => {{
         let mut acc = [_mm512_setzero_ps(); 24];
@@ -145,14 +148,15 @@ macro_rules! walk {
     }};
 }
 
-/// The full tile of 12 rows at `$tile`; its loop is written out because the compiler chains the addresses of the rows, one
-/// addition after another, which costs as many cycles as the arithmetic.
+/// The full tile of 12 rows at `$tile`; its loop is written out because the compiler chains the
+/// addresses of the rows, one addition after another, which costs as many cycles as the arithmetic.
 macro_rules! whole {
     ($fma:literal, $tile:ident) => {{
         let t = *$tile;
         debug_assert!(t.a_row == 1 || t.a_col == 1);
-        // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address is allowed. The
-        // assembly reads `k` rows of 32 values at `b`, `k` columns of 12 values at `a`, and `rounds`, and writes registers only.
+        // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any
+        // address is allowed. The assembly reads `k` rows of 32 values at `b`, `k` columns of 12
+        // values at `a`, and `rounds`, and writes registers only.
         let mut acc = unsafe {
             if t.a_col == 1 {
                 walk!(
@@ -214,7 +218,8 @@ pub unsafe fn whole(tile: &Tile) {
     whole!("vfmadd231ps", tile)
 }
 
-/// As [`whole`] where each number of `A` and `B` is a pair of `bf16`, whose products are both added.
+/// As [`whole`] where each number of `A` and `B` is a pair of `bf16`, whose products are both
+/// added.
 ///
 /// # Safety
 /// As [`whole`], on a processor with AVX512_BF16 too.

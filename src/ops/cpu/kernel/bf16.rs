@@ -1,8 +1,9 @@
 //! Factors in `bf16`: rounding `f32` to pairs of them, and tiles that multiply pairs.
 //!
-//! A pair stands in 32 bits, the number of the even place along `k` in the lower half, as VDPBF16PS has it. That instruction
-//! adds the products of both halves to an `f32`; where the processor lacks it, the same sums are made of ordinary ones, to the bit
-//! but for numbers below 2^-126, and slower than in `f32`.
+//! A pair stands in 32 bits, the number of the even place along `k` in the lower half, as VDPBF16PS
+//! has it. That instruction adds the products of both halves to an `f32`; where the processor lacks
+//! it, the same sums are made of ordinary ones, to the bit but for numbers below 2^-126, and slower
+//! than in `f32`.
 
 use super::{Level, MAX_NR, Tile, for_strip};
 use crate::ops::cpu::simd::vectorised;
@@ -128,7 +129,8 @@ fn add_rows_of<const NR: usize>(x: &[u32], b: &[f32], sums: &mut [f32; NR]) {
     *sums = own;
 }
 
-/// `sum + x y` of both halves, the upper one first. A product of two numbers of 8 bits is exact, so that each sum rounds once.
+/// `sum + x y` of both halves, the upper one first. A product of two numbers of 8 bits is exact, so
+/// that each sum rounds once.
 #[inline(always)]
 fn add_products(sum: f32, x: u32, y: u32) -> f32 {
     let upper = |pair: u32| f32::from_bits(pair & 0xFFFF_0000);
@@ -136,7 +138,8 @@ fn add_products(sum: f32, x: u32, y: u32) -> f32 {
     (sum + upper(x) * upper(y)) + lower(x) * lower(y)
 }
 
-/// To the nearest `bf16`, ties to even, as the processor does it: below 2^-126 to 0, and a NaN stays one.
+/// To the nearest `bf16`, ties to even, as the processor does it: below 2^-126 to 0, and a NaN
+/// stays one.
 #[inline(always)]
 fn round(x: f32) -> u32 {
     let bits = x.to_bits();

@@ -1,14 +1,16 @@
 //! The head's gradients beside the reference, where much is left out.
 
 use super::*;
-use crate::ops::{Device, cpu::CpuDevice, reference::ReferenceDevice};
+use crate::ops::cpu::CpuDevice;
+use crate::ops::reference::ReferenceDevice;
+use crate::ops::{Buffer, HeadLoss, Operations, issue};
 use anyhow::Result;
 
 const HIDDEN: usize = 8;
 
 /// Loss and both gradients of the fast head and of the reference.
 fn both(x: &[f32], table: &[f32], targets: &[u32]) -> [(Vec<f32>, Vec<f32>, Vec<f32>); 2] {
-    fn run<D: Device>(
+    fn run<D: Operations>(
         device: &D,
         x: &[f32],
         table: &[f32],
@@ -26,17 +28,17 @@ fn both(x: &[f32], table: &[f32], targets: &[u32]) -> [(Vec<f32>, Vec<f32>, Vec<
         device.upload_index(targets, &mut indices)?;
         let mut grad_x = device.zeros_float(x.len())?;
         let mut grad_table = device.zeros_float(table.len())?;
-        device.head_loss(
-            &uploaded(x)?,
-            &uploaded(table)?,
-            &indices,
-            &scale,
-            &mut loss,
-            &mut grad_x,
-            &mut grad_table,
-            count,
-            vocab,
-            HIDDEN,
+        issue(
+            device,
+            HeadLoss {
+                x: uploaded(x)?.matrix(count, HIDDEN),
+                table: uploaded(table)?.matrix(vocab, HIDDEN),
+                targets: indices.vector(count),
+                scale: scale.vector(1),
+                loss: loss.vector_mut(1),
+                grad_x: grad_x.matrix_mut(count, HIDDEN),
+                grad_table: grad_table.matrix_mut(vocab, HIDDEN),
+            },
         )?;
         Ok((
             device.download_single(&loss, 1)?,
@@ -57,8 +59,8 @@ fn error(found: &[f32], right: &[f32]) -> f64 {
     (difference / right.iter().map(|&r| square(r)).sum::<f64>()).sqrt()
 }
 
-/// Tokens from wholly uncertain to certain, in no order; 2,950 of 3,000 words are the less probable the more certain a token
-/// is. Some are targets.
+/// Tokens from wholly uncertain to certain, in no order; 2,950 of 3,000 words are the less probable
+/// the more certain a token is. Some are targets.
 #[test]
 fn what_is_left_out_is_replaced() {
     let (count, vocab) = (700, 3000);
