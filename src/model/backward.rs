@@ -3,7 +3,7 @@
 
 use super::forward::{Attend, Pass};
 use super::parameters::LayerParameters;
-use super::workspace::{Inputs, LayerActivations, Staged, Training, clear_balance};
+use super::workspace::{DeviceBatch, Inputs, LayerActivations, Training, clear_balance};
 use super::{Batch, Model, Parameters, Workspace};
 use crate::ops::Device;
 use anyhow::{Result, bail, ensure};
@@ -32,33 +32,33 @@ impl<D: Device> Model<D> {
         gradients: &mut Parameters<D>,
         scales: StepScales,
     ) -> Result<()> {
-        let staged = self.stage(device, batch, workspace, scales)?;
-        self.forward_backward_staged(device, &staged, workspace, gradients)
+        let uploaded = self.upload_batch(device, batch, workspace, scales)?;
+        self.forward_backward_uploaded(device, &uploaded, workspace, gradients)
     }
 
     /// The first half of [`Model::forward_backward`]: everything that changes from one batch to the next goes to the device.
     ///
     /// # Errors
     /// If the batch is malformed or larger than the workspace, the workspace is for inference, or the device fails.
-    pub fn stage(
+    pub fn upload_batch(
         &self,
         device: &D,
         batch: &Batch,
         workspace: &mut Workspace<D>,
         scales: StepScales,
-    ) -> Result<Staged> {
+    ) -> Result<DeviceBatch> {
         self.check_workspace(workspace)?;
-        workspace.stage(device, batch, scales.token, scales.balance)
+        workspace.upload_batch(device, batch, scales.token, scales.balance)
     }
 
-    /// The second half: the arithmetic on what was staged last. It only issues operations, the same ones for equal `staged`.
+    /// The second half: the arithmetic on what was uploaded last. It only issues operations, the same ones for equal `uploaded`.
     ///
     /// # Errors
     /// As [`Model::forward_backward`].
-    pub fn forward_backward_staged(
+    pub fn forward_backward_uploaded(
         &self,
         device: &D,
-        staged: &Staged,
+        uploaded: &DeviceBatch,
         workspace: &mut Workspace<D>,
         gradients: &mut Parameters<D>,
     ) -> Result<()> {
@@ -70,14 +70,14 @@ impl<D: Device> Model<D> {
         let Some(training) = &mut workspace.training else {
             bail!("the workspace was made for inference, expected one for training");
         };
-        let &Staged {
+        let &DeviceBatch {
             tokens,
             segments,
             groups,
             balance,
             ..
-        } = staged;
-        let balance_scale = f32::from_bits(staged.balance_scale);
+        } = uploaded;
+        let balance_scale = f32::from_bits(uploaded.balance_scale);
         clear_balance(
             device,
             &mut training.balances[balance],

@@ -1,4 +1,5 @@
-//! AdamW over a model's parameters: one state per fused parameter, the whole gradient clipped by its norm.
+//! AdamW over a model's parameters: one state per fused parameter, the whole gradient clipped by
+//! its norm.
 
 use anyhow::{Context, Result, ensure};
 
@@ -71,8 +72,8 @@ impl<D: Device> AdamW<D> {
         device.upload_inputs(&mut [], &mut [(&[rate], &mut self.rate)])
     }
 
-    /// One update of all parameters from `gradients`, which are zero afterwards. A norm that is not finite means that no
-    /// parameter was changed. Only issues operations, the same ones each time.
+    /// One update of all parameters from `gradients`, which are zero afterwards. A norm that is not
+    /// finite means that no parameter was changed. Only issues operations, the same ones each time.
     ///
     /// # Errors
     /// Whatever the device says.
@@ -107,7 +108,7 @@ impl<D: Device> AdamW<D> {
     ///
     /// # Errors
     /// Where the history ends before.
-    pub fn record_norm(&self, device: &D, history: &mut D::Single, at: usize) -> Result<()> {
+    pub fn copy_norm(&self, device: &D, history: &mut D::Single, at: usize) -> Result<()> {
         device.copy_single(&self.norm, 1, history, at)
     }
 
