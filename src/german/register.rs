@@ -75,7 +75,8 @@ const SIE_WORDS: [&str; 8] = [
     "Sie", "Ihnen", "Ihr", "Ihre", "Ihren", "Ihrem", "Ihrer", "Ihres",
 ];
 
-/// Verbs after a "Sie" at a sentence's start that can only be an address when the subject is not taken up again.
+/// Verbs after a "Sie" at a sentence's start that can only be an address when the subject is not
+/// taken up again.
 const ADDRESSED_VERBS: [&str; 10] = [
     "müssen",
     "können",
@@ -129,8 +130,8 @@ pub fn spoken(question: &str) -> Option<Register> {
         .or_else(|| at_the_beginning(question))
 }
 
-// [`address`] leaves open whether `Sie` at the beginning is a third person, but behind a greeting it
-// could no longer be one. `Ihr` before a small letter is the plural of du.
+// [`address`] leaves open whether `Sie` at the beginning is a third person, but behind a greeting
+// it could no longer be one. `Ihr` before a small letter is the plural of du.
 fn at_the_beginning(question: &str) -> Option<Register> {
     let (first, behind) = question.split_once(' ')?;
     match first {

@@ -1,8 +1,10 @@
-//! Checkpoints: a folder per saved step that Transformers can open as a model, plus what an exact resume needs.
+//! Checkpoints: a folder per saved step that Transformers can open as a model, plus what an exact
+//! resume needs.
 //!
-//! `step-000123/` holds the model's files, `optimizer.safetensors` (both moments of every fused parameter, `f32`) and
-//! `state.json`, written last, with the SHA-256 of every other file. A folder appears under its name only when all of it is
-//! on the disk; one that was damaged later is noticed by its hashes, and the one before it is used.
+//! `step-000123/` holds the model's files, `optimizer.safetensors` (both moments of every fused
+//! parameter, `f32`) and `state.json`, written last, with the SHA-256 of every other file. A folder
+//! appears under its name only when all of it is on the disk; one that was damaged later is noticed
+//! by its hashes, and the one before it is used.
 
 use anyhow::{Context, Result, bail, ensure};
 use memmap2::Mmap;
@@ -13,11 +15,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::formats;
-use crate::formats::write::{Tensor, write_safetensors};
+use crate::files;
+use crate::hf;
+use crate::hf::write::{Tensor, write_safetensors};
 use crate::model::ModelConfig;
 use crate::ops::LossScale;
-use crate::train::files;
 use crate::train::optimizer::Moments;
 use crate::train::settings::TrainSettings;
 
@@ -29,7 +31,8 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// The best validation so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Validation loss in nats per counted token. `f32`, because that survives decimal text exactly.
+    /// Validation loss in nats per counted token. `f32`, because that survives decimal text
+    /// exactly.
     pub loss: f32,
     /// Step after which it was measured.
     pub step: u64,
@@ -66,7 +69,8 @@ pub struct State {
     /// Where the loss scale stood, on a device that moves one. Another device goes on without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScale>,
-    /// Updates of the weights: steps without those that were skipped. Absent in checkpoints of engines that counted all.
+    /// Updates of the weights: steps without those that were skipped. Absent in checkpoints of
+    /// engines that counted all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub updates: Option<u64>,
     /// SHA-256 of every other file of the folder.
@@ -87,17 +91,19 @@ pub fn folder_of(checkpoints: &Path, step: u64) -> PathBuf {
     checkpoints.join(format!("step-{step:06}"))
 }
 
-/// Writes the checkpoint of `state.step`: `fill` writes the model's and the optimizer's files into the folder it is given.
+/// Writes the checkpoint of `state.step`: `fill` writes the model's and the optimizer's files into
+/// the folder it is given.
 ///
 /// # Errors
-/// Whatever `fill` or the file system says; earlier checkpoints are untouched and nothing half-written remains.
+/// Whatever `fill` or the file system says; earlier checkpoints are untouched and nothing
+/// half-written remains.
 pub fn save(
     checkpoints: &Path,
     mut state: State,
     fill: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let folder = folder_of(checkpoints, state.step);
-    formats::replace_folder(&folder, STATE_FILE, |folder| {
+    hf::replace_folder(&folder, STATE_FILE, |folder| {
         fill(folder)?;
         state.files = hash_files(folder)?;
         let path = folder.join(STATE_FILE);
@@ -131,8 +137,8 @@ pub fn write_moments(folder: &Path, config: &ModelConfig, moments: &[Moments]) -
 pub fn read_moments(folder: &Path, config: &ModelConfig) -> Result<Vec<Moments>> {
     let path = folder.join(OPTIMIZER_FILE);
     let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-    // SAFETY: the map is read-only and dropped before this function returns; a run holds the lock of its folder, so no other
-    // run of the engine changes the file meanwhile.
+    // SAFETY: the map is read-only and dropped before this function returns; a run holds the lock
+    // of its folder, so no other run of the engine changes the file meanwhile.
     let map = unsafe { Mmap::map(&file) }.with_context(|| format!("mapping {}", path.display()))?;
     let tensors =
         SafeTensors::deserialize(&map).with_context(|| format!("reading {}", path.display()))?;
@@ -202,7 +208,8 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
     })
 }
 
-/// The newest whole checkpoint, and a line for each newer one that is damaged; `None` where none was ever saved.
+/// The newest whole checkpoint, and a line for each newer one that is damaged; `None` where none
+/// was ever saved.
 ///
 /// # Errors
 /// When all are damaged, with what is wrong with each.
@@ -304,7 +311,8 @@ fn seal(state: &State) -> Result<String> {
     Ok(serde_json::to_string_pretty(&state)?)
 }
 
-/// Reads `state.json`'s text and checks its checksum, over the text and not over the parsed numbers.
+/// Reads `state.json`'s text and checks its checksum, over the text and not over the parsed
+/// numbers.
 fn unseal(text: &str) -> Result<State> {
     let state: State = serde_json::from_str(text)?;
     let unsealed = text.replacen(&state.checksum, "", 1);

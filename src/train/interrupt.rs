@@ -15,8 +15,8 @@ pub fn requested() -> bool {
 /// # Errors
 /// When the operating system refuses the handlers.
 pub fn install() -> Result<()> {
-    // Under nohup a run must outlive its terminal, so an ignored SIGHUP stays ignored; a full quota must come back as an
-    // error of the write, not as a signal that ends the run.
+    // Under nohup a run must outlive its terminal, so an ignored SIGHUP stays ignored; a full quota
+    // must come back as an error of the write, not as a signal that ends the run.
     #[cfg(unix)]
     let hangup_was_ignored = unix::ignore(unix::SIGHUP) == unix::IGNORE;
     #[cfg(unix)]
@@ -50,7 +50,8 @@ mod unix {
 
     /// Ignores a signal and returns its earlier disposition.
     pub fn ignore(number: c_int) -> usize {
-        // SAFETY: `signal` is the C library's; both arguments are valid for it, and ignoring runs no code of ours.
+        // SAFETY: `signal` is the C library's; both arguments are valid for it, and ignoring runs
+        // no code of ours.
         unsafe { signal(number, IGNORE) }
     }
 }

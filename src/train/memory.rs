@@ -1,5 +1,5 @@
-//! How much memory a run needs, found by rehearsing it: the same code allocates the same buffers on a device that computes
-//! nothing. So no formula here can fall behind the code that it describes.
+//! How much memory a run needs, found by a dry run: the same code allocates the same buffers on a
+//! device that computes nothing. So no formula here can fall behind the code that it describes.
 
 use anyhow::{Result, bail};
 use std::fmt;
@@ -11,7 +11,8 @@ use crate::train::step::Engine;
 
 /// What other programs and the card's driver may still take while a run goes on.
 const HEADROOM: u64 = 256 << 20;
-/// Sizes of batches at which an operation's scratch memory may be largest: within each of these pieces it only grows.
+/// Sizes of batches at which an operation's scratch memory may be largest: within each of these
+/// pieces it only grows.
 const PIECE: usize = 64;
 /// Up to so many tokens.
 const FINE: usize = 8192;
@@ -29,11 +30,12 @@ pub struct MemoryPlan {
     pub memory: MemoryUse,
 }
 
-/// What the command does with the model besides training, e.g. answer questions: it needs memory too.
+/// What the command does with the model besides training, e.g. answer questions: it needs memory
+/// too.
 pub type Besides<'a, D> = dyn Fn(&D, &Model<D>) -> Result<()> + 'a;
 
 /// Bytes for people: in GiB, or in MiB below one.
-pub fn in_units(bytes: u64) -> String {
+pub fn format_bytes(bytes: u64) -> String {
     match bytes >> 30 {
         0 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
         _ => format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
@@ -44,12 +46,12 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         let classes: Vec<String> = MemoryClass::ALL
             .into_iter()
-            .map(|class| format!("{} {}", class.name(), in_units(self.memory.of(class))))
+            .map(|class| format!("{} {}", class.name(), format_bytes(self.memory.of(class))))
             .collect();
         write!(
             formatter,
             "{} for micro-batches of {} x {} tokens ({})",
-            in_units(self.memory.total()),
+            format_bytes(self.memory.total()),
             self.micro_batch,
             self.tokens / self.micro_batch.max(1),
             classes.join(", ")
@@ -57,31 +59,37 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// The plan of a run with micro-batches of so many logical batches, found on `rehearsal`, a device that nothing else was done
-/// with.
+/// The plan of a run with micro-batches of so many logical batches, found on `dry_device`, a
+/// device of dry runs that nothing else was done with.
 ///
 /// # Errors
 /// When the settings or the sizes make no run.
 pub fn plan<D: Device>(
-    rehearsal: &D,
+    dry_device: &D,
     config: &ModelConfig,
     settings: &TrainSettings,
     micro_batch: usize,
     besides: &Besides<D>,
 ) -> Result<MemoryPlan> {
     let micro_batch = micro_batch.min(settings.gradient_accumulation_steps);
-    let parameters = allocating(rehearsal, MemoryClass::Weights, || {
-        Parameters::zeros(rehearsal, config)
+    let parameters = allocating(dry_device, MemoryClass::Weights, || {
+        Parameters::zeros(dry_device, config)
     })?;
     let model = Model::new(config.clone(), parameters)?;
-    let mut engine = Engine::new(rehearsal, model, &no_weights(config), settings, micro_batch)?;
+    let mut engine = Engine::new(
+        dry_device,
+        model,
+        &no_weights(config),
+        settings,
+        micro_batch,
+    )?;
     let tokens = engine.workspace.max_tokens();
     let step = full_step(settings)?;
-    engine.step(rehearsal, &step, 1, 0.0)?;
-    engine.validate(rehearsal, &step[..1])?;
+    engine.step(dry_device, &step, 1, 0.0)?;
+    engine.validate(dry_device, &step[..1])?;
     for count in piece_ends(tokens) {
         engine.model.forward_backward(
-            rehearsal,
+            dry_device,
             &full_batch(count, settings)?,
             &mut engine.workspace,
             &mut engine.gradients,
@@ -90,18 +98,18 @@ pub fn plan<D: Device>(
                 balance: 1.0,
             },
         )?;
-        engine.workspace.totals(rehearsal)?;
+        engine.workspace.totals(dry_device)?;
     }
-    besides(rehearsal, &engine.model)?;
+    besides(dry_device, &engine.model)?;
     Ok(MemoryPlan {
         micro_batch,
         tokens,
-        memory: rehearsal.memory_use(),
+        memory: dry_device.memory_use(),
     })
 }
 
-/// Plans a run on `device` and makes its arena. Without `micro_batch`, micro-batches are as large as fit the device and
-/// `limit` bytes, up to a whole step. `None` where the device plans nothing.
+/// Plans a run on `device` and makes its arena. Without `micro_batch`, micro-batches are as large
+/// as fit the device and `limit` bytes, up to a whole step. `None` where the device plans nothing.
 ///
 /// # Errors
 /// When the run does not fit; says what would.
@@ -115,7 +123,7 @@ pub fn prepare<D: Device>(
 ) -> Result<Option<MemoryPlan>> {
     let plan_for = |micro_batch| -> Result<Option<MemoryPlan>> {
         match device.rehearsal()? {
-            Some(rehearsal) => plan(&rehearsal, config, settings, micro_batch, besides).map(Some),
+            Some(dry_device) => plan(&dry_device, config, settings, micro_batch, besides).map(Some),
             None => Ok(None),
         }
     };
@@ -144,16 +152,18 @@ pub fn prepare<D: Device>(
             Ok(Some(chosen))
         }
         Some(fitting) => bail!(
-            "the run needs {first}, but {}; the largest micro-batch that fits is --micro-batch {}, which needs {}",
-            said(room, limit),
+            "the run needs {first}, but {}; the largest micro-batch that fits is --micro-batch \
+            {}, which needs {}",
+            limit_text(room, limit),
             fitting.micro_batch,
-            in_units(fitting.memory.total())
+            format_bytes(fitting.memory.total())
         ),
         None => {
             let smallest = plan_for(1)?.unwrap_or(first);
             bail!(
-                "the run needs at least {smallest}, but {}; a smaller --batch-size (now {}) or --max-length (now {}) needs less",
-                said(room, limit),
+                "the run needs at least {smallest}, but {}; a smaller --batch-size (now {}) or \
+                --max-length (now {}) needs less",
+                limit_text(room, limit),
                 settings.batch_size,
                 settings.max_length
             )
@@ -161,28 +171,28 @@ pub fn prepare<D: Device>(
     }
 }
 
-/// Zeros for a rehearsal, which reads none of them.
+/// Zeros for a dry run, which reads none of them.
 pub fn no_weights(config: &ModelConfig) -> Vec<Vec<f32>> {
     let specs = config.parameters();
     specs.iter().map(|spec| vec![0.0; spec.len()]).collect()
 }
 
 /// How much there is, and why.
-fn said(room: Option<u64>, limit: Option<u64>) -> String {
+fn limit_text(room: Option<u64>, limit: Option<u64>) -> String {
     match (room, limit) {
         (Some(room), Some(limit)) if room == limit => {
-            format!("--vram-limit allows {}", in_units(limit))
+            format!("--vram-limit allows {}", format_bytes(limit))
         }
         (room, _) => format!(
             "the device has only {} free, {} of headroom apart",
-            in_units(room.unwrap_or_default()),
-            in_units(HEADROOM)
+            format_bytes(room.unwrap_or_default()),
+            format_bytes(HEADROOM)
         ),
     }
 }
 
-/// The largest number from 1 to `most` for which `try_it` finds something, if it does for any; what it finds for one it finds
-/// for all smaller ones.
+/// The largest number from 1 to `most` for which `try_it` finds something, if it does for any; what
+/// it finds for one it finds for all smaller ones.
 pub fn largest<T>(
     most: usize,
     mut try_it: impl FnMut(usize) -> Result<Option<T>>,
@@ -221,9 +231,10 @@ fn full_batch(tokens: usize, settings: &TrainSettings) -> Result<Batch> {
     Ok(batch)
 }
 
-/// Sizes below `tokens` at which pieces end: of 64 tokens (tiles and blocks of kernels) for small batches. For larger ones the
-/// product tile is the large one throughout, and what an operation takes grows but for the chunks of the head, which are
-/// largest at multiples of 2,048: the last of those is enough.
+/// Sizes below `tokens` at which pieces end: of 64 tokens (tiles and blocks of kernels) for small
+/// batches. For larger ones the product tile is the large one throughout, and what an operation
+/// takes grows but for the chunks of the head, which are largest at multiples of 2,048: the last of
+/// those is enough.
 fn piece_ends(tokens: usize) -> impl Iterator<Item = usize> {
     let fine = (PIECE..=FINE).step_by(PIECE);
     let last = tokens.saturating_sub(1) / CHUNK * CHUNK;
@@ -258,7 +269,7 @@ mod tests {
 
     #[test]
     fn bytes_are_said_in_fitting_units() {
-        assert_eq!(in_units(5 << 20), "5.0 MiB");
-        assert_eq!(in_units(13 << 29), "6.50 GiB");
+        assert_eq!(format_bytes(5 << 20), "5.0 MiB");
+        assert_eq!(format_bytes(13 << 29), "6.50 GiB");
     }
 }

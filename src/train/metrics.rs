@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
-use crate::train::files;
+use crate::files;
 
 /// What one step showed.
 #[derive(Clone, Debug, Serialize)]
@@ -19,12 +19,13 @@ pub struct StepMetrics {
     pub tokens: u64,
     /// Mean loss of the step's counted tokens, in nats.
     pub loss: f64,
-    /// Mean load-balancing loss of the step's logical batches, before its coefficient; 1 times the experts per token is
-    /// perfect balance.
+    /// Mean load-balancing loss of the step's logical batches, before its coefficient; 1 times the
+    /// experts per token is perfect balance.
     pub router_loss: f64,
     /// Learning rate of the step.
     pub learning_rate: f32,
-    /// Norm of the whole gradient before clipping; `null` in the file where it was not finite and the step was skipped.
+    /// Norm of the whole gradient before clipping; `null` in the file where it was not finite and
+    /// the step was skipped.
     pub grad_norm: f32,
     /// Tokens of the step over its duration.
     pub tokens_per_second: f64,
@@ -32,7 +33,8 @@ pub struct StepMetrics {
     pub elapsed_s: f64,
     /// Share of (token, choice) pairs that went to each expert, over all layers.
     pub expert_share: Vec<f64>,
-    /// Mean loss on the validation split, in nats per counted token, where it was measured after this step.
+    /// Mean loss on the validation split, in nats per counted token, where it was measured after
+    /// this step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
 }
@@ -43,15 +45,16 @@ struct Step {
     step: u64,
 }
 
-/// A file of JSON lines that each have a `step`. A line that could not be written whole (a full disk) is cut off before
-/// the next one, so that the file stays readable.
+/// A file of JSON lines that each have a `step`. A line that could not be written whole (a full
+/// disk) is cut off before the next one, so that the file stays readable.
 pub struct JsonLines {
     file: File,
     whole: u64,
 }
 
 impl JsonLines {
-    /// Opens `path` for appending after the lines of steps up to `step`; later and broken lines are cut off.
+    /// Opens `path` for appending after the lines of steps up to `step`; later and broken lines are
+    /// cut off.
     ///
     /// # Errors
     /// Names a file that cannot be read or written.

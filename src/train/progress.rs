@@ -1,4 +1,5 @@
-//! What a person sees of a run: a bar in a terminal, a plain line every so often elsewhere. All of it goes to stderr.
+//! What a person sees of a run: a bar in a terminal, a plain line every so often elsewhere. All of
+//! it goes to stderr.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;

@@ -1,16 +1,17 @@
-//! The folder of a run: `run.json`, `metrics.jsonl`, `samples.jsonl`, `checkpoints/`, `best_model/`.
+//! The folder of a run: `run.json`, `metrics.jsonl`, `samples.jsonl`, `checkpoints/`,
+//! `best_model/`.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::train::files;
+use crate::files::{self, Locked};
 
 /// A run's folder, locked against a second process for as long as this lives.
 pub struct RunFolder {
     root: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl RunFolder {
@@ -50,7 +51,8 @@ impl RunFolder {
     pub fn open(root: &Path) -> Result<Self> {
         ensure!(
             root.join("run.json").is_file(),
-            "{} is not the folder of a run (no run.json in it); --resume takes the folder that --out named, e.g. runs/NAME",
+            "{} is not the folder of a run (no run.json in it); --resume takes the folder that \
+            --out named, e.g. runs/NAME",
             root.display()
         );
         Self::lock(root)
@@ -58,20 +60,12 @@ impl RunFolder {
 
     fn lock(root: &Path) -> Result<Self> {
         let path = root.join(".lock");
-        let lock = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
+        match files::lock(&path)? {
+            Locked::Here(file) => Ok(Self {
                 root: root.to_path_buf(),
-                _lock: lock,
+                _lock: file,
             }),
-            Err(TryLockError::WouldBlock) => {
-                bail!("another process is training in {}", root.display())
-            }
-            // Some network file systems have no locks; a run there is still a run.
-            Err(TryLockError::Error(_)) => Ok(Self {
-                root: root.to_path_buf(),
-                _lock: lock,
-            }),
+            Locked::Elsewhere => bail!("another process is training in {}", root.display()),
         }
     }
 

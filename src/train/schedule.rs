@@ -24,7 +24,8 @@ impl Schedule {
         }
     }
 
-    /// Learning rate of a step, counted from 1. The first step already learns; after `total` it stays at the floor.
+    /// Learning rate of a step, counted from 1. The first step already learns; after `total` it
+    /// stays at the floor.
     pub fn learning_rate(&self, step: u64) -> f32 {
         if step <= self.warmup {
             return (self.peak * step as f64 / self.warmup as f64) as f32;
@@ -47,8 +48,8 @@ pub struct StepBatches {
     pub count: usize,
 }
 
-/// All steps of a run: epochs of so many logical batches, cut into accumulations. Epochs may differ in length, because each
-/// packs its own order of examples.
+/// All steps of a run: epochs of so many logical batches, cut into accumulations. Epochs may differ
+/// in length, because each packs its own order of examples.
 #[derive(Clone, Debug)]
 pub struct Plan {
     batches_per_epoch: Vec<usize>,
@@ -75,8 +76,9 @@ impl Plan {
         self.total
     }
 
-    /// Steps in a tenth of the run, rounded up: there are ten at most, and in a run of hundreds of steps the last is about as long
-    /// as the others. Rounded down, a few steps would be left over at the end.
+    /// Steps in a tenth of the run, rounded up: there are ten at most, and in a run of hundreds of
+    /// steps the last is about as long as the others. Rounded down, a few steps would be left over
+    /// at the end.
     pub fn tenth(&self) -> u64 {
         self.total.div_ceil(10).max(1)
     }

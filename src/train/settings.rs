@@ -1,25 +1,17 @@
-//! What a run is trained with: the presets of the five stages in one table, and the rule of what may change on resume.
+//! What a run is trained with: the presets of the five stages in one table, and the rule of what
+//! may change on resume.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-pub use crate::shards::Stage;
+pub use crate::shards::{LossOn, Stage};
 
 /// Steps that may be issued before their results are collected.
 pub const HISTORY: usize = 64;
 
-/// Which tokens carry loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LossOn {
-    /// Every token of an example.
-    All,
-    /// The answer's tokens only.
-    Answers,
-}
-
-/// Everything that decides the weights a run ends with, apart from the data and the model's configuration. Two runs with
-/// equal settings, data and configuration end with the same bits on the same device and binary.
+/// Everything that decides the weights a run ends with, apart from the data and the model's
+/// configuration. Two runs with equal settings, data and configuration end with the same bits on
+/// the same device and binary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
@@ -27,13 +19,13 @@ pub struct TrainSettings {
     pub preset: Stage,
     /// Passes over the training examples.
     pub epochs: usize,
-    /// Rows of a logical batch.
+    /// Rows per logical batch.
     pub batch_size: usize,
-    /// Highest learning rate, reached after the warmup.
+    /// Peak learning rate, reached after the warmup.
     pub learning_rate: f32,
-    /// Logical batches of one optimizer step.
+    /// Logical batches per optimizer step.
     pub gradient_accumulation_steps: usize,
-    /// Tokens of a row.
+    /// Tokens per row.
     pub max_length: usize,
     /// Stops (and anneals the learning rate) earlier than the epochs would.
     pub max_steps: Option<u64>,
@@ -43,11 +35,11 @@ pub struct TrainSettings {
     pub weight_decay: f32,
     /// Where the cosine ends, as a share of `learning_rate`.
     pub final_learning_rate_ratio: f32,
-    /// Decay of the gradient's mean.
+    /// AdamW beta1.
     pub beta1: f32,
-    /// Decay of the squared gradient's mean.
+    /// AdamW beta2.
     pub beta2: f32,
-    /// Added to the root of the squared gradient's mean.
+    /// AdamW epsilon.
     pub epsilon: f32,
     /// Largest norm of a step's whole gradient.
     pub max_grad_norm: f32,
@@ -69,29 +61,55 @@ struct Preset {
     learning_rate: f32,
     beta2: f32,
     gradient_accumulation_steps: usize,
-    max_length: usize,
     loss_on: LossOn,
 }
 
-/// The presets. `massive` is the product's reference setting; a smaller set sees its examples more often, at a higher rate
-/// and in smaller steps, because it has few of them, and learns from its answers only: the head then has a third less to do.
-/// Those of `basis` and `large` were chosen by the validation losses in docs/benchmarks.md, and so were the rates of `super`; its epochs are
-/// what two busy cores with AVX2 should do in less than half an hour, compiling included. More of them make better sentences. `beta2` is
-/// higher where a step has few tokens, so that the mean of squared gradients reaches over about as many of them; for `large` it was not
-/// compared at that rate.
+/// The presets. `massive` is the product's reference setting; a smaller set sees its examples more
+/// often, at a higher rate and in smaller steps, because it has few of them, and learns from its
+/// answers only: the head then has a third less to do. Those of `basis` and `large` were chosen by
+/// the validation losses in docs/benchmarks.md, and so were the rates of `super`; its epochs are
+/// what two busy cores with AVX2 should do in less than half an hour, compiling included. More of
+/// them make better sentences. `beta2` is higher where a step has few tokens, so that the mean of
+/// squared gradients reaches over about as many of them; for `large` it was not compared at that
+/// rate.
 #[rustfmt::skip]
 const PRESETS: [Preset; 5] = [
-    Preset { stage: Stage::Basis,   epochs: 40, batch_size: 2, learning_rate: 5e-4, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Large,   epochs: 20, batch_size: 2, learning_rate: 1e-3, beta2: 0.95, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Super,   epochs: 5,  batch_size: 2, learning_rate: 6e-4, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Ultra,   epochs: 4,  batch_size: 4, learning_rate: 5e-4, beta2: 0.95, gradient_accumulation_steps: 2, max_length: 256, loss_on: LossOn::All },
-    Preset { stage: Stage::Massive, epochs: 3,  batch_size: 4, learning_rate: 5e-5, beta2: 0.95, gradient_accumulation_steps: 4, max_length: 256, loss_on: LossOn::All },
+    // stage, epochs, batch size, peak learning rate, beta2, accumulation steps, loss on
+    row(Stage::Basis,   40, 2, 5e-4, 0.99, 1, LossOn::Answers),
+    row(Stage::Large,   20, 2, 1e-3, 0.95, 1, LossOn::Answers),
+    row(Stage::Super,   5,  2, 6e-4, 0.99, 1, LossOn::Answers),
+    row(Stage::Ultra,   4,  4, 5e-4, 0.95, 2, LossOn::All),
+    row(Stage::Massive, 3,  4, 5e-5, 0.95, 4, LossOn::All),
 ];
+
+/// Tokens per row, for all stages.
+const MAX_LENGTH: usize = 256;
+
+const fn row(
+    stage: Stage,
+    epochs: usize,
+    batch_size: usize,
+    learning_rate: f32,
+    beta2: f32,
+    gradient_accumulation_steps: usize,
+    loss_on: LossOn,
+) -> Preset {
+    Preset {
+        stage,
+        epochs,
+        batch_size,
+        learning_rate,
+        beta2,
+        gradient_accumulation_steps,
+        loss_on,
+    }
+}
 
 impl TrainSettings {
     /// The settings of a stage.
     pub fn preset(stage: Stage) -> Self {
-        // The table has a row per stage (held by a test); its last row stands in so that this cannot fail.
+        // The table has a row per stage (held by a test); its last row stands in so that this
+        // cannot fail.
         let row = PRESETS
             .iter()
             .find(|row| row.stage == stage)
@@ -102,7 +120,7 @@ impl TrainSettings {
             batch_size: row.batch_size,
             learning_rate: row.learning_rate,
             gradient_accumulation_steps: row.gradient_accumulation_steps,
-            max_length: row.max_length,
+            max_length: MAX_LENGTH,
             max_steps: None,
             warmup_steps: None,
             weight_decay: 0.1,
@@ -166,7 +184,8 @@ impl TrainSettings {
         Ok(())
     }
 
-    /// The settings by name. Through text, so that an `f32` of 0.1 reads 0.1 and not the nearest `f64`.
+    /// The settings by name. Through text, so that an `f32` of 0.1 reads 0.1 and not the nearest
+    /// `f64`.
     ///
     /// # Errors
     /// Never for these types, but serialisation is fallible.
@@ -174,7 +193,8 @@ impl TrainSettings {
         Ok(serde_json::from_str(&serde_json::to_string(self)?)?)
     }
 
-    /// What differs between these settings and `other`, each as `name: mine, theirs`; empty when equal.
+    /// What differs between these settings and `other`, each as `name: mine, theirs`; empty when
+    /// equal.
     pub fn differences(&self, other: &Self) -> Result<Vec<String>> {
         let (mine, theirs) = (self.to_json()?, other.to_json()?);
         Ok(mine
@@ -197,12 +217,14 @@ pub struct RunOptions {
     pub save_every: Option<u64>,
     /// Checkpoints kept.
     pub keep: usize,
-    /// Steps between two looks at the device's results; `None`: each step, or every [`METRICS_EVERY`] on a device that runs ahead.
+    /// Steps between two looks at the device's results; `None`: each step, or every
+    /// [`METRICS_EVERY`] on a device that runs ahead.
     #[serde(default)]
     pub metrics_every: Option<usize>,
 }
 
-/// Steps between two looks at the results of a device that runs ahead. Looking waits for the device, some 0.1 ms.
+/// Steps between two looks at the results of a device that runs ahead. Looking waits for the
+/// device, some 0.1 ms.
 pub const METRICS_EVERY: usize = 10;
 
 impl Default for RunOptions {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::formats;
+use crate::hf;
 use crate::model::{Batch, Model};
 use crate::ops::Device;
 use crate::tokenizer::Tokenizer;
@@ -24,7 +24,8 @@ use crate::train::step::{Engine, StepResult};
 /// Where no `--save-every` is given, a checkpoint is at most this old.
 const SAVE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Answers a few fixed questions with the model as it is: (question, answer) pairs. Called at each validation.
+/// Answers a few fixed questions with the model as it is: (question, answer) pairs. Called at each
+/// validation.
 pub type SampleFn<'a, D> = dyn FnMut(&Model<D>) -> Result<Vec<(String, String)>> + 'a;
 
 /// How a run ended, when it did not fail.
@@ -119,8 +120,9 @@ struct SampleLine<'a> {
 }
 
 impl<'a, D: Device> Trainer<'a, D> {
-    /// A run from its first step with these weights (one vector per fused parameter, from which master copies begin), or from a
-    /// checkpoint: then the weights are the checkpoint's and come with their moments.
+    /// A run from its first step with these weights (one vector per fused parameter, from which
+    /// master copies begin), or from a checkpoint: then the weights are the checkpoint's and come
+    /// with their moments.
     ///
     /// # Errors
     /// When there is nothing to train on, a file cannot be opened, or the device has no memory.
@@ -202,8 +204,8 @@ impl<'a, D: Device> Trainer<'a, D> {
     /// Trains until the end, or until the process is asked to stop.
     ///
     /// # Errors
-    /// When a step is not finite, the device fails, or the final checkpoint or the best model could not be saved. What was
-    /// saved before stays.
+    /// When a step is not finite, the device fails, or the final checkpoint or the best model could
+    /// not be saved. What was saved before stays.
     pub fn run(&mut self) -> Result<Outcome> {
         let result = self.run_steps();
         self.progress.finish();
@@ -252,12 +254,13 @@ impl<'a, D: Device> Trainer<'a, D> {
         let folder = self.setup.run.best_model();
         if let Some(failure) = &self.best_failure {
             bail!(
-                "the run is finished, but its best model could not be saved: {failure}. {} holds an earlier one, if any; the last step's model is {}",
+                "the run is finished, but its best model could not be saved: {failure}. {} holds \
+                an earlier one, if any; the last step's model is {}",
                 folder.display(),
                 self.last_good()
             );
         }
-        formats::find_folder(&folder)?;
+        hf::find_folder(&folder)?;
         Ok(Outcome::Finished)
     }
 
@@ -326,14 +329,16 @@ impl<'a, D: Device> Trainer<'a, D> {
         Ok(finished)
     }
 
-    /// A gradient that overflows the device's storage is no failure while the loss scale can go down: the weights are as they
-    /// were, the scale is half, and the next step goes on.
+    /// A gradient that overflows the device's storage is no failure while the loss scale can go
+    /// down: the weights are as they were, the scale is half, and the next step goes on.
     fn say_skipped(&self, issued: &Issued, result: &StepResult) -> Result<()> {
         match self.setup.device.loss_scale()? {
-            // At its lowest the scale has done what it can: the gradients themselves are not finite.
+            // At its lowest the scale has done what it can: the gradients themselves are not
+            // finite.
             Some(now) if now.scale > 1.0 => {
                 self.progress.message(&format!(
-                    "step {}: gradients beyond the device's numbers; the weights are unchanged, the loss scale is now {}",
+                    "step {}: gradients beyond the device's numbers; the weights are unchanged, \
+                    the loss scale is now {}",
                     issued.step, now.scale
                 ));
                 Ok(())
@@ -342,13 +347,15 @@ impl<'a, D: Device> Trainer<'a, D> {
         }
     }
 
-    /// The optimizer has left the weights as they were; going on would repeat the same, so the run stops here.
+    /// The optimizer has left the weights as they were; going on would repeat the same, so the run
+    /// stops here.
     fn refuse_non_finite(&self, issued: &Issued, result: &StepResult) -> Result<()> {
         if result.grad_norm.is_finite() && result.loss.is_finite() {
             return Ok(());
         }
         bail!(
-            "step {} is not finite: loss {}, gradient norm {} (learning rate {:e}). Nothing of it was saved; {}",
+            "step {} is not finite: loss {}, gradient norm {} (learning rate {:e}). Nothing of it \
+            was saved; {}",
             issued.step,
             result.loss,
             result.grad_norm,
@@ -362,7 +369,8 @@ impl<'a, D: Device> Trainer<'a, D> {
         let advice = "if the same step fails again, start a new run with a lower --learning-rate";
         match self.position.saved_step {
             Some(step) => format!(
-                "the last good checkpoint is {}, and `muni-engine train --resume {}` continues from it; {advice}",
+                "the last good checkpoint is {}, and `muni-engine train --resume {}` continues \
+                from it; {advice}",
                 checkpoint::folder_of(&self.setup.run.checkpoints(), step).display(),
                 self.setup.run.root().display()
             ),
@@ -383,7 +391,7 @@ impl<'a, D: Device> Trainer<'a, D> {
         if better {
             let folder = self.setup.run.best_model();
             let saved =
-                formats::replace_folder(&folder, "config.json", |folder| self.write_model(folder));
+                hf::replace_folder(&folder, "config.json", |folder| self.write_model(folder));
             match saved {
                 Ok(()) => {
                     self.position.best = loss.map(|loss| Best {
@@ -454,8 +462,8 @@ impl<'a, D: Device> Trainer<'a, D> {
         regular || step == self.plan.total_steps()
     }
 
-    /// Saves a checkpoint. Where it is not the `last` thing that the run does, a failure is a warning: the earlier
-    /// checkpoint stays, and the next interval tries again.
+    /// Saves a checkpoint. Where it is not the `last` thing that the run does, a failure is a
+    /// warning: the earlier checkpoint stays, and the next interval tries again.
     fn save_checkpoint(&mut self, last: bool) -> Result<()> {
         let step = self.position.step;
         self.position.saved_at = Instant::now();
@@ -488,7 +496,8 @@ impl<'a, D: Device> Trainer<'a, D> {
             ))),
             Err(error) => {
                 self.progress.message(&format!(
-                    "warning: the checkpoint of step {step} was not saved: {error:#}. The run goes on and tries again at the next one; the last good one is {}",
+                    "warning: the checkpoint of step {step} was not saved: {error:#}. The run \
+                    goes on and tries again at the next one; the last good one is {}",
                     self.last_good()
                 ));
                 Ok(())
@@ -512,7 +521,7 @@ impl<'a, D: Device> Trainer<'a, D> {
             .optimizer
             .weights(self.setup.device, &engine.model.parameters)?;
         ensure_finite(weights.iter())?;
-        formats::write_files(
+        hf::write_files(
             folder,
             &engine.model.config,
             &weights,

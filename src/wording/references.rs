@@ -12,8 +12,8 @@ pub struct LegalSources {
 }
 
 impl LegalSources {
-    /// The sources of a fact. `None` if one of them is what a city says of itself, which is no legal
-    /// source to quote.
+    /// The sources of a fact. `None` if one of them is what a city says of itself, which is no
+    /// legal source to quote.
     pub fn of(fact: &Fact) -> Option<LegalSources> {
         let sources: Vec<&str> = fact.sources.iter().map(|source| source.as_str()).collect();
         sources
