@@ -14,7 +14,7 @@ mod temporal;
 
 use super::catalog::{Catalog, Detail, Subject, SubjectKind};
 use super::rng::KeyedRng;
-use crate::german::{Register, spoken};
+use crate::german::Register;
 use crate::knowledge::Phrases;
 use anyhow::{Result, bail};
 use std::str::FromStr;
@@ -309,7 +309,7 @@ pub fn render(template: Template, task: &Task, rng: &mut KeyedRng) -> Option<Dra
         return None;
     }
     // What already addresses somebody (an insult, say) takes no phrases around it.
-    let spoken = spoken(task.question);
+    let spoken = Register::of_question(task.question);
     if spoken.is_some() && !matches!(template, Template::Plain | Template::Scrap) {
         return None;
     }

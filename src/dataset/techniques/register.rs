@@ -43,7 +43,7 @@ mod tests {
     use super::*;
     use crate::dataset::catalog::{Catalog, SubjectKind};
     use crate::dataset::rng::Purpose;
-    use crate::german::{address, spoken};
+    use crate::german::address;
     use crate::knowledge::Knowledge;
 
     /// Whether some text of the draft addresses somebody otherwise than its register says.
@@ -100,7 +100,7 @@ mod tests {
         enabled.0 &= !(1 << Technique::Register as u32);
         for template in TEMPLATES {
             drafts(template, enabled, 10, |task, draft| {
-                if spoken(task.question).is_none() {
+                if Register::of_question(task.question).is_none() {
                     assert_eq!(
                         draft.register,
                         Register::Neutral,
