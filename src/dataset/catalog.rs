@@ -14,13 +14,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 /// The office id of requests that none of the offices handles.
 pub const OUT_OF_REMIT: &str = "ausserhalb";
 
-/// Share of the questions of an office that is held out one by one, as one in so many.
+/// One in N of an office's questions is held out by itself.
 const HELD_OUT_ONE_IN: usize = 20;
-/// One in so many services holds out a whole family: every hand-written phrasing of one fact but
+/// One in N services holds out a whole family: every hand-written phrasing of one fact but
 /// the first.
 const FAMILY_ONE_IN: usize = 8;
 
-/// Beginnings of words that tell of a grave matter, where nobody is wished a nice day. Folded.
+/// Beginnings of words of grave matters, whose answers wish no nice day. Folded.
 const GRAVE: [&str; 19] = [
     "sterbe",
     "todesfall",
@@ -46,9 +46,9 @@ const GRAVE: [&str; 19] = [
 /// How much an answer should say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// All that is known, as it stands in the knowledge base.
+    /// The whole text of the knowledge base.
     Full,
-    /// Whatever wording.
+    /// Any variant.
     Any,
     /// One sentence or a list.
     Short,
@@ -88,7 +88,7 @@ pub struct Subject<'a> {
     /// Phrasings that occur in validation only.
     pub held_out: Vec<Phrasing>,
     variants: Vec<AnswerVariant>,
-    /// Wordings that address somebody: with Sie and with du.
+    /// Variants that address the citizen: with Sie and with du.
     addressed: Option<[String; 2]>,
     grave: bool,
 }
@@ -158,12 +158,12 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The full answer, as it stands in the knowledge base.
+    /// The full answer, word for word from the knowledge base.
     pub fn full(&self) -> &str {
         &self.variants[0].text
     }
 
-    /// Every wording of the answer that addresses nobody.
+    /// Every neutral variant of the answer.
     pub fn variants(&self) -> Vec<String> {
         self.variants
             .iter()
@@ -171,7 +171,7 @@ impl<'a> Subject<'a> {
             .collect()
     }
 
-    /// Whether nobody should be wished a nice day after the answer.
+    /// Whether the answer wishes no nice day.
     pub fn is_grave(&self) -> bool {
         self.grave
     }

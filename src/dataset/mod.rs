@@ -56,7 +56,7 @@ pub struct Example {
     layout: u16,
     /// How the other side is addressed.
     pub register: Register,
-    /// What was used to make it.
+    /// Techniques that made it.
     pub techniques: TechniqueSet,
     /// Training or validation.
     pub split: Split,

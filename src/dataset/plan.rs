@@ -5,13 +5,13 @@
 use super::catalog::{Catalog, Phrasing};
 use super::techniques::{TEMPLATES, Template, VALIDATION_TEMPLATES};
 
-/// One in so many training examples is a request that belongs elsewhere.
+/// One in N training examples is a request that belongs elsewhere.
 const OUT_OF_REMIT_ONE_IN: usize = 25;
-/// One in so many examples is for validation, and at least one per office.
+/// One in N examples is for validation, and at least one per office.
 const VALIDATION_ONE_IN: usize = 20;
 /// More validation examples than this tell nothing new and cost time in every epoch.
 const MOST_VALIDATION: usize = 5000;
-/// One in so many validation examples is a request that belongs elsewhere, and at least one.
+/// One in N validation examples is a request that belongs elsewhere, and at least one.
 const OOD_ONE_IN: usize = 10;
 
 /// What one example is to be made of.
@@ -154,9 +154,9 @@ fn phrasings_used(round: usize) -> usize {
     round + round / TEMPLATES.len()
 }
 
-/// After so many attempts at one subject an example turns to the next subject of its office.
+/// Attempts at one subject, after which an example turns to the next subject of its office.
 const ATTEMPTS_PER_SUBJECT: usize = 24;
-/// After so many attempts an example is given up.
+/// Attempts after which an example is given up.
 pub const ATTEMPTS: usize = 24 * 40;
 
 /// Plans the validation examples of one kind: held-out phrasings only, of subjects that the

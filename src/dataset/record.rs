@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 pub struct RecordTurn<'a> {
     /// Who speaks: `user`, the citizen, or `assistant`, the city.
     pub role: &'static str,
-    /// What is said.
+    /// The text.
     pub content: &'a str,
 }
 

@@ -8,7 +8,7 @@ use crate::html::escape;
 use anyhow::Result;
 use std::fmt::Write;
 
-/// So many samples are on the page.
+/// Samples on the page.
 const SAMPLES: usize = 400;
 /// Bars of the plot of lengths.
 const LENGTH_BINS: usize = 32;

@@ -159,7 +159,7 @@ pub fn spelled_words(text: &str) -> impl Iterator<Item = &str> {
     text.split_whitespace()
         .filter(|token| !is_address(token))
         .flat_map(|token| {
-            // What stands in braces is a placeholder's name.
+            // Braces hold a placeholder's name.
             token.split('{').flat_map(|part| {
                 let plain = part.split_once('}').map_or(part, |(_, behind)| behind);
                 plain.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '’')

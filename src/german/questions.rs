@@ -72,7 +72,7 @@ fn is(list: &str, word: &str) -> bool {
         })
 }
 
-/// A question and what stands before it: `Ich bin umgezogen, wo melde ich mich an?` has the
+/// A question and the situation before it: `Ich bin umgezogen, wo melde ich mich an?` has the
 /// situation `Ich bin umgezogen` and the question `Wo melde ich mich an?`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts {
@@ -352,7 +352,7 @@ const IMPERSONAL: [(&str, &str); 30] = [
 ];
 
 /// The question with "man" in the place of "ich": `Wo kann ich mich ummelden?` becomes `Wo kann man
-/// sich ummelden?`. `None` where somebody's own things are meant, or the verb is not known.
+/// sich ummelden?`. `None` where the citizen's own things are meant, or the verb is unknown.
 pub fn impersonal(question: &str) -> Option<String> {
     if parts(question).situation.is_some() || question.contains([':', '.']) {
         return None;

@@ -88,7 +88,7 @@ phrases! {
     topic = "thema", ["{stichwort}"];
     /// The question asks for the state of things today.
     current = "aktuell", ["{frage}"];
-    /// The question tells when somebody wants to settle it.
+    /// The question with the day on which the citizen has time for it.
     plan = "vorhaben", ["{frage}"];
     /// From when an answer is.
     as_of = "stand", ["{stand}"];
@@ -106,7 +106,7 @@ phrases! {
     answer_wish = "antwort_wunsch", [];
     /// Thanks at the end of a conversation.
     thanks = "dank", [];
-    /// What is said to them.
+    /// The answer to thanks.
     thanks_answer = "dank_antwort", [];
 }
 

@@ -29,7 +29,7 @@ pub enum Split {
     Train,
     /// Examples held back to measure on.
     Validation,
-    /// Requests that belong to nobody's remit, held back to measure refusals on.
+    /// Requests outside of the offices' remit, held back to measure refusals on.
     ValidationOod,
 }
 

@@ -14,7 +14,7 @@ const HEADROOM: u64 = 256 << 20;
 /// Sizes of batches at which an operation's scratch memory may be largest: within each of these
 /// pieces it only grows.
 const PIECE: usize = 64;
-/// Up to so many tokens.
+/// Largest batch, in tokens, up to which every piece is tried.
 const FINE: usize = 8192;
 /// Most tokens of a chunk of the head.
 const CHUNK: usize = 2048;

@@ -16,8 +16,7 @@ pub struct Engine<D: Device> {
     pub model: Model<D>,
     /// Their gradients: zeros between steps, because the update clears what it has used.
     pub gradients: Parameters<D>,
-    /// Whether a step has begun and not ended, because something failed: the gradients hold what
-    /// nobody wants.
+    /// Whether a step began and failed: the gradients are those of a part of it.
     unfinished: bool,
     /// Moments and master weights.
     pub optimizer: AdamW<D>,

@@ -78,7 +78,7 @@ pub struct Trainer<'a, D: Device> {
     progress: Progress,
     position: Position,
     metrics_every: usize,
-    /// Steps whose results nobody has seen yet, and when the first of them began.
+    /// Steps whose results were not collected yet, and when the first of them began.
     issued: Vec<Issued>,
     issued_since: Instant,
     /// Why the newest save of the best model failed.

@@ -83,7 +83,7 @@ pub fn answers(office: &Office, service: &Service) -> Vec<String> {
     ]
 }
 
-/// The answer that sends somebody to the office, in both forms of address.
+/// The answer that sends the citizen to the office: with Sie and with du.
 pub fn sending(office: &Office) -> [String; 2] {
     let article = accusative(&office.about.article);
     let name = &office.about.name;

@@ -30,7 +30,7 @@ pub enum Technique {
     Conversation = 2,
     /// The answer takes up whether the question says Sie or du.
     Register = 3,
-    /// When somebody asks, and from when the answer is.
+    /// When the citizen asks, and of which month the answer is.
     Temporal = 4,
     /// Official language and legal sources.
     Administrative = 5,
@@ -140,7 +140,7 @@ pub struct Draft {
     pub pairs: Vec<(String, String)>,
     /// How it addresses the other side.
     pub register: Register,
-    /// What was done to it.
+    /// Techniques used so far.
     pub techniques: TechniqueSet,
 }
 
@@ -308,7 +308,7 @@ pub fn render(template: Template, task: &Task, rng: &mut KeyedRng) -> Option<Dra
     if expanded && !task.enabled.contains(Technique::Expansion) {
         return None;
     }
-    // What already addresses somebody (an insult, say) takes no phrases around it.
+    // A question with an address of its own (an insult, say) takes no phrases around it.
     let spoken = Register::of_question(task.question);
     if spoken.is_some() && !matches!(template, Template::Plain | Template::Scrap) {
         return None;

@@ -99,7 +99,7 @@ pub fn dialogue(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
         && !task.subject.is_grave()
         && rng.percent(18)
     {
-        // A dialogue that has addressed nobody so far may still thank somebody.
+        // A dialogue that was neutral so far may still thank in a register.
         if addressed == Register::Neutral {
             addressed = register;
         }

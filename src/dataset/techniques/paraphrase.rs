@@ -26,7 +26,7 @@ pub fn reworded(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     } else {
         changed.clone()
     };
-    // Where nothing addresses the office, the answer addresses nobody either.
+    // Where nothing addresses the office, the answer is neutral too.
     let register = if question == changed {
         Register::Neutral
     } else {

@@ -34,7 +34,7 @@ pub fn dated(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     Some(Draft::new(question, answer, &[Technique::Temporal]).with_register(register))
 }
 
-// Whoever wants to know when, where, with what, at what price, may have a plan.
+// Questions for when, where, with what and at what price may come with a plan.
 fn can_be_planned(task: &Task) -> bool {
     match task.subject.kind {
         SubjectKind::Fact(_, _, intent, _) => matches!(
