@@ -8,7 +8,7 @@
 //! one JSON object per line, for the peer.
 
 use anyhow::{Context, Result, bail};
-use muni_engine::formats::load_folder;
+use muni_engine::hf::load_folder;
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
 use muni_engine::ops::Device;
 use muni_engine::ops::cpu::{CpuDevice, MatmulPrecision};

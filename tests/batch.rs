@@ -1,11 +1,11 @@
 //! A batch of texts gives each what it gets alone.
 
-use crate::formats::{fixture, integers, upload};
-use muni_engine::formats::load_folder;
+use crate::hf::{fixture, integers, upload};
 use muni_engine::generate::batch::MAX_TEXTS;
 use muni_engine::generate::{
     Batch, BatchEvent, Finish, GenerateSettings, Generator, SamplingSettings, TextId,
 };
+use muni_engine::hf::load_folder;
 use muni_engine::model::{KvCache, Model, Workspace};
 use muni_engine::ops::cpu::CpuDevice;
 use std::collections::BTreeMap;

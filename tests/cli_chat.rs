@@ -1,7 +1,7 @@
 //! `chat`, `demo` and `prompt --guard` as people run them, with a random model: its nonsense must never reach anybody.
 
-use crate::formats::tiny_config;
-use muni_engine::formats::save_folder;
+use crate::hf::tiny_config;
+use muni_engine::hf::save_folder;
 use muni_engine::model::{ModelConfig, random_weights};
 use muni_engine::tokenizer::Tokenizer;
 use serde_json::Value;

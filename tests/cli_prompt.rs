@@ -1,9 +1,9 @@
 //! Generation against Transformers, and the commands `prompt` and `eval perplexity` as people run them.
 
-use crate::formats::{fixture, integers, tiny_config, upload};
+use crate::hf::{fixture, integers, tiny_config, upload};
 use muni_engine::eval::perplexity;
-use muni_engine::formats::{load_folder, save_folder};
 use muni_engine::generate::{Finish, GenerateSettings, Generator, SamplingSettings};
+use muni_engine::hf::{load_folder, save_folder};
 use muni_engine::model::{Batch, Model, ModelConfig, Workspace, random_weights};
 use muni_engine::ops::cpu::CpuDevice;
 use muni_engine::tokenizer::{END_OF_TEXT, Tokenizer};

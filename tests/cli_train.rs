@@ -439,8 +439,7 @@ fn the_physical_micro_batch_changes_rounding_only() {
         command.args(["--max-steps", "6"]);
         // Clap takes the last of a repeated option only where it is told to, so the standard ones are replaced.
         run(without_repeats(command));
-        let model =
-            muni_engine::formats::load_folder(&out.join("checkpoints/step-000006")).unwrap();
+        let model = muni_engine::hf::load_folder(&out.join("checkpoints/step-000006")).unwrap();
         (model.fused, lines(&out.join("metrics.jsonl")))
     };
     let (expected, expected_metrics) = train("micro-1", "1");
@@ -592,7 +591,7 @@ fn weights_that_run_away_end_the_run_and_leave_good_checkpoints() {
     for name in left {
         let checkpoint = out.join("checkpoints").join(name);
         assert_whole(&checkpoint);
-        let model = muni_engine::formats::load_folder(&checkpoint).unwrap();
+        let model = muni_engine::hf::load_folder(&checkpoint).unwrap();
         assert!(model.fused.iter().flatten().all(|value| value.is_finite()));
     }
 }

@@ -1,9 +1,9 @@
 //! `muni-engine eval answers` as people run it, and its parts on answers that the tests choose.
 
-use crate::formats::tiny_config;
+use crate::hf::tiny_config;
 use muni_engine::eval::answers::{Judge, Subjects};
 use muni_engine::eval::questions::{Expected, Question, read_questions};
-use muni_engine::formats::save_folder;
+use muni_engine::hf::save_folder;
 use muni_engine::knowledge::Knowledge;
 use muni_engine::model::{ModelConfig, random_weights};
 use muni_engine::tokenizer::Tokenizer;

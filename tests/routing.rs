@@ -1,11 +1,11 @@
 //! The routing analysis on a model whose router is known: attention and experts add nothing, so every layer sees the token's own
 //! embedding, and weights say which experts that leads to.
 
-use crate::formats::upload;
+use crate::hf::upload;
 use muni_engine::eval::routing::{
     Corpus, LabelledText, RoutingReport, RoutingSettings, TokenClass, classify, inputs, routing,
 };
-use muni_engine::formats::{LoadedModel, save_folder};
+use muni_engine::hf::{LoadedModel, save_folder};
 use muni_engine::model::ModelConfig;
 use muni_engine::ops::cpu::CpuDevice;
 use muni_engine::shards::{ShardSet, Split};

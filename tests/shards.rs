@@ -1,4 +1,5 @@
-//! Shard folders: what goes in comes out, every kind of damage is named, and every example is in each epoch once.
+//! Shard folders: what goes in comes out, every kind of damage is named, and every example is in
+//! each epoch once.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -64,7 +65,8 @@ fn write(dir: &Path, count: usize, max_tokens: u64) -> anyhow::Result<Manifest> 
     writer.finish(json!({"offices": {"bauamt": count}}))
 }
 
-/// A folder of 300 examples in several files, in a temporary folder that lives as long as the first value.
+/// A folder of 300 examples in several files, in a temporary folder that lives as long as the first
+/// value.
 fn written() -> (TempDir, PathBuf) {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path().join("shards");
@@ -238,7 +240,8 @@ fn a_damaged_file_is_named_with_what_was_found_and_expected() {
     }
 }
 
-/// Changes a file and its hash in the manifest: damage that only the checks of the contents can find.
+/// Changes a file and its hash in the manifest: damage that only the checks of the contents can
+/// find.
 fn spoil_with_right_hash(dir: &Path, name: &str, spoil: impl Fn(&mut [u8])) {
     let path = dir.join(name);
     let mut bytes = fs::read(&path).unwrap();
@@ -386,7 +389,7 @@ fn what_a_killed_run_left_is_taken_away_or_put_back() {
     fs::write(beside(".shards.partial").join("train-00000.bin"), "half").unwrap();
     fs::write(beside(".shards.lock"), "").unwrap();
     // Killed between the two renames.
-    fs::rename(&dir, beside(".shards.replaced")).unwrap();
+    fs::rename(&dir, beside(".shards.previous")).unwrap();
     drop(ShardWriter::create(&dir, info()).unwrap());
     assert_eq!(files_in(temporary.path()), ["shards"]);
     assert_eq!(
@@ -490,7 +493,8 @@ fn epoch(sampler: &Sampler, epoch: u64) -> Vec<Batch> {
         .collect()
 }
 
-/// The examples of a batch by the number that their second and third token spell, with tokens and targets.
+/// The examples of a batch by the number that their second and third token spell, with tokens and
+/// targets.
 fn examples_of(batch: &Batch) -> Vec<(usize, &[u32], &[u32])> {
     let ranges = batch
         .segments
@@ -576,7 +580,8 @@ fn batches_follow_from_seed_and_epoch_alone() {
     assert!(error.contains(&whole.len().to_string()), "{error}");
 }
 
-/// The order is part of the format: a run resumed with a newer program must go on with the same batches.
+/// The order is part of the format: a run resumed with a newer program must go on with the same
+/// batches.
 #[test]
 fn the_shuffle_never_changes() {
     let (_temporary, dir) = written();

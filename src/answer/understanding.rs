@@ -3,7 +3,6 @@
 use super::assistant::service_ref;
 use super::courtesy::Act;
 use super::{Assistant, OfficeRef, Register, Role, ServiceRef, Turn};
-use crate::german::typed;
 use crate::knowledge::{Intent, Service};
 use serde::Serialize;
 
@@ -105,10 +104,10 @@ impl Assistant {
         for turn in history.iter().filter(|turn| turn.role == Role::Citizen) {
             let step = self.step(topic, &turn.text);
             topic = step.topics.first().map(|&(topic, _)| topic).or(topic);
-            register = typed(&turn.text).unwrap_or(register);
+            register = Register::of_typed(&turn.text).unwrap_or(register);
         }
         let step = self.step(topic, question);
-        let register = typed(question).unwrap_or(register);
+        let register = Register::of_typed(question).unwrap_or(register);
         self.conclude(step, register)
     }
 

@@ -6,15 +6,16 @@ use crate::dataset::report::{page, spread};
 use crate::dataset::statistics::{SpellingReport, Statistics};
 use crate::dataset::variety::Variety;
 use crate::dataset::{
-    Dataset, Encoding, GENERATOR_VERSION, Part, Settings, Stage, Technique, TechniqueSet, generate,
+    Dataset, Encoding, GENERATOR_VERSION, Settings, Stage, Technique, TechniqueSet, generate,
 };
+use crate::files::{replace_file, replace_file_with};
 use crate::german::Dictionary;
 use crate::knowledge::Knowledge;
-use crate::shards::{Example, ShardInfo, ShardWriter, Split};
+use crate::shards::{Example, ShardInfo, ShardWriter};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,8 +36,8 @@ pub struct Arguments {
     /// Everything random follows from it.
     #[arg(long, value_name = "S", default_value_t = 42)]
     seed: u64,
-    /// Leave out a technique; may be given several times (expansion, paraphrase, conversation, register, temporal,
-    /// administrative, incomplete, multi_turn).
+    /// Leave out a technique; may be given several times (expansion, paraphrase, conversation,
+    /// register, temporal, administrative, incomplete, multi_turn).
     #[arg(long, value_name = "TECHNIQUE")]
     without: Vec<Technique>,
     /// Shard folder to write [default: shards, unless only --jsonl, --sample or --report is given].
@@ -51,7 +52,8 @@ pub struct Arguments {
     /// Write a page with plots and samples to look at.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Hunspell dictionary for the spelling check: de_DE.aff, or its folder [default: looked for on this machine].
+    /// Hunspell dictionary for the spelling check: de_DE.aff, or its folder [default: looked for on
+    /// this machine].
     #[arg(long, value_name = "PATH")]
     dictionary: Option<PathBuf>,
     /// Replace a shard folder that is already there.
@@ -121,11 +123,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         write_shards(out, &dataset, &summary, &tokenizer, &settings, &stop)?;
     }
     if let Some(file) = &arguments.jsonl {
-        write_whole(file, &|writer| write_lines(writer, &dataset, &stop))?;
+        replace_file_with(file, |writer| write_lines(writer, &dataset, &stop))?;
     }
     if let Some(file) = &arguments.report {
         let page = page(&dataset, &summary)?;
-        write_whole(file, &|writer| Ok(writer.write_all(page.as_bytes())?))?;
+        replace_file(file, page.as_bytes())?;
     }
     clock.lap("writing");
     print_samples(&dataset, arguments.sample.unwrap_or(0));
@@ -136,7 +138,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // The knowledge is as it should be; this only says why an expected question is missing.
     if !dataset.without_office.is_empty() {
         eprintln!(
-            "note: no question asks which office is responsible for {}, because the fact wo does not name the office",
+            "note: no question asks which office is responsible for {}, because the fact wo does \
+            not name the office",
             dataset.without_office.join(", ")
         );
     }
@@ -175,7 +178,8 @@ fn refuse_faults(dataset: &Dataset, knowledge: &Knowledge) -> Result<()> {
         eprintln!("{id}: {}", fault.message);
     }
     bail!(
-        "{} examples have a fault, the first of them above; nothing was written. Correct the knowledge base \
+        "{} examples have a fault, the first of them above; nothing was written. Correct the \
+        knowledge base \
          (`muni-engine knowledge check`) or the phrases in sprache/redewendungen.toml",
         faults.len()
     )
@@ -191,7 +195,8 @@ fn refuse_misspellings(spelling: &SpellingReport, dictionary: &Dictionary) -> Re
         .map(|(word, _)| word.as_str())
         .collect();
     bail!(
-        "{:.2} % of the words are not in {}, at most {MOST_UNKNOWN_PERCENT} % are allowed; the most frequent are: {}. Correct them, or \
+        "{:.2} % of the words are not in {}, at most {MOST_UNKNOWN_PERCENT} % are allowed; the \
+        most frequent are: {}. Correct them, or \
          add right ones to sprache/woerter.txt in the knowledge folder; nothing was written",
         spelling.unknown_percent,
         dictionary.path.display(),
@@ -209,7 +214,7 @@ fn print_samples(dataset: &Dataset, count: usize) {
             record.intent,
             record.techniques.join(", "),
             record.register.name(),
-            record.format
+            record.layout
         );
         println!("{}\n", record.text);
     }
@@ -249,7 +254,8 @@ impl Clock {
 fn encoding_speed(encoding: Encoding) -> String {
     let (megabytes, seconds) = (encoding.bytes as f64 / 1e6, encoding.time.as_secs_f64());
     format!(
-        "tokenizing: {megabytes:.1} MB of text in {seconds:.2} s of the threads' time, {:.1} MB/s per thread",
+        "tokenizing: {megabytes:.1} MB of text in {seconds:.2} s of the threads' time, {:.1} MB/s \
+        per thread",
         megabytes / seconds.max(1e-9)
     )
 }
@@ -301,11 +307,6 @@ fn write_shards(
     let mut writer = ShardWriter::create(out, info)?;
     for example in &dataset.examples {
         stop_if_asked(stop)?;
-        let split = match example.part {
-            Part::Train => Split::Train,
-            Part::Val => Split::Validation,
-            Part::ValOod => Split::ValidationOod,
-        };
         let answers = example
             .answers
             .iter()
@@ -316,74 +317,13 @@ fn write_shards(
             office: dataset.subjects[example.subject as usize].office,
             techniques: example.techniques.0,
         };
-        writer.push(split, &stored)?;
+        writer.push(example.split, &stored)?;
     }
     writer.companion("dataset-card.md", &summary.card())?;
     let json = serde_json::to_string_pretty(summary)? + "\n";
     writer.companion("statistics.json", &json)?;
     writer.finish(serde_json::to_value(&summary.counts)?)?;
     Ok(())
-}
-
-// All or nothing: written beside its place and renamed. A pipe or a device (`/dev/stdout`) is written as it is: a file must not
-// take its place.
-fn write_whole(path: &Path, write: &dyn Fn(&mut dyn Write) -> Result<()>) -> Result<()> {
-    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        let context = || format!("cannot write {}", path.display());
-        let opened = std::fs::OpenOptions::new().write(true).open(path);
-        let written = opened
-            .with_context(context)
-            .and_then(|file| fill(file, write).with_context(context));
-        return written.map(drop).map_err(name_full_disk);
-    }
-    let mut name = path
-        .file_name()
-        .with_context(|| format!("{} is not a file name", path.display()))?
-        .to_os_string();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    let context = || format!("cannot write {}", partial.display());
-    let written = std::fs::File::create(&partial)
-        .with_context(context)
-        .and_then(|file| fill(file, write).with_context(context))
-        .and_then(|file| file.sync_all().with_context(context))
-        .and_then(|()| {
-            std::fs::rename(&partial, path)
-                .with_context(|| format!("cannot rename to {}", path.display()))
-        });
-    if written.is_err() {
-        // The error that stopped the writing is the one to report.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written.map_err(name_full_disk)
-}
-
-fn fill(
-    file: std::fs::File,
-    write: &dyn Fn(&mut dyn Write) -> Result<()>,
-) -> Result<std::fs::File> {
-    let mut writer = BufWriter::with_capacity(1 << 20, file);
-    write(&mut writer)?;
-    Ok(writer.into_inner().map_err(|error| error.into_error())?)
-}
-
-// A full disk is the one failure that its owner can do something about at once.
-fn name_full_disk(error: anyhow::Error) -> anyhow::Error {
-    let full = |kind: ErrorKind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-    let is_full = error.chain().any(|cause| {
-        let plain = cause
-            .downcast_ref::<std::io::Error>()
-            .map(std::io::Error::kind);
-        let in_json = cause
-            .downcast_ref::<serde_json::Error>()
-            .and_then(serde_json::Error::io_error_kind);
-        plain.or(in_json).is_some_and(full)
-    });
-    if is_full {
-        error.context("the disk is full: free some space or choose another place. What was there before is unchanged")
-    } else {
-        error
-    }
 }
 
 fn write_lines(writer: &mut dyn Write, dataset: &Dataset, stop: &AtomicBool) -> Result<()> {
@@ -400,47 +340,4 @@ fn stop_if_asked(stop: &AtomicBool) -> Result<()> {
         bail!("interrupted: nothing unfinished was left behind");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[cfg(unix)]
-    #[test]
-    fn a_device_is_written_and_not_replaced() {
-        use std::os::unix::fs::FileTypeExt;
-        let folder = tempfile::tempdir().unwrap();
-        let link = folder.path().join("out");
-        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
-        write_whole(&link, &|writer| Ok(writer.write_all(b"a line")?)).unwrap();
-        assert!(
-            std::fs::metadata(&link)
-                .unwrap()
-                .file_type()
-                .is_char_device()
-        );
-        assert!(link.is_symlink());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_full_disk_is_called_by_its_name_and_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("examples.jsonl");
-        std::fs::write(&file, "before").unwrap();
-        let write = |writer: &mut dyn Write| {
-            writer.write_all(b"half a line")?;
-            Err(anyhow::Error::from(std::io::Error::from(
-                ErrorKind::StorageFull,
-            )))
-        };
-        let error = format!("{:#}", write_whole(&file, &write).unwrap_err());
-        assert!(
-            error.contains("the disk is full") && error.contains("examples.jsonl"),
-            "{error}"
-        );
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "before");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
 }

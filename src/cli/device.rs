@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::ops::TrainingDevice;
-use crate::ops::conformance;
+use crate::ops::conformance::Precision;
 use crate::ops::cpu::{CpuDevice, MatmulPrecision};
 use crate::ops::cuda::driver::Driver;
 use crate::ops::cuda::driver::cudarc::{self, CudarcDriver};
@@ -26,7 +26,7 @@ pub(super) trait Inspection {
     /// Looks at the driver.
     fn driver(&mut self, driver: &Arc<dyn Driver>);
     /// Looks at the device.
-    fn device<D: TrainingDevice>(&mut self, device: &D, precision: conformance::Precision);
+    fn device<D: TrainingDevice>(&mut self, device: &D, precision: Precision);
 }
 
 /// Arguments of every command that computes.
@@ -51,16 +51,6 @@ pub(super) enum DeviceChoice {
     Cpu,
     Cuda(usize),
     Simulator,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
-enum Precision {
-    /// 32 bits, 24 of them significant: the CPU's own.
-    Fp32,
-    /// 16 bits, 8 of them significant, with the range of 32. The CPU rounds only what large products multiply.
-    Bf16,
-    /// 16 bits, 11 of them significant; training moves a loss scale. For a card, and sim.
-    Fp16,
 }
 
 impl FromStr for DeviceChoice {
@@ -93,19 +83,19 @@ impl DeviceChoice {
                 None => return Self::Cpu.inspect(inspection),
             },
             Self::Cpu => {
-                inspection.device(&CpuDevice::new(), conformance::Precision::Single);
+                inspection.device(&CpuDevice::new(), Precision::Single);
                 let rounding = CpuDevice::with_precision(MatmulPrecision::Bf16);
-                inspection.device(&rounding, conformance::Precision::Bfloat);
+                inspection.device(&rounding, Precision::Bfloat);
                 return Ok(());
             }
         };
         inspection.driver(&driver);
         let scaling = LossScaling::Fixed(1.0);
         let device = CudaDevice::<f16>::on(driver.clone(), scaling)?;
-        inspection.device(&device, conformance::Precision::Half);
+        inspection.device(&device, Precision::Half);
         drop(device);
         let device = CudaDevice::<bf16>::on(driver, scaling)?;
-        inspection.device(&device, conformance::Precision::Bfloat);
+        inspection.device(&device, Precision::Bfloat);
         Ok(())
     }
 }
@@ -163,13 +153,13 @@ impl DeviceArguments {
 
     fn run_precisely(&self, driver: impl Driver + 'static, task: impl Task) -> Result<()> {
         match self.precision {
-            None | Some(Precision::Fp16) => {
+            None | Some(Precision::Half) => {
                 task.run(&CudaDevice::<f16>::new(driver, LossScaling::of::<f16>())?)
             }
-            Some(Precision::Bf16) => {
+            Some(Precision::Bfloat) => {
                 task.run(&CudaDevice::<bf16>::new(driver, LossScaling::of::<bf16>())?)
             }
-            Some(Precision::Fp32) => bail!(
+            Some(Precision::Single) => bail!(
                 "--precision is fp32, and a card stores 16 bits: use fp16 or bf16, or --device cpu"
             ),
         }
@@ -181,9 +171,9 @@ impl DeviceArguments {
             "a profile is made of kernels, and the device is the CPU: use --device cuda:0, or sim"
         );
         let precision = match self.precision {
-            None | Some(Precision::Fp32) => MatmulPrecision::Single,
-            Some(Precision::Bf16) => MatmulPrecision::Bf16,
-            Some(Precision::Fp16) => bail!(
+            None | Some(Precision::Single) => MatmulPrecision::Single,
+            Some(Precision::Bfloat) => MatmulPrecision::Bf16,
+            Some(Precision::Half) => bail!(
                 "--precision is fp16, and the device is the CPU: use fp32 or bf16, or --device cuda:0"
             ),
         };

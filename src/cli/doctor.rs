@@ -16,7 +16,7 @@ use crate::ops::cuda::driver::cudarc::{self, CardInfo};
 use crate::ops::cuda::driver::simulator;
 use crate::ops::cuda::kernels;
 use crate::roofline::cards::{CARDS, find};
-use crate::train::memory::in_units;
+use crate::train::memory::format_bytes;
 use crate::train::{Stage, TrainSettings};
 
 /// Tokens of an example on average, as inputs: 109 in the bundled set.
@@ -167,8 +167,10 @@ fn report(json: bool) -> Result<()> {
     println!("  features   {}", report.cpu_features.join(" "));
     println!(
         "memory       {}, {} available",
-        report.memory_bytes.map_or_else(unknown, in_units),
-        report.available_memory_bytes.map_or_else(unknown, in_units)
+        report.memory_bytes.map_or_else(unknown, format_bytes),
+        report
+            .available_memory_bytes
+            .map_or_else(unknown, format_bytes)
     );
     match (report.kernels, report.why_no_kernels) {
         (Some(architectures), _) => {
@@ -199,8 +201,8 @@ fn report(json: bool) -> Result<()> {
             "cuda:{}       {}, {} free of {}",
             card.number,
             card.name,
-            in_units(card.free_bytes),
-            in_units(card.total_bytes)
+            format_bytes(card.free_bytes),
+            format_bytes(card.total_bytes)
         );
         if let Some(known) = card_of(&card.name) {
             let settings = TrainSettings::preset(Stage::Massive);

@@ -127,7 +127,8 @@ fn run_check(arguments: &CheckArguments) -> Result<()> {
         let found = Dictionary::find(arguments.dictionary.as_deref(), &arguments.knowledge)?;
         ensure!(
             found.is_some(),
-            "no German hunspell dictionary found: install one (Debian: hunspell-de-de), or name it with --dictionary"
+            "no German hunspell dictionary found: install one (Debian: hunspell-de-de), or name \
+            it with --dictionary"
         );
         found
     } else {

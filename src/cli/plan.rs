@@ -18,7 +18,7 @@ use crate::roofline::cards::{CARDS, Card};
 use crate::roofline::operations::{Operation, StepShape, family, operations};
 use crate::roofline::{BANDWIDTH_EFFICIENCY, Prediction, SECONDS_PER_LAUNCH};
 use crate::train::TrainSettings;
-use crate::train::memory::{self, MemoryPlan, in_units};
+use crate::train::memory::{self, MemoryPlan, format_bytes};
 use crate::train::step::Engine;
 
 /// Size of the data set whose hours are told.
@@ -76,11 +76,11 @@ impl Request {
             gradient_accumulation_steps: micro_batch,
             ..self.settings.clone()
         };
-        let device = CudaDevice::<f16>::dry(card.multiprocessors)?;
+        let dry_device = CudaDevice::<f16>::dry(card.multiprocessors)?;
         let answers = |device: &CudaDevice<f16>, model: &Model<CudaDevice<f16>>| {
             crate::generate::Generator::new(device, model).map(drop)
         };
-        memory::plan(&device, &self.config, &settings, micro_batch, &answers)
+        memory::plan(&dry_device, &self.config, &settings, micro_batch, &answers)
     }
 
     /// Launches of one step, by family of kernels.
@@ -162,10 +162,10 @@ impl CardPlan {
         };
         bail!(
             "the run needs {}, of the {}'s {} it may take {}: {way_out}",
-            in_units(need),
+            format_bytes(need),
             self.card.name,
-            in_units(self.card.memory),
-            in_units(usable)
+            format_bytes(self.card.memory),
+            format_bytes(usable)
         )
     }
 
@@ -188,20 +188,20 @@ impl CardPlan {
             card.name,
             card.flops_per_second() / 1e12,
             card.bytes_per_second / 1e9,
-            in_units(card.memory),
+            format_bytes(card.memory),
             request.config.parameter_count(),
             self.memory.tokens
         );
         for class in MemoryClass::ALL {
-            let bytes = in_units(self.memory.memory.of(class));
+            let bytes = format_bytes(self.memory.memory.of(class));
             let _ = writeln!(text, "  {:<16}{bytes:>12}", class.name());
         }
         let _ = writeln!(
             text,
             "  {:<16}{:>12}   of {} that a run may take; the largest micro-batch that fits has {} tokens\n",
             "all, one arena",
-            in_units(self.memory.memory.total()),
-            in_units(card.usable()),
+            format_bytes(self.memory.memory.total()),
+            format_bytes(card.usable()),
             self.largest
         );
         let _ = writeln!(
@@ -303,8 +303,8 @@ pub(super) fn table(request: &Request) -> Result<String> {
             card.name,
             card.flops_per_second() / 1e12,
             card.bytes_per_second / 1e9,
-            in_units(card.memory),
-            in_units(plan.memory.memory.total()),
+            format_bytes(card.memory),
+            format_bytes(plan.memory.memory.total()),
             plan.largest,
             prediction.floor_s * 1e3,
             prediction.predicted_s * 1e3,

@@ -4,11 +4,11 @@ use super::assistant::{KnowledgeArguments, footer};
 use super::device::{DeviceArguments, Task};
 use super::values::{above_zero, at_least_zero, probability, unescape};
 use crate::answer::GuardMode;
-use crate::formats::{find_folder, load_folder_into};
 use crate::generate::text::{ANSWER, NEXT_QUESTION, QUESTION};
 use crate::generate::{
     GenerateOutput, GenerateSettings, Generator, SamplingSettings, question_prompt,
 };
+use crate::hf::{find_folder, load_folder_into};
 use crate::model::{Model, ModelConfig, Parameters};
 use crate::ops::{Device, Operations, Planner, TrainingDevice};
 use crate::tokenizer::Tokenizer;

@@ -32,10 +32,10 @@ pub struct Arguments {
     #[arg(
         long,
         value_enum,
-        default_value_t = Part::Validation,
+        default_value_t = SplitChoice::Validation,
         conflicts_with = "questions"
     )]
-    split: Part,
+    split: SplitChoice,
     /// Read the questions of this file instead (as `eval answers` does), each as a prompt.
     #[arg(long, value_name = "FILE.jsonl")]
     questions: Option<PathBuf>,
@@ -66,7 +66,7 @@ pub struct Arguments {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
-enum Part {
+enum SplitChoice {
     /// Examples held back, requests outside the offices' remit included.
     Validation,
     /// Examples that were trained on.
@@ -143,11 +143,11 @@ fn analyse<D: Operations + Planner>(device: &D, arguments: &Arguments) -> Result
 }
 
 /// The examples of a shard folder.
-fn shard_corpus(tokenizer: &Tokenizer, dir: &Path, part: Part) -> Result<Corpus> {
+fn shard_corpus(tokenizer: &Tokenizer, dir: &Path, part: SplitChoice) -> Result<Corpus> {
     let shards = ShardSet::open(dir, &tokenizer.fingerprint())?;
     let splits: &[Split] = match part {
-        Part::Validation => &[Split::Validation, Split::ValidationOod],
-        Part::Train => &[Split::Train],
+        SplitChoice::Validation => &[Split::Validation, Split::ValidationOod],
+        SplitChoice::Train => &[Split::Train],
     };
     let mut texts = Vec::new();
     for &split in splits {

@@ -1,4 +1,9 @@
-//! `muni-engine train`: arguments to checked settings, a new run or a resumed one, and what is said at its end.
+//! `muni-engine train`: arguments to checked settings, a new run or a resumed one, and what is said
+//! at its end.
+
+mod arguments;
+
+pub use arguments::Arguments;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -7,12 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::device::{DeviceArguments, Task};
+use super::device::Task;
 use super::plan::{card_of, profile_text};
-use super::values::byte_size;
-use crate::formats;
 use crate::generate::text::NEXT_QUESTION;
 use crate::generate::{GenerateSettings, Generator, question_prompt};
+use crate::hf;
 use crate::model::{Model, ModelConfig, Parameters, random_weights};
 use crate::ops::TrainingDevice;
 use crate::ops::cuda::driver::profile::Profile;
@@ -24,7 +28,7 @@ use crate::train::optimizer::Moments;
 use crate::train::run_folder::{self, RunFolder};
 use crate::train::source::{ShardFolder, Source};
 use crate::train::{
-    LossOn, Outcome, Resume, RunOptions, SampleFn, Setup, Stage, TrainSettings, Trainer, interrupt,
+    Outcome, Resume, RunOptions, SampleFn, Setup, Stage, TrainSettings, Trainer, interrupt,
 };
 
 /// Asked at each validation, for an early look.
@@ -38,87 +42,6 @@ const SAMPLE_TOKENS: usize = 40;
 /// Asked of the finished model.
 const FINAL_QUESTION: &str = SAMPLE_QUESTIONS[0];
 const FINAL_TOKENS: usize = 120;
-
-/// Arguments of `muni-engine train`.
-#[derive(clap::Args)]
-pub struct Arguments {
-    /// Folder of token shards, as `muni-engine dataset` writes it [default: shards, or what the resumed run used].
-    #[arg(long, value_name = "DIR")]
-    shards: Option<PathBuf>,
-    /// Folder of the run [default: runs/DATE-TIME-PRESET].
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Where the settings below come from unless given [default: the shards' own stage].
-    #[arg(long, value_enum)]
-    preset: Option<Stage>,
-    /// Passes over the training examples.
-    #[arg(long, value_name = "N")]
-    epochs: Option<usize>,
-    /// Rows of a logical batch.
-    #[arg(long, value_name = "N")]
-    batch_size: Option<usize>,
-    /// Highest learning rate, reached after the warmup.
-    #[arg(long, value_name = "R")]
-    learning_rate: Option<f32>,
-    /// Logical batches of one optimizer step.
-    #[arg(long, value_name = "N")]
-    gradient_accumulation_steps: Option<usize>,
-    /// Tokens of a row.
-    #[arg(long, value_name = "N")]
-    max_length: Option<usize>,
-    /// End, with the learning rate at its lowest, after so many steps.
-    #[arg(long, value_name = "N")]
-    max_steps: Option<u64>,
-    /// Steps until the learning rate is at its highest [default: a twentieth of the run, at most 1000].
-    #[arg(long, value_name = "N")]
-    warmup_steps: Option<u64>,
-    /// Where the learning rate ends, as a share of its highest [default: 0.1].
-    #[arg(long, value_name = "X")]
-    final_learning_rate_ratio: Option<f32>,
-    /// Decay of AdamW's mean of squared gradients: the smaller a step's batch, the nearer to 1 [default: 0.95; basis and super: 0.99].
-    #[arg(long, value_name = "X")]
-    beta2: Option<f32>,
-    /// Decoupled weight decay; norms have none [default: 0.1].
-    #[arg(long, value_name = "X")]
-    weight_decay: Option<f32>,
-    /// Which tokens carry loss [default: all].
-    #[arg(long, value_enum)]
-    loss_on: Option<LossOn>,
-    /// Steps between validations [default: a tenth of the run].
-    #[arg(long, value_name = "N")]
-    eval_every: Option<u64>,
-    /// Seed of the first weights and of the order of examples [default: 42].
-    #[arg(long, value_name = "S")]
-    seed: Option<u64>,
-    /// Continue a run from its newest whole checkpoint [default: the run that --out names, or the latest in runs/].
-    #[arg(long, value_name = "DIR", num_args = 0..=1)]
-    resume: Option<Option<PathBuf>>,
-    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million parameters].
-    #[arg(long, value_name = "FILE")]
-    model_config: Option<PathBuf>,
-    #[command(flatten)]
-    device: DeviceArguments,
-    /// Logical batches computed at once; the result is the same, memory is not [default: on a card as many as fit, up to a
-    /// whole step, else 1].
-    #[arg(long, value_name = "N")]
-    micro_batch: Option<usize>,
-    /// Most memory of the card that the run may take, e.g. 8GiB, 6.5GiB or 7500MB.
-    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
-    vram_limit: Option<u64>,
-    /// Time each kernel of all steps but the first and print the times beside the card's limits. Costs speed.
-    #[arg(long)]
-    profile: bool,
-    /// Steps between checkpoints [default: at each validation and every ten minutes].
-    #[arg(long, value_name = "N")]
-    save_every: Option<u64>,
-    /// Checkpoints kept [default: 2].
-    #[arg(long, value_name = "N")]
-    keep: Option<usize>,
-    /// Steps between two looks at what the device computed: lines of metrics.jsonl come in such portions [default: 1 on the
-    /// CPU, 10 on a card].
-    #[arg(long, value_name = "N")]
-    metrics_every: Option<usize>,
-}
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
@@ -208,7 +131,8 @@ fn train<D: TrainingDevice>(
     }
 }
 
-/// The mean step of a profile. What carries no loss is not told apart: the head's floors are those of all tokens.
+/// The mean step of a profile. What carries no loss is not told apart: the head's floors are those
+/// of all tokens.
 fn profiled_shape(profile: &Profile, tokens: u64, shards: &ShardFolder) -> StepShape {
     StepShape {
         micro_tokens: (tokens / profile.steps().max(1)) as usize,
@@ -269,7 +193,8 @@ struct Checked {
 enum Origin {
     /// With fresh weights, in a new folder of this path.
     Scratch(PathBuf),
-    /// In the folder of an earlier run, from its newest checkpoint, or anew where it was stopped before its first.
+    /// In the folder of an earlier run, from its newest checkpoint, or anew where it was stopped
+    /// before its first.
     Run(RunFolder, Option<Box<Checkpoint>>),
 }
 
@@ -367,7 +292,8 @@ fn resumed(
     Ok((checked, Origin::Run(run, checkpoint.map(Box::new))))
 }
 
-/// Another device, or another precision, is no reason to refuse; but nobody should go on with one unawares.
+/// Another device, or another precision, is no reason to refuse; but nobody should go on with one
+/// unawares.
 fn warn_of_another_device(run: &RunFolder, now: &str) -> Result<()> {
     let description = run.read_description()?;
     // The number of threads does not matter.
@@ -377,7 +303,8 @@ fn warn_of_another_device(run: &RunFolder, now: &str) -> Result<()> {
     };
     match description["device"].as_str() {
         Some(before) if kind(before) != kind(now) => eprintln!(
-            "warning: the run began on {before} and goes on with {now}: the result may not be that of a run that was never stopped; \
+            "warning: the run began on {before} and goes on with {now}: the result may not be \
+            that of a run that was never stopped; \
              --device and --precision say where and with what to compute"
         ),
         _ => {}
@@ -390,7 +317,7 @@ impl Origin {
     fn load(&self, checked: &Checked) -> Result<(Vec<Vec<f32>>, Vec<Moments>)> {
         match self {
             Origin::Run(_, Some(checkpoint)) => Ok((
-                formats::load_folder(&checkpoint.folder)?.fused,
+                hf::load_folder(&checkpoint.folder)?.fused,
                 checkpoint::read_moments(&checkpoint.folder, &checked.config)?,
             )),
             Origin::Scratch(_) | Origin::Run(_, None) => Ok((
@@ -430,7 +357,7 @@ impl Earlier {
         Ok(Self {
             settings: checkpoint.state.settings.clone(),
             shards_sha256: checkpoint.state.shards_sha256.clone(),
-            config: formats::hf::load_config(&checkpoint.folder)?,
+            config: hf::folder::load_config(&checkpoint.folder)?,
         })
     }
 
@@ -464,7 +391,8 @@ impl Earlier {
         }
         ensure!(
             differences.is_empty(),
-            "a resumed run keeps its settings, and these differ: {}. Leave them out, or start a new run with another --out",
+            "a resumed run keeps its settings, and these differ: {}. Leave them out, or start a \
+            new run with another --out",
             differences.join("; ")
         );
         Ok(())
@@ -481,59 +409,12 @@ fn check_fit(config: &ModelConfig, settings: &TrainSettings, tokenizer: &Tokeniz
     );
     ensure!(
         settings.max_length <= config.max_position_embeddings,
-        "--max-length is {}, the model configuration's max_position_embeddings only {}: lower the one or raise the other",
+        "--max-length is {}, the model configuration's max_position_embeddings only {}: lower the \
+        one or raise the other",
         settings.max_length,
         config.max_position_embeddings
     );
     Ok(())
-}
-
-impl Arguments {
-    /// The given settings over `base`; a given preset over that takes its place.
-    fn settings(&self, base: &TrainSettings) -> TrainSettings {
-        let base = match self.preset {
-            Some(preset) => TrainSettings::preset(preset),
-            None => base.clone(),
-        };
-        TrainSettings {
-            epochs: self.epochs.unwrap_or(base.epochs),
-            batch_size: self.batch_size.unwrap_or(base.batch_size),
-            learning_rate: self.learning_rate.unwrap_or(base.learning_rate),
-            gradient_accumulation_steps: self
-                .gradient_accumulation_steps
-                .unwrap_or(base.gradient_accumulation_steps),
-            max_length: self.max_length.unwrap_or(base.max_length),
-            max_steps: self.max_steps.or(base.max_steps),
-            warmup_steps: self.warmup_steps.or(base.warmup_steps),
-            final_learning_rate_ratio: self
-                .final_learning_rate_ratio
-                .unwrap_or(base.final_learning_rate_ratio),
-            beta2: self.beta2.unwrap_or(base.beta2),
-            weight_decay: self.weight_decay.unwrap_or(base.weight_decay),
-            loss_on: self.loss_on.unwrap_or(base.loss_on),
-            eval_every: self.eval_every.or(base.eval_every),
-            seed: self.seed.unwrap_or(base.seed),
-            ..base
-        }
-    }
-
-    fn options(&self, base: &RunOptions) -> RunOptions {
-        RunOptions {
-            micro_batch: self.micro_batch.unwrap_or(base.micro_batch),
-            save_every: self.save_every.or(base.save_every),
-            keep: self.keep.unwrap_or(base.keep),
-            metrics_every: self.metrics_every.or(base.metrics_every),
-        }
-    }
-
-    fn config(&self) -> Result<Option<ModelConfig>> {
-        let Some(path) = &self.model_config else {
-            return Ok(None);
-        };
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        ModelConfig::from_json(&text, path).map(Some)
-    }
 }
 
 /// `20260701-093000-super`, in UTC.
@@ -545,7 +426,8 @@ fn run_name(preset: Stage) -> Result<String> {
     Ok(format!("{}-{}", date_time(seconds), preset.name()))
 }
 
-/// `YYYYMMDD-HHMMSS` of seconds since 1970, by the civil calendar of 400-year cycles that begin in March.
+/// `YYYYMMDD-HHMMSS` of seconds since 1970, by the civil calendar of 400-year cycles that begin in
+/// March.
 fn date_time(seconds: u64) -> String {
     let (days, time) = (seconds / 86_400, seconds % 86_400);
     let days = days + 719_468;
@@ -602,7 +484,7 @@ fn answer<D: TrainingDevice>(
 /// Where the model is, how to ask it, and one answer of what was really saved.
 fn say_finished<D: TrainingDevice>(device: &D, tokenizer: &Tokenizer, root: &Path) -> Result<()> {
     let folder = root.join("best_model");
-    let loaded = formats::load_folder(&folder)?;
+    let loaded = hf::load_folder(&folder)?;
     let parameters = Parameters::upload(device, &loaded.config, &loaded.fused)?;
     let model = Model::new(loaded.config, parameters)?;
     let mut generator = Generator::new(device, &model)?;

@@ -1,4 +1,5 @@
-//! `dataset-card.md` and `statistics.json`: what a data set is, for whoever finds it beside the shards.
+//! `dataset-card.md` and `statistics.json`: what a data set is, for whoever finds it beside the
+//! shards.
 
 use super::statistics::{Counts, SpellingReport, Statistics};
 use super::variety::Variety;
@@ -104,16 +105,24 @@ impl Summary {
         let counts = &self.counts;
         let mut card = format!(
             "# Dialogues of a German city administration, stage {}\n\n\
-             {} examples, {} tokens (GPT-2's byte-level BPE). Made by `muni-engine dataset --stage {} --examples {} --seed {}` (generator \
-             version {}) from the knowledge base in `knowledge/`; the same knowledge and seed give the same bytes.\n\n\
-             Questions are written by people or made from such questions by rules; answers come from the knowledge base, word for word \
-             or sentence by sentence. No text was written by a language model at generation time, and none is about a real person. A \
-             city's own values stand as placeholders (`{{telefon}}`) and are filled in when an answer is shown. Answers are \
+             {} examples, {} tokens (GPT-2's byte-level BPE). Made by `muni-engine dataset \
+             --stage {} --examples {} --seed {}` (generator \
+             version {}) from the knowledge base in `knowledge/`; the same knowledge and seed \
+             give the same bytes.\n\n\
+             Questions are written by people or made from such questions by rules; answers come \
+             from the knowledge base, word for word \
+             or sentence by sentence. No text was written by a language model at generation time, \
+             and none is about a real person. A \
+             city's own values stand as placeholders (`{{telefon}}`) and are filled in when an \
+             answer is shown. Answers are \
              information about usual procedures and no legal advice.\n\n\
-             `train` is for training. `val` asks phrasings, and for some facts whole families of phrasings, that no training example \
-             uses; `val_ood` holds requests that belong to other places, asked likewise. No question in either has a Jaccard index of \
+             `train` is for training. `val` asks phrasings, and for some facts whole families of \
+             phrasings, that no training example \
+             uses; `val_ood` holds requests that belong to other places, asked likewise. No \
+             question in either has a Jaccard index of \
              0.8 or more (runs of three words) with a training question.\n\n\
-             Every example was checked: one form of address, known placeholders only, no figure in an answer that the service's facts \
+             Every example was checked: one form of address, known placeholders only, no figure \
+             in an answer that the service's facts \
              do not have, no doubled word. A set with a fault is not written.\n",
             self.stage,
             counts.examples,
@@ -134,7 +143,8 @@ impl Summary {
             length.min, length.median, length.p95, length.max
         );
         card.push_str(
-            "\nNear duplicates among questions count equal questions in other layouts as well; texts are never equal. Texts that share \
+            "\nNear duplicates among questions count equal questions in other layouts as well; \
+            texts are never equal. Texts that share \
              an answer are alike by design.\n",
         );
         for (title, counts) in [

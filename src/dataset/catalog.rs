@@ -1,7 +1,7 @@
-//! The knowledge base as the generator sees it: subjects that can be asked about, each with its phrasings and answers, and
-//! which phrasings are held out for validation.
+//! The knowledge base as the generator sees it: subjects that can be asked about, each with its
+//! phrasings and answers, and which phrasings are held out for validation.
 
-use super::draw::{Draw, Purpose};
+use super::rng::{KeyedRng, Purpose};
 use super::stems::stems;
 use crate::german::grammar::accusative;
 use crate::german::synonyms::canonical;
@@ -14,12 +14,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 /// The office id of requests that none of the offices handles.
 pub const OUT_OF_REMIT: &str = "ausserhalb";
 
-/// Share of the questions of an office that is held out one by one, as one in so many.
+/// One in N of an office's questions is held out by itself.
 const HELD_OUT_ONE_IN: usize = 20;
-/// One in so many services holds out a whole family: every hand-written phrasing of one fact but the first.
+/// One in N services holds out a whole family: every hand-written phrasing of one fact but
+/// the first.
 const FAMILY_ONE_IN: usize = 8;
 
-/// Beginnings of words that tell of a grave matter, where nobody is wished a nice day. Folded.
+/// Beginnings of words of grave matters, whose answers wish no nice day. Folded.
 const GRAVE: [&str; 19] = [
     "sterbe",
     "todesfall",
@@ -44,10 +45,10 @@ const GRAVE: [&str; 19] = [
 
 /// How much an answer should say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// All that is known, as it stands in the knowledge base.
+pub enum Detail {
+    /// The whole text of the knowledge base.
     Full,
-    /// Whatever wording.
+    /// Any variant.
     Any,
     /// One sentence or a list.
     Short,
@@ -56,7 +57,7 @@ pub enum Wish {
 }
 
 /// What a subject is about.
-pub enum Matter<'a> {
+pub enum SubjectKind<'a> {
     /// One fact of a service.
     Fact(&'a Office, &'a Service, Intent, &'a Fact),
     /// Which office handles a service.
@@ -81,13 +82,13 @@ pub struct Subject<'a> {
     /// Index into [`Catalog::offices`].
     pub office: usize,
     /// What it is about.
-    pub matter: Matter<'a>,
+    pub kind: SubjectKind<'a>,
     /// Phrasings for training.
     pub train: Vec<Phrasing>,
     /// Phrasings that occur in validation only.
     pub held_out: Vec<Phrasing>,
     variants: Vec<AnswerVariant>,
-    /// Wordings that address somebody: with Sie and with du.
+    /// Variants that address the citizen: with Sie and with du.
     addressed: Option<[String; 2]>,
     grave: bool,
 }
@@ -110,21 +111,22 @@ pub struct Catalog<'a> {
     pub subjects: Vec<Subject<'a>>,
     /// For each of the offices: its subjects in the order in which they take turns.
     pub turns: Vec<Vec<usize>>,
-    /// Services whose answers leave open which office is responsible; for them that question is not asked.
+    /// Services whose answers leave open which office is responsible; for them that question is not
+    /// asked.
     pub without_office: Vec<String>,
     /// The subjects of each service that are facts.
     by_service: BTreeMap<&'a str, Vec<usize>>,
 }
 
 impl<'a> Subject<'a> {
-    fn new(office: usize, matter: Matter<'a>) -> Subject<'a> {
-        let (variants, addressed) = match matter {
-            Matter::Fact(_, _, _, fact) => (of_fact(fact), addressed_documents(fact)),
-            Matter::Responsibility(office, service) => (
+    fn new(office: usize, kind: SubjectKind<'a>) -> Subject<'a> {
+        let (variants, addressed) = match kind {
+            SubjectKind::Fact(_, _, _, fact) => (of_fact(fact), addressed_documents(fact)),
+            SubjectKind::Responsibility(office, service) => (
                 answers_about(office, service),
                 Some(office_naming::sending(office)),
             ),
-            Matter::Foreign(request) => (
+            SubjectKind::Foreign(request) => (
                 vec![AnswerVariant {
                     text: request.answer.to_string(),
                     length: Length::Full,
@@ -132,8 +134,8 @@ impl<'a> Subject<'a> {
                 None,
             ),
         };
-        let grave = match matter {
-            Matter::Fact(_, service, _, _) | Matter::Responsibility(_, service) => {
+        let grave = match kind {
+            SubjectKind::Fact(_, service, _, _) | SubjectKind::Responsibility(_, service) => {
                 let mut words = format!(" {} {} ", fold(&service.id), fold(&service.title));
                 for alias in &service.aliases {
                     words.push_str(&fold(alias));
@@ -143,11 +145,11 @@ impl<'a> Subject<'a> {
                     .iter()
                     .any(|beginning| words.contains(&format!(" {beginning}")))
             }
-            Matter::Foreign(_) => true,
+            SubjectKind::Foreign(_) => true,
         };
         Subject {
             office,
-            matter,
+            kind,
             train: Vec::new(),
             held_out: Vec::new(),
             variants,
@@ -156,12 +158,12 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The full answer, as it stands in the knowledge base.
+    /// The full answer, word for word from the knowledge base.
     pub fn full(&self) -> &str {
         &self.variants[0].text
     }
 
-    /// Every wording of the answer that addresses nobody.
+    /// Every neutral variant of the answer.
     pub fn variants(&self) -> Vec<String> {
         self.variants
             .iter()
@@ -169,21 +171,22 @@ impl<'a> Subject<'a> {
             .collect()
     }
 
-    /// Whether nobody should be wished a nice day after the answer.
+    /// Whether the answer wishes no nice day.
     pub fn is_grave(&self) -> bool {
         self.grave
     }
 
-    /// One wording of the answer in this form of address. With `asked`, a question that may be about one side of the fact only,
-    /// nothing is left out of the full answer that the question names.
-    pub fn body(
+    /// One wording of the answer in this form of address. With `asked`, a question that may be
+    /// about one side of the fact only, nothing is left out of the full answer that the question
+    /// names.
+    pub fn answer(
         &self,
-        wish: Wish,
+        detail: Detail,
         register: Register,
         asked: Option<&str>,
-        draw: &mut Draw,
+        rng: &mut KeyedRng,
     ) -> String {
-        if wish == Wish::Full {
+        if detail == Detail::Full {
             return self.full().to_string();
         }
         let wanted: Vec<u64> = match asked {
@@ -202,22 +205,22 @@ impl<'a> Subject<'a> {
         };
         if let Some(addressed) = &self.addressed
             && register != Register::Neutral
-            && draw.percent(40)
+            && rng.percent(40)
         {
             let text = &addressed[usize::from(register == Register::Du)];
             if asked.is_none() || says_it(text) {
                 return text.clone();
             }
         }
-        let length = match (wish, draw.below(100)) {
-            (Wish::Any, 0..45) => Length::Full,
-            (Wish::Any, 45..75) => Length::Middle,
-            (Wish::Brief, 0..30) => Length::Summary,
+        let length = match (detail, rng.below(100)) {
+            (Detail::Any, 0..45) => Length::Full,
+            (Detail::Any, 45..75) => Length::Middle,
+            (Detail::Brief, 0..30) => Length::Summary,
             _ => Length::Short,
         };
         // The knowledge base's own short answer is the most frequent of the short ones.
         if length == Length::Short
-            && draw.percent(45)
+            && rng.percent(45)
             && let Some(short) = self.variants.get(1)
             && says_it(&short.text)
         {
@@ -228,7 +231,7 @@ impl<'a> Subject<'a> {
             .iter()
             .filter(|variant| variant.length == length && says_it(&variant.text))
             .collect();
-        match draw.choose(&fitting) {
+        match rng.choose(&fitting) {
             Some(variant) => variant.text.clone(),
             None => self.full().to_string(),
         }
@@ -236,33 +239,38 @@ impl<'a> Subject<'a> {
 
     /// The service, if one of the offices handles it.
     pub fn service(&self) -> Option<&'a Service> {
-        match self.matter {
-            Matter::Fact(_, service, _, _) | Matter::Responsibility(_, service) => Some(service),
-            Matter::Foreign(_) => None,
+        match self.kind {
+            SubjectKind::Fact(_, service, _, _) | SubjectKind::Responsibility(_, service) => {
+                Some(service)
+            }
+            SubjectKind::Foreign(_) => None,
         }
     }
 
     /// Id of the service or of the foreign request.
     pub fn service_id(&self) -> &'a str {
-        match self.matter {
-            Matter::Fact(_, service, _, _) | Matter::Responsibility(_, service) => &service.id,
-            Matter::Foreign(request) => &request.id,
+        match self.kind {
+            SubjectKind::Fact(_, service, _, _) | SubjectKind::Responsibility(_, service) => {
+                &service.id
+            }
+            SubjectKind::Foreign(request) => &request.id,
         }
     }
 
     /// The intent's key as it stands in the data set's records.
     pub fn intent(&self) -> &'static str {
-        match self.matter {
-            Matter::Fact(_, _, intent, _) => intent.key(),
-            Matter::Responsibility(..) => office_naming::INTENT,
-            Matter::Foreign(_) => OUT_OF_REMIT,
+        match self.kind {
+            SubjectKind::Fact(_, _, intent, _) => intent.key(),
+            SubjectKind::Responsibility(..) => office_naming::INTENT,
+            SubjectKind::Foreign(_) => OUT_OF_REMIT,
         }
     }
 
     /// The names for a layout.
     pub fn asked(&self) -> Asked<'a> {
-        match self.matter {
-            Matter::Fact(office, service, _, _) | Matter::Responsibility(office, service) => {
+        match self.kind {
+            SubjectKind::Fact(office, service, _, _)
+            | SubjectKind::Responsibility(office, service) => {
                 let article = accusative(&office.about.article);
                 let office_accusative = format!("{article} {}", office.about.name);
                 Asked {
@@ -271,7 +279,7 @@ impl<'a> Subject<'a> {
                     title: &service.title,
                 }
             }
-            Matter::Foreign(_) => Asked {
+            SubjectKind::Foreign(_) => Asked {
                 office_name: "Stadtverwaltung",
                 office_accusative: "die Stadtverwaltung".to_string(),
                 title: "Allgemeine Anfrage",
@@ -299,17 +307,17 @@ impl<'a> Catalog<'a> {
         for (index, office) in knowledge.offices.iter().enumerate() {
             for service in &office.services {
                 for (intent, fact) in &service.facts {
-                    catalog.add(index, Matter::Fact(office, service, *intent, fact));
+                    catalog.add(index, SubjectKind::Fact(office, service, *intent, fact));
                 }
                 if office_naming::is_settled(office, service) {
-                    catalog.add(index, Matter::Responsibility(office, service));
+                    catalog.add(index, SubjectKind::Responsibility(office, service));
                 } else {
                     catalog.without_office.push(service.id.to_string());
                 }
             }
         }
         for request in &knowledge.out_of_remit.requests {
-            catalog.add(knowledge.offices.len(), Matter::Foreign(request));
+            catalog.add(knowledge.offices.len(), SubjectKind::Foreign(request));
         }
         catalog.collect_phrasings();
         for office in 0..catalog.offices.len() {
@@ -323,13 +331,13 @@ impl<'a> Catalog<'a> {
         catalog
     }
 
-    fn add(&mut self, office: usize, matter: Matter<'a>) {
+    fn add(&mut self, office: usize, kind: SubjectKind<'a>) {
         let index = self.subjects.len();
         self.turns[office].push(index);
-        if let Matter::Fact(_, service, _, _) = matter {
+        if let SubjectKind::Fact(_, service, _, _) = kind {
             self.by_service.entry(&service.id).or_default().push(index);
         }
-        self.subjects.push(Subject::new(office, matter));
+        self.subjects.push(Subject::new(office, kind));
     }
 
     /// The subjects that are facts of this service.
@@ -342,14 +350,15 @@ impl<'a> Catalog<'a> {
         indices.map(|&index| &self.subjects[index])
     }
 
-    // Hand-written questions of all subjects come first, so that a pattern never takes a question away from its own subject.
+    // Hand-written questions of all subjects come first, so that a pattern never takes a question
+    // away from its own subject.
     fn collect_phrasings(&mut self) {
         let mut seen = HashSet::new();
         for subject in &mut self.subjects {
-            let questions = match subject.matter {
-                Matter::Fact(_, _, _, fact) => &fact.questions[..],
-                Matter::Foreign(request) => &request.questions[..],
-                Matter::Responsibility(..) => &[],
+            let questions = match subject.kind {
+                SubjectKind::Fact(_, _, _, fact) => &fact.questions[..],
+                SubjectKind::Foreign(request) => &request.questions[..],
+                SubjectKind::Responsibility(..) => &[],
             };
             let fresh = questions
                 .iter()
@@ -363,12 +372,12 @@ impl<'a> Catalog<'a> {
                 }));
         }
         for subject in &mut self.subjects {
-            let made = match subject.matter {
-                Matter::Fact(_, service, intent, fact) => {
+            let made = match subject.kind {
+                SubjectKind::Fact(_, service, intent, fact) => {
                     patterns::questions(service, intent, fact)
                 }
-                Matter::Responsibility(_, service) => office_naming::questions(service),
-                Matter::Foreign(_) => Vec::new(),
+                SubjectKind::Responsibility(_, service) => office_naming::questions(service),
+                SubjectKind::Foreign(_) => Vec::new(),
             };
             let fresh = made
                 .into_iter()
@@ -381,10 +390,10 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    // One fact of some services is trained through its first question, patterns and dialogues only; all its other phrasings
-    // measure whether that is enough.
+    // One fact of some services is trained through its first question, patterns and dialogues only;
+    // all its other phrasings measure whether that is enough.
     fn hold_out_families(&mut self, seed: u64, office: usize) {
-        let mut draw = Draw::new(seed, Purpose::HoldOut, office as u64, 1);
+        let mut rng = KeyedRng::new(seed, Purpose::HoldOut, office as u64, 1);
         let mut by_service: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for &index in &self.turns[office] {
             let subject = &self.subjects[index];
@@ -393,7 +402,7 @@ impl<'a> Catalog<'a> {
                 .iter()
                 .filter(|phrasing| phrasing.hand_written)
                 .count();
-            if matches!(subject.matter, Matter::Fact(..)) && hand_written >= 3 {
+            if matches!(subject.kind, SubjectKind::Fact(..)) && hand_written >= 3 {
                 by_service
                     .entry(subject.service_id())
                     .or_default()
@@ -402,10 +411,10 @@ impl<'a> Catalog<'a> {
         }
         let services = by_service.len();
         let mut candidates: Vec<Vec<usize>> = by_service.into_values().collect();
-        draw.shuffle(&mut candidates);
+        rng.shuffle(&mut candidates);
         // A service that has nothing else to train is left whole.
         for facts in candidates.iter().take(services / FAMILY_ONE_IN) {
-            if let Some(&index) = draw.choose(facts) {
+            if let Some(&index) = rng.choose(facts) {
                 let subject = &mut self.subjects[index];
                 let (family, kept) = std::mem::take(&mut subject.train)
                     .into_iter()
@@ -419,7 +428,8 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    // A training phrasing that says the same as a held-out one but for a synonym would give it away.
+    // A training phrasing that says the same as a held-out one but for a synonym would give it
+    // away.
     fn keep_apart(&mut self) {
         let held_out: BTreeSet<String> = self
             .subjects
@@ -447,21 +457,23 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    // Takes one phrasing from as many subjects as are needed, so that each subject is still trained through its others.
+    // Takes one phrasing from as many subjects as are needed, so that each subject is still trained
+    // through its others.
     fn hold_out(&mut self, seed: u64, office: usize) {
-        let mut draw = Draw::new(seed, Purpose::HoldOut, office as u64, 0);
+        let mut rng = KeyedRng::new(seed, Purpose::HoldOut, office as u64, 0);
         let phrasings: usize = self.turns[office]
             .iter()
             .map(|&subject| self.subjects[subject].train.len())
             .sum();
         let mut wanted = phrasings.div_ceil(HELD_OUT_ONE_IN);
         let mut order = self.turns[office].clone();
-        draw.shuffle(&mut order);
+        rng.shuffle(&mut order);
         for least in [3, 2] {
             for &index in &order {
                 let subject = &mut self.subjects[index];
                 if wanted > 0 && subject.held_out.is_empty() && subject.train.len() >= least {
-                    // The first question of a fact is the one that most citizens ask: it is always trained.
+                    // The first question of a fact is the one that most citizens ask: it is always
+                    // trained.
                     let hand_written = subject
                         .train
                         .iter()
@@ -474,7 +486,7 @@ impl<'a> Catalog<'a> {
                     };
                     let taken = subject
                         .train
-                        .remove(choices.start + draw.below(choices.len()));
+                        .remove(choices.start + rng.below(choices.len()));
                     subject.held_out.push(taken);
                     wanted -= 1;
                 }
@@ -484,9 +496,9 @@ impl<'a> Catalog<'a> {
 
     // Services take turns within an office, so that a small stage already touches all of them.
     fn arrange(&mut self, seed: u64, office: usize) {
-        let mut draw = Draw::new(seed, Purpose::Order, office as u64, 0);
+        let mut rng = KeyedRng::new(seed, Purpose::Order, office as u64, 0);
         let mut order = std::mem::take(&mut self.turns[office]);
-        draw.shuffle(&mut order);
+        rng.shuffle(&mut order);
         let mut rank_in_service: BTreeMap<&str, usize> = BTreeMap::new();
         let mut ranked = Vec::with_capacity(order.len());
         for index in order {
@@ -499,10 +511,11 @@ impl<'a> Catalog<'a> {
         // A stable sort: within a rank the shuffled order stays.
         ranked.sort_by_key(|&(rank, _)| rank);
         for &(_, index) in &ranked {
-            // Citizens' own words go first, beginning with the fact's first question; patterns fill up what larger stages need.
+            // Citizens' own words go first, beginning with the fact's first question; patterns fill
+            // up what larger stages need.
             let train = &mut self.subjects[index].train;
             if let Some((_, others)) = train.split_first_mut() {
-                draw.shuffle(others);
+                rng.shuffle(others);
                 others.sort_by_key(|phrasing| !phrasing.hand_written);
             }
         }

@@ -17,8 +17,9 @@ pub struct Encoded {
 
 /// Encodes a text whose answers stand at these byte ranges.
 ///
-/// The whole text is encoded at once, because pieces encoded alone could merge differently. Tokens of byte-level BPE are
-/// strings of bytes, so adding up their lengths gives the place of each in the text.
+/// The whole text is encoded at once, because pieces encoded alone could merge differently. Tokens
+/// of byte-level BPE are strings of bytes, so adding up their lengths gives the place of each in
+/// the text.
 pub fn encode(tokenizer: &Tokenizer, text: &str, answers: &[(usize, usize)]) -> Result<Encoded> {
     let ids = tokenizer.encode(text)?;
     let separator = u16::try_from(crate::tokenizer::END_OF_TEXT)?;

@@ -1,5 +1,5 @@
-//! Hashes that stand for words and runs of words, and tables of such hashes. Half a million examples hold tens of millions of
-//! words: what counts them must not hash them twice.
+//! Hashes that stand for words and runs of words, and tables of such hashes. Half a million
+//! examples hold tens of millions of words: what counts them must not hash them twice.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -19,15 +19,15 @@ pub fn mix(a: u64, b: u64) -> u64 {
 }
 
 /// A set of hashes.
-pub type HashedSet = HashSet<u64, BuildHasherDefault<AsItIs>>;
+pub type HashedSet = HashSet<u64, BuildHasherDefault<IdentityHasher>>;
 /// A table by hash.
-pub type HashedMap<T> = HashMap<u64, T, BuildHasherDefault<AsItIs>>;
+pub type HashedMap<T> = HashMap<u64, T, BuildHasherDefault<IdentityHasher>>;
 
 /// Takes a hash for its own hash.
 #[derive(Default)]
-pub struct AsItIs(u64);
+pub struct IdentityHasher(u64);
 
-impl Hasher for AsItIs {
+impl Hasher for IdentityHasher {
     fn write(&mut self, bytes: &[u8]) {
         self.0 = mix(self.0, hash(bytes));
     }

@@ -1,27 +1,28 @@
 //! The training set: dialogues made from the knowledge base. `catalog` lists what can be asked and
-//! how it can be answered (`wording`), `plan` says which example is about what, `techniques` put it into words, `formats` lay it out, `encode` turns it
-//! into tokens; `quality` checks, `statistics` counts and `variety` measures what came out. Everything follows from the seed,
-//! whatever the number of threads.
+//! how it can be answered (`wording`), `plan` says which example is about what, `techniques` put it
+//! into words, `layouts` lay it out, `encode` turns it into tokens; `quality` checks, `statistics`
+//! counts and `variety` measures what came out. Everything follows from the seed, whatever the
+//! number of threads.
 
 pub mod card;
 pub mod catalog;
-mod draw;
 mod encode;
-mod formats;
 mod hashing;
+mod layouts;
 mod near_duplicates;
 mod plan;
 pub mod quality;
 mod record;
 pub mod report;
+mod rng;
 pub mod statistics;
 mod stems;
 mod techniques;
 pub mod variety;
 
-pub use crate::shards::Stage;
+pub use crate::shards::{Split, Stage};
 pub use encode::LONGEST_EXAMPLE;
-pub use record::{Record, RecordTurn, Role};
+pub use record::{Record, RecordTurn};
 pub use techniques::{Technique, TechniqueSet};
 
 use crate::german::{Register, fold};
@@ -29,58 +30,36 @@ use crate::knowledge::Knowledge;
 use crate::tokenizer::Tokenizer;
 use anyhow::{Result, bail, ensure};
 use catalog::Catalog;
-use draw::{Draw, Purpose};
 use encode::{Encoded, encode};
-use formats::{FORMATS, Format};
+use layouts::{LAYOUTS, Layout};
 use near_duplicates::alike_to_any;
 use plan::{ATTEMPTS, Slot, TrainingPlan, ValidationPlan, validation_counts};
 use rayon::prelude::*;
+use rng::{KeyedRng, Purpose};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use techniques::{Task, cook};
+use techniques::{Task, render};
 
 /// Changes with everything that changes the examples made from the same knowledge.
 pub const GENERATOR_VERSION: &str = "3";
 
-/// Which part of the data set an example belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// For training.
-    Train,
-    /// For validation: its question phrasing is trained nowhere.
-    Val,
-    /// The same for requests that belong elsewhere.
-    ValOod,
-}
-
-impl Part {
-    /// Name in the data set's records.
-    pub fn name(self) -> &'static str {
-        match self {
-            Part::Train => "train",
-            Part::Val => "val",
-            Part::ValOod => "val_ood",
-        }
-    }
-}
-
-/// One example of the data set. Half a million of them are in memory at once, so it holds no names; [`Dataset::record`] has them.
+/// One example of the data set. Half a million of them are in memory at once, so it holds no names;
+/// [`Dataset::record`] has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
     /// Index into [`Dataset::subjects`].
     pub subject: u32,
     /// Index of the layout.
-    format: u16,
+    layout: u16,
     /// How the other side is addressed.
     pub register: Register,
-    /// What was used to make it.
+    /// Techniques that made it.
     pub techniques: TechniqueSet,
     /// Training or validation.
-    pub part: Part,
+    pub split: Split,
     /// The dialogue as the model sees it.
     pub text: Box<str>,
     /// Byte ranges of the turns in the text: question, answer, question, answer, ...
@@ -105,8 +84,8 @@ impl Example {
     }
 
     /// Name of the layout.
-    pub fn format(&self) -> &'static str {
-        FORMATS[usize::from(self.format)].id
+    pub fn layout(&self) -> &'static str {
+        LAYOUTS[usize::from(self.layout)].id
     }
 }
 
@@ -158,7 +137,8 @@ pub struct Dataset {
     pub subjects: Vec<SubjectName>,
     /// What was left out on the way.
     pub rejected: Rejected,
-    /// Services for which it is not said which office is responsible, because their fact `wo` does not name it.
+    /// Services for which it is not said which office is responsible, because their fact `wo` does
+    /// not name it.
     pub without_office: Vec<String>,
     /// What encoding took.
     pub encoding: Encoding,
@@ -184,9 +164,11 @@ pub struct Rejected {
     pub too_alike: usize,
 }
 
-/// Makes the data set. `progress` is called with the number of finished examples; setting `stop` ends the work with an error.
+/// Makes the data set. `progress` is called with the number of finished examples; setting `stop`
+/// ends the work with an error.
 ///
-/// Fails if the knowledge has no services, or can't give that many distinct examples; the error says how many it can.
+/// Fails if the knowledge has no services, or can't give that many distinct examples; the error
+/// says how many it can.
 pub fn generate(
     knowledge: &Knowledge,
     tokenizer: &Tokenizer,
@@ -201,7 +183,7 @@ pub fn generate(
     );
     let catalog = Catalog::new(knowledge, settings.seed);
     let (within, outside) = validation_counts(&catalog, settings.examples);
-    let mut kitchen = Kitchen {
+    let mut generator = Generator {
         catalog: &catalog,
         knowledge,
         tokenizer,
@@ -213,44 +195,45 @@ pub fn generate(
         encoding_nanos: AtomicU64::new(0),
     };
     let plan = TrainingPlan::new(&catalog);
-    let mut examples = kitchen.make(
+    let mut examples = generator.make(
         settings.examples - within - outside,
-        Part::Train,
+        Split::Train,
         &|index, attempt| plan.slot(index, attempt),
         progress,
     )?;
     let trained: HashSet<u32> = examples.iter().map(|made| made.subject).collect();
     let train = examples.len();
-    for (count, part) in [(within, Part::Val), (outside, Part::ValOod)] {
-        let plan = ValidationPlan::new(&catalog, part == Part::ValOod, |subject| {
+    for (count, split) in [(within, Split::Validation), (outside, Split::ValidationOod)] {
+        let plan = ValidationPlan::new(&catalog, split == Split::ValidationOod, |subject| {
             trained.contains(&(subject as u32))
         });
         // More than are needed: those too much like a training question are left out.
-        let candidates = kitchen.make(
+        let candidates = generator.make(
             count + count / 2 + usize::from(count > 0) * 16,
-            part,
+            split,
             &|index, attempt| plan.slot(index, attempt),
             &|_| {},
         )?;
-        let chosen = kitchen.unlike_training(candidates, &examples[..train], count);
+        let chosen = generator.unlike_training(candidates, &examples[..train], count);
         examples.extend(chosen);
         progress(examples.len());
     }
     let made = examples.len();
     if made < settings.examples {
         bail!(
-            "stage {} needs {} distinct examples, but this knowledge base gives only about {made} ({train} for training, {} for \
-             validation) with seed {}: add services, facts or questions, or ask for fewer with --examples",
+            "stage {} needs {} distinct examples, but this knowledge base gives only about {made} \
+             ({train} for training, {} for validation) with seed {}: add services, facts or questions, or ask for fewer with \
+             --examples",
             settings.stage.name(),
             settings.examples,
             made - train,
             settings.seed
         );
     }
-    let rejected = kitchen.rejected;
+    let rejected = generator.rejected;
     let encoding = Encoding {
-        bytes: kitchen.encoded_bytes.into_inner(),
-        time: Duration::from_nanos(kitchen.encoding_nanos.into_inner()),
+        bytes: generator.encoded_bytes.into_inner(),
+        time: Duration::from_nanos(generator.encoding_nanos.into_inner()),
     };
     let subjects = catalog
         .subjects
@@ -278,11 +261,11 @@ enum Candidate {
     New(Box<Example>, u128),
     /// Its text was there before.
     Duplicate,
-    /// The recipe did not suit.
+    /// The template did not suit.
     Unsuitable,
 }
 
-struct Kitchen<'a> {
+struct Generator<'a> {
     catalog: &'a Catalog<'a>,
     knowledge: &'a Knowledge,
     tokenizer: &'a Tokenizer,
@@ -294,13 +277,13 @@ struct Kitchen<'a> {
     encoding_nanos: AtomicU64,
 }
 
-impl<'a> Kitchen<'a> {
-    // Makes `count` examples; fewer if hardly any new ones are found any more. Candidates are made in parallel and accepted in
-    // the order of their index, so that threads don't matter.
+impl<'a> Generator<'a> {
+    // Makes `count` examples; fewer if hardly any new ones are found any more. Candidates are made
+    // in parallel and accepted in the order of their index, so that threads don't matter.
     fn make(
         &mut self,
         count: usize,
-        part: Part,
+        split: Split,
         slot_of: &(dyn Fn(usize, usize) -> Option<Slot<'a>> + Sync),
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Example>> {
@@ -320,7 +303,7 @@ impl<'a> Kitchen<'a> {
                 let before = done;
                 let candidates: Result<Vec<Candidate>> = chunk
                     .par_iter()
-                    .map(|&index| self.candidate(index, attempt, part, slot_of))
+                    .map(|&index| self.candidate(index, attempt, split, slot_of))
                     .collect();
                 for (&index, candidate) in chunk.iter().zip(candidates?) {
                     match self.accept(candidate) {
@@ -332,7 +315,8 @@ impl<'a> Kitchen<'a> {
                     }
                 }
                 progress(done);
-                // Less than one new example in a hundred candidates, again and again: the knowledge is used up.
+                // Less than one new example in a hundred candidates, again and again: the knowledge
+                // is used up.
                 in_vain = if (done - before) * 100 < chunk.len() {
                     in_vain + chunk.len()
                 } else {
@@ -369,23 +353,23 @@ impl<'a> Kitchen<'a> {
         &self,
         index: usize,
         attempt: usize,
-        part: Part,
+        split: Split,
         slot_of: &(dyn Fn(usize, usize) -> Option<Slot<'a>> + Sync),
     ) -> Result<Candidate> {
         let Some(slot) = slot_of(index, attempt) else {
             return Ok(Candidate::Unsuitable);
         };
         let subject = &self.catalog.subjects[slot.subject];
-        let purpose = if part == Part::Train {
+        let purpose = if split == Split::Train {
             Purpose::Example
         } else {
             Purpose::Validation
         };
-        let mut draw = Draw::new(self.settings.seed, purpose, index as u64, attempt as u64);
-        let format = if slot.first {
-            &FORMATS[0]
+        let mut rng = KeyedRng::new(self.settings.seed, purpose, index as u64, attempt as u64);
+        let layout = if slot.first {
+            &LAYOUTS[0]
         } else {
-            Format::draw(&mut draw)
+            Layout::draw(&mut rng)
         };
         let task = Task {
             catalog: self.catalog,
@@ -395,41 +379,43 @@ impl<'a> Kitchen<'a> {
             // The first question and the patterns ask for the fact as a whole.
             narrow: slot.phrasing.hand_written && !slot.phrasing.main,
             from_pattern: !slot.phrasing.hand_written,
-            held_out: part != Part::Train,
+            held_out: split != Split::Train,
             enabled: self.settings.techniques,
         };
-        let Some(draft) = cook(slot.recipe, &task, &mut draw) else {
+        let Some(draft) = render(slot.template, &task, &mut rng) else {
             return Ok(Candidate::Unsuitable);
         };
-        let rendered = format.render(&subject.asked(), &draft.pairs);
-        let key = key(&rendered.text);
-        // What is known already is left out before it is encoded. `seen` does not change while a chunk is made.
+        let laid_out = layout.lay_out(&subject.asked(), &draft.pairs);
+        let key = key(&laid_out.text);
+        // What is known already is left out before it is encoded. `seen` does not change while a
+        // chunk is made.
         if self.seen.contains(&key) {
             return Ok(Candidate::Duplicate);
         }
         let begin = Instant::now();
         let Encoded { tokens, answers } =
-            encode(self.tokenizer, &rendered.text, &rendered.answers)?;
+            encode(self.tokenizer, &laid_out.text, &laid_out.answers)?;
         let nanos = begin.elapsed().as_nanos() as u64;
         self.encoding_nanos.fetch_add(nanos, Ordering::Relaxed);
         self.encoded_bytes
-            .fetch_add(rendered.text.len() as u64, Ordering::Relaxed);
-        let number = FORMATS.iter().position(|other| other.id == format.id);
+            .fetch_add(laid_out.text.len() as u64, Ordering::Relaxed);
+        let number = LAYOUTS.iter().position(|other| other.id == layout.id);
         let example = Example {
             subject: slot.subject as u32,
-            format: number.unwrap_or_default() as u16,
+            layout: number.unwrap_or_default() as u16,
             register: draft.register,
             techniques: draft.techniques,
-            part,
-            text: rendered.text.into(),
-            turns: rendered.turns.into(),
+            split,
+            text: laid_out.text.into(),
+            turns: laid_out.turns.into(),
             tokens: tokens.into(),
             answers: answers.into(),
         };
         Ok(Candidate::New(Box::new(example), key))
     }
 
-    // Of the candidates whose first question is no near duplicate of a training question `count`, offices taking turns.
+    // Of the candidates whose first question is no near duplicate of a training question `count`,
+    // offices taking turns.
     fn unlike_training(
         &mut self,
         candidates: Vec<Example>,
@@ -457,7 +443,8 @@ impl<'a> Kitchen<'a> {
     }
 }
 
-// 128 bits of a hash of the folded text: two of a million different texts collide with a chance of 10^-27.
+// 128 bits of a hash of the folded text: two of a million different texts collide with a chance of
+// 10^-27.
 fn key(text: &str) -> u128 {
     let digest = Sha256::digest(fold(text).as_bytes());
     digest

@@ -1,5 +1,6 @@
-//! How alike texts are: the Jaccard index of their sets of three successive words. MinHash with banding finds pairs that may
-//! be alike among half a million texts; what it finds is compared exactly.
+//! How alike texts are: the Jaccard index of their sets of three successive words. MinHash with
+//! banding finds pairs that may be alike among half a million texts; what it finds is compared
+//! exactly.
 
 use super::hashing::{HashedMap, hash, mix};
 use crate::german::fold;
@@ -9,14 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// From here on two texts count as near duplicates.
 pub const ALIKE: f64 = 0.8;
 
-/// Bins of a signature, and how many of them make a band. Two texts with index 0.8 share a band of four bins with probability
-/// 1 - (1 - 0.8^4)^16 = 0.9998.
+/// Bins of a signature, and how many of them make a band. Two texts with index 0.8 share a band of
+/// four bins with probability 1 - (1 - 0.8^4)^16 = 0.9998.
 const BINS: usize = 64;
 const ROWS: usize = 4;
 /// So many earlier texts of a band's bucket are compared.
 const COMPARED: usize = 6;
 
-/// The hashes of all runs of three words of a text, sorted and each once; of a shorter text the hash of all its words.
+/// The hashes of all runs of three words of a text, sorted and each once; of a shorter text the
+/// hash of all its words.
 pub fn shingles(text: &str) -> Vec<u64> {
     let folded = fold(text);
     let words = folded.split(' ').map(|word| hash(word.as_bytes()));
@@ -51,8 +53,8 @@ pub fn jaccard<T: Ord>(a: &[T], b: &[T]) -> f64 {
     common as f64 / (a.len() + b.len() - common).max(1) as f64
 }
 
-// One-permutation hashing: every shingle falls into one bin, whose smallest hash counts; an empty bin borrows from the next
-// full one, told apart by how far that is.
+// One-permutation hashing: every shingle falls into one bin, whose smallest hash counts; an empty
+// bin borrows from the next full one, told apart by how far that is.
 fn signature(shingles: &[u32]) -> [u32; BINS] {
     let mut bins = [u32::MAX; BINS];
     for &shingle in shingles {
@@ -75,7 +77,8 @@ fn signature(shingles: &[u32]) -> [u32; BINS] {
 
 /// How many of the texts are near duplicates of an earlier one (equal ones included).
 pub fn near_duplicates<T: AsRef<str> + Sync>(texts: &[T]) -> usize {
-    // Half of a hash is enough to tell the few dozen shingles of two texts apart, and half a million texts are many.
+    // Half of a hash is enough to tell the few dozen shingles of two texts apart, and half a
+    // million texts are many.
     let sets: Vec<Box<[u32]>> = texts
         .par_iter()
         .map(|text| {
@@ -88,8 +91,9 @@ pub fn near_duplicates<T: AsRef<str> + Sync>(texts: &[T]) -> usize {
         })
         .collect();
     let bands: Vec<[u32; BINS / ROWS]> = sets.par_iter().map(|set| bands_of(set)).collect();
-    // Bands are independent, so threads share them out; the earliest texts of each bucket are what a later one is compared
-    // with. That another band has found a text already only spares the comparison.
+    // Bands are independent, so threads share them out; the earliest texts of each bucket are what
+    // a later one is compared with. That another band has found a text already only spares the
+    // comparison.
     let found: Vec<AtomicBool> = texts.iter().map(|_| AtomicBool::new(false)).collect();
     (0..BINS / ROWS).into_par_iter().for_each(|band| {
         let of_texts = bands.iter().enumerate();
@@ -116,7 +120,8 @@ pub fn near_duplicates<T: AsRef<str> + Sync>(texts: &[T]) -> usize {
         .count()
 }
 
-// Whether the Jaccard index of two sorted sets reaches `ALIKE`. Sets of too different sizes need no look.
+// Whether the Jaccard index of two sorted sets reaches `ALIKE`. Sets of too different sizes need no
+// look.
 fn is_alike<T: Ord>(a: &[T], b: &[T]) -> bool {
     let (few, many) = (a.len().min(b.len()), a.len().max(b.len()));
     few as f64 / many.max(1) as f64 >= ALIKE && jaccard(a, b) >= ALIKE
@@ -132,8 +137,9 @@ fn bands_of(set: &[u32]) -> [u32; BINS / ROWS] {
 
 /// For each of `texts`, whether some text of `corpus` is a near duplicate of it. Exact.
 ///
-/// Two sets with index 0.8 have so much in common that, in whatever order shingles are put, some of the first fifth of one is
-/// among the first fifth of the other (prefix filtering). The rarest go first, so hardly any pair has to be compared.
+/// Two sets with index 0.8 have so much in common that, in whatever order shingles are put, some of
+/// the first fifth of one is among the first fifth of the other (prefix filtering). The rarest go
+/// first, so hardly any pair has to be compared.
 pub fn alike_to_any(texts: &[&str], corpus: &[&str]) -> Vec<bool> {
     let sets: Vec<Vec<u64>> = texts.par_iter().map(|text| shingles(text)).collect();
     let mut frequency: HashedMap<u32> = HashedMap::default();

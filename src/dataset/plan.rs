@@ -1,16 +1,17 @@
-//! Which example is about what: offices take turns, within an office its subjects, within a subject its phrasings and
-//! recipes. So every office, service and intent gets its even share, however many combinations it could give.
+//! Which example is about what: offices take turns, within an office its subjects, within a subject
+//! its phrasings and templates. So every office, service and intent gets its even share, however
+//! many combinations it could give.
 
 use super::catalog::{Catalog, Phrasing};
-use super::techniques::{RECIPES, Recipe, VALIDATION_RECIPES};
+use super::techniques::{TEMPLATES, Template, VALIDATION_TEMPLATES};
 
-/// One in so many training examples is a request that belongs elsewhere.
+/// One in N training examples is a request that belongs elsewhere.
 const OUT_OF_REMIT_ONE_IN: usize = 25;
-/// One in so many examples is for validation, and at least one per office.
+/// One in N examples is for validation, and at least one per office.
 const VALIDATION_ONE_IN: usize = 20;
 /// More validation examples than this tell nothing new and cost time in every epoch.
 const MOST_VALIDATION: usize = 5000;
-/// One in so many validation examples is a request that belongs elsewhere, and at least one.
+/// One in N validation examples is a request that belongs elsewhere, and at least one.
 const OOD_ONE_IN: usize = 10;
 
 /// What one example is to be made of.
@@ -21,9 +22,9 @@ pub struct Slot<'a> {
     /// The question to start from.
     pub phrasing: &'a Phrasing,
     /// How to put it together.
-    pub recipe: Recipe,
-    /// Whether it is the subject's first example, which has the default layout: the question most citizens ask, put as the
-    /// product puts it.
+    pub template: Template,
+    /// Whether it is the subject's first example, which has the default layout: the question most
+    /// citizens ask, put as the product puts it.
     pub first: bool,
 }
 
@@ -57,17 +58,18 @@ pub fn validation_counts(catalog: &Catalog, examples: usize) -> (usize, usize) {
     (if sources > 0 { all - ood } else { 0 }, ood)
 }
 
-/// The turn order of the offices: which office the `index`-th example is about, and its how-many-th there.
-struct Rota {
+/// The turn order of the offices: which office the `index`-th example is about, and its how-many-th
+/// there.
+struct RoundRobin {
     offices: Vec<usize>,
     foreign: Option<usize>,
 }
 
-impl Rota {
+impl RoundRobin {
     // Offices for which `has_any` is false take no turns.
-    fn new(catalog: &Catalog, has_any: impl Fn(usize) -> bool) -> Rota {
+    fn new(catalog: &Catalog, has_any: impl Fn(usize) -> bool) -> RoundRobin {
         let last = catalog.offices.len() - 1;
-        Rota {
+        RoundRobin {
             offices: (0..last).filter(|&office| has_any(office)).collect(),
             foreign: has_any(last).then_some(last),
         }
@@ -105,7 +107,7 @@ impl Rota {
 /// Plans the training examples.
 pub struct TrainingPlan<'a> {
     catalog: &'a Catalog<'a>,
-    rota: Rota,
+    turns: RoundRobin,
 }
 
 impl<'a> TrainingPlan<'a> {
@@ -113,14 +115,14 @@ impl<'a> TrainingPlan<'a> {
     pub fn new(catalog: &'a Catalog<'a>) -> TrainingPlan<'a> {
         TrainingPlan {
             catalog,
-            rota: Rota::new(catalog, |office| !catalog.turns[office].is_empty()),
+            turns: RoundRobin::new(catalog, |office| !catalog.turns[office].is_empty()),
         }
     }
 
-    /// The slot of the `index`-th example. Later attempts take other phrasings, then other recipes, then other subjects of the
-    /// same office. `None` if the catalogue is empty.
+    /// The slot of the `index`-th example. Later attempts take other phrasings, then other
+    /// templates, then other subjects of the same office. `None` if the catalogue is empty.
     pub fn slot(&self, index: usize, attempt: usize) -> Option<Slot<'a>> {
-        let (office, turn) = self.rota.turn(index)?;
+        let (office, turn) = self.turns.turn(index)?;
         let subjects = &self.catalog.turns[office];
         let rank = (turn + attempt / ATTEMPTS_PER_SUBJECT) % subjects.len();
         let subject = subjects[rank];
@@ -130,40 +132,44 @@ impl<'a> TrainingPlan<'a> {
         Some(Slot {
             subject,
             phrasing,
-            recipe: recipe(round, rank),
+            template: template(round, rank),
             first: round == 0,
         })
     }
 }
 
-// Every subject starts with its plain question; beyond that, neighbours are at different places of the recipes.
-fn recipe(round: usize, rank: usize) -> Recipe {
+// Every subject starts with its plain question; beyond that, neighbours are at different places of
+// the templates.
+fn template(round: usize, rank: usize) -> Template {
     if round == 0 {
-        Recipe::Plain
+        Template::Plain
     } else {
-        RECIPES[(round + rank * 11) % RECIPES.len()]
+        TEMPLATES[(round + rank * 11) % TEMPLATES.len()]
     }
 }
 
-// Each pass over the recipes begins one phrasing further on: else a recipe would always meet the same phrasings.
+// Each pass over the templates begins one phrasing further on: else a template would always meet
+// the same phrasings.
 fn phrasings_used(round: usize) -> usize {
-    round + round / RECIPES.len()
+    round + round / TEMPLATES.len()
 }
 
-/// After so many attempts at one subject an example turns to the next subject of its office.
+/// Attempts at one subject, after which an example turns to the next subject of its office.
 const ATTEMPTS_PER_SUBJECT: usize = 24;
-/// After so many attempts an example is given up.
+/// Attempts after which an example is given up.
 pub const ATTEMPTS: usize = 24 * 40;
 
-/// Plans the validation examples of one kind: held-out phrasings only, of subjects that the training examples have touched.
+/// Plans the validation examples of one kind: held-out phrasings only, of subjects that the
+/// training examples have touched.
 pub struct ValidationPlan<'a> {
     held_out: Vec<Vec<(usize, &'a Phrasing)>>,
     offices: Vec<usize>,
 }
 
 impl<'a> ValidationPlan<'a> {
-    /// A plan over the held-out phrasings, within the offices' remit or outside of it. `trained` says whether a subject is among
-    /// the training examples; where an office has no such subject with a held-out phrasing, all its held-out phrasings are taken.
+    /// A plan over the held-out phrasings, within the offices' remit or outside of it. `trained`
+    /// says whether a subject is among the training examples; where an office has no such subject
+    /// with a held-out phrasing, all its held-out phrasings are taken.
     pub fn new(
         catalog: &'a Catalog<'a>,
         out_of_remit: bool,
@@ -207,7 +213,7 @@ impl<'a> ValidationPlan<'a> {
         Some(Slot {
             subject,
             phrasing,
-            recipe: VALIDATION_RECIPES[round % VALIDATION_RECIPES.len()],
+            template: VALIDATION_TEMPLATES[round % VALIDATION_TEMPLATES.len()],
             first: round == 0,
         })
     }

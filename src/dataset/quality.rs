@@ -1,5 +1,5 @@
-//! What every example has to hold: one form of address, no placeholder that nobody fills in, no figure in an answer that is not
-//! one of the service's. A set with a fault is not written.
+//! What every example has to hold: one form of address, no placeholder that nobody fills in, no
+//! figure in an answer that is not one of the service's. A set with a fault is not written.
 
 use super::{Dataset, Example};
 use crate::german::{Figure, address, doubled_words, figures};
@@ -171,7 +171,12 @@ mod tests {
         let index = dataset
             .examples
             .iter()
-            .position(|example| &*example.text == "Frage: Bis wann muss ich mich nach dem Umzug ummelden?\nAntwort: Die Anmeldung muss innerhalb von zwei Wochen nach dem Einzug erfolgen. Vor dem Einzug ist sie nicht möglich.")
+            .position(|example| {
+                &*example.text
+                    == "Frage: Bis wann muss ich mich nach dem Umzug \
+                ummelden?\nAntwort: Die Anmeldung muss innerhalb von zwei Wochen nach dem Einzug \
+                erfolgen. Vor dem Einzug ist sie nicht möglich."
+            })
             .unwrap();
         for (from, to, expected) in [
             ("zwei Wochen", "vier Wochen", "4 woche"),

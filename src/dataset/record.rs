@@ -1,24 +1,15 @@
 //! An example with all its names, as it is written to a JSON line.
 
-use super::{Dataset, Part, Register};
-use serde::Serialize;
-
-/// Who says something in a dialogue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The citizen.
-    User,
-    /// The city.
-    Assistant,
-}
+use super::{Dataset, Register};
+use crate::shards::Split;
+use serde::{Serialize, Serializer};
 
 /// One turn of a dialogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RecordTurn<'a> {
-    /// Who speaks.
-    pub role: Role,
-    /// What is said.
+    /// Who speaks: `user`, the citizen, or `assistant`, the city.
+    pub role: &'static str,
+    /// The text.
     pub content: &'a str,
 }
 
@@ -35,12 +26,14 @@ pub struct Record<'a> {
     pub intent: &'static str,
     /// Techniques used.
     pub techniques: Vec<&'static str>,
-    /// Layout.
-    pub format: &'static str,
+    /// Name of the layout.
+    #[serde(rename = "format")]
+    pub layout: &'static str,
     /// How the other side is addressed.
     pub register: Register,
     /// Training or validation.
-    pub split: Part,
+    #[serde(serialize_with = "split_name")]
+    pub split: Split,
     /// The dialogue.
     pub turns: Vec<RecordTurn<'a>>,
     /// The dialogue as the model sees it.
@@ -56,11 +49,7 @@ impl Dataset {
             .turns()
             .enumerate()
             .map(|(number, content)| RecordTurn {
-                role: if number % 2 == 0 {
-                    Role::User
-                } else {
-                    Role::Assistant
-                },
+                role: ["user", "assistant"][number % 2],
                 content,
             });
         Some(Record {
@@ -69,11 +58,16 @@ impl Dataset {
             service: &subject.service,
             intent: subject.intent,
             techniques: example.techniques.names(),
-            format: example.format(),
+            layout: example.layout(),
             register: example.register,
-            split: example.part,
+            split: example.split,
             turns: turns.collect(),
             text: &example.text,
         })
     }
+}
+
+/// Records call the splits as their files are called.
+fn split_name<S: Serializer>(split: &Split, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(split.name())
 }

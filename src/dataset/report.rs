@@ -1,12 +1,14 @@
-//! A page to look at a data set with: one HTML file without anything from outside, plots drawn as SVG, samples to browse.
+//! A page to look at a data set with: one HTML file without anything from outside, plots drawn as
+//! SVG, samples to browse.
 
 use super::card::Summary;
 use super::statistics::Counts;
 use super::{Dataset, Example};
+use crate::html::escape;
 use anyhow::Result;
 use std::fmt::Write;
 
-/// So many samples are on the page.
+/// Samples on the page.
 const SAMPLES: usize = 400;
 /// Bars of the plot of lengths.
 const LENGTH_BINS: usize = 32;
@@ -78,17 +80,22 @@ pub fn page(dataset: &Dataset, summary: &Summary) -> Result<String> {
     // "</script>" inside the data would end it.
     let data = serde_json::to_string(&samples)?.replace('<', "\\u003c");
     Ok(format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+        content=\"width=device-width\">\
          <title>Data set, stage {}</title><style>{STYLE}</style></head><body>{body}<h2>Samples</h2>\
-         <p><select id=\"office\"></select> <select id=\"technique\"></select> <select id=\"split\"></select> \
-         <input id=\"text\" type=\"search\" placeholder=\"words\"> <span id=\"count\"></span></p><div id=\"samples\"></div>\
-         <script type=\"application/json\" id=\"data\">{data}</script><script>{SCRIPT}</script></body></html>\n",
+         <p><select id=\"office\"></select> <select id=\"technique\"></select> <select \
+         id=\"split\"></select> \
+         <input id=\"text\" type=\"search\" placeholder=\"words\"> <span \
+         id=\"count\"></span></p><div id=\"samples\"></div>\
+         <script type=\"application/json\" \
+         id=\"data\">{data}</script><script>{SCRIPT}</script></body></html>\n",
         summary.stage
     ))
 }
 
-/// Indices spread evenly over `all`, in order: one from each of `count` stretches of equal length, at places that differ from
-/// stretch to stretch. Offices take turns in the examples, so even steps would show one and the same office.
+/// Indices spread evenly over `all`, in order: one from each of `count` stretches of equal length,
+/// at places that differ from stretch to stretch. Offices take turns in the examples, so even steps
+/// would show one and the same office.
 pub fn spread(all: usize, count: usize) -> impl Iterator<Item = usize> {
     let count = count.min(all);
     (0..count).map(move |number| {
@@ -111,7 +118,8 @@ fn bars(body: &mut String, title: &str, counts: &Counts) {
     let height = counts.len() * ROW + 4;
     let _ = write!(
         body,
-        "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 520 {height}\" role=\"img\" aria-label=\"{}\">",
+        "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 520 {height}\" role=\"img\" \
+        aria-label=\"{}\">",
         escape(title),
         escape(title)
     );
@@ -119,7 +127,8 @@ fn bars(body: &mut String, title: &str, counts: &Counts) {
         let (y, width) = (row * ROW, 250.0 * *count as f64 / most as f64);
         let _ = write!(
             body,
-            "<text x=\"196\" y=\"{}\" text-anchor=\"end\">{}</text><rect x=\"200\" y=\"{}\" width=\"{width:.1}\" height=\"13\"/>\
+            "<text x=\"196\" y=\"{}\" text-anchor=\"end\">{}</text><rect x=\"200\" y=\"{}\" \
+            width=\"{width:.1}\" height=\"13\"/>\
              <text x=\"{:.1}\" y=\"{}\">{count}</text>",
             y + 13,
             escape(name),
@@ -140,7 +149,8 @@ fn lengths(body: &mut String, title: &str, values: impl Iterator<Item = usize>, 
     let most = bins.iter().copied().max().unwrap_or(0).max(1);
     let _ = write!(
         body,
-        "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 520 170\" role=\"img\" aria-label=\"{}\">",
+        "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 520 170\" role=\"img\" \
+        aria-label=\"{}\">",
         escape(title),
         escape(title)
     );
@@ -148,7 +158,8 @@ fn lengths(body: &mut String, title: &str, values: impl Iterator<Item = usize>, 
         let height = 140.0 * *count as f64 / most as f64;
         let _ = write!(
             body,
-            "<rect x=\"{}\" y=\"{:.1}\" width=\"14\" height=\"{height:.1}\"><title>{} to {}: {count}</title></rect>",
+            "<rect x=\"{}\" y=\"{:.1}\" width=\"14\" height=\"{height:.1}\"><title>{} to {}: \
+            {count}</title></rect>",
             4 + bin * 16,
             145.0 - height,
             bin * width,
@@ -166,34 +177,42 @@ fn lengths(body: &mut String, title: &str, values: impl Iterator<Item = usize>, 
     body.push_str("</svg></figure>");
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}\
-    table{border-collapse:collapse}th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #dde3ea;font-weight:400}\
-    td{font-weight:600}.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(26rem,1fr));gap:1rem}figure{margin:0}\
-    figcaption{font-weight:600;margin:.8rem 0 .2rem}svg{width:100%;height:auto}svg text{font-size:11px;fill:#1c2430}svg rect{fill:#2f6f9f}\
-    article{border:1px solid #dde3ea;border-radius:6px;padding:.6rem .9rem;margin:.6rem 0}article small{color:#5a6675}pre{white-space:pre-wrap;\
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem \
+    auto;padding:0 1rem;color:#1c2430;background:#fff}\
+    table{border-collapse:collapse}th,td{text-align:left;padding:.2rem .8rem .2rem \
+    0;border-bottom:1px solid #dde3ea;font-weight:400}\
+    td{font-weight:600}.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(26rem,1fr)\
+    );gap:1rem}figure{margin:0}\
+    figcaption{font-weight:600;margin:.8rem 0 .2rem}svg{width:100%;height:auto}svg \
+    text{font-size:11px;fill:#1c2430}svg rect{fill:#2f6f9f}\
+    article{border:1px solid #dde3ea;border-radius:6px;padding:.6rem .9rem;margin:.6rem 0}article \
+    small{color:#5a6675}pre{white-space:pre-wrap;\
     font:inherit;margin:.3rem 0 0}select,input{font:inherit;padding:.2rem .4rem}\
-    @media(prefers-color-scheme:dark){body{background:#12161c;color:#dfe5ec}svg text{fill:#dfe5ec}svg rect{fill:#6fb1e0}th,td,article{border-color:#323b47}\
+    @media(prefers-color-scheme:dark){body{background:#12161c;color:#dfe5ec}svg \
+    text{fill:#dfe5ec}svg rect{fill:#6fb1e0}th,td,article{border-color:#323b47}\
     article small{color:#97a3b2}}";
 
 const SCRIPT: &str = "const all=JSON.parse(document.getElementById('data').textContent);\
     const at=id=>document.getElementById(id);\
-    const fill=(id,name,values)=>{for(const v of ['',...new Set(values)].sort()){const o=document.createElement('option');o.value=v;\
+    const fill=(id,name,values)=>{for(const v of ['',...new Set(values)].sort()){const \
+    o=document.createElement('option');o.value=v;\
     o.textContent=v||'every '+name;at(id).append(o)}};\
-    fill('office','office',all.map(e=>e.office));fill('technique','technique',all.flatMap(e=>e.techniques));fill('split','split',all.map(e=>e.split));\
-    const show=()=>{const o=at('office').value,t=at('technique').value,s=at('split').value,w=at('text').value.toLowerCase();\
-    const found=all.filter(e=>(!o||e.office===o)&&(!t||e.techniques.includes(t))&&(!s||e.split===s)&&e.text.toLowerCase().includes(w));\
-    at('count').textContent=found.length+' of '+all.length+' samples';at('samples').replaceChildren(...found.slice(0,100).map(e=>{\
-    const a=document.createElement('article'),m=document.createElement('small'),p=document.createElement('pre');\
-    m.textContent=[e.id,e.split,e.office,e.service,e.intent,e.techniques.join(', '),e.format,e.register].join(' · ');p.textContent=e.text;\
+    fill('office','office',all.map(e=>e.office));fill('technique','technique',\
+    all.flatMap(e=>e.techniques));fill('split','split',all.map(e=>e.split));\
+    const show=()=>{const \
+    o=at('office').value,t=at('technique').value,s=at('split').value,w=at('text')\
+    .value.toLowerCase();\
+    const found=all.filter(e=>(!o||e.office===o)&&(!t||e.techniques.includes(t))\
+    &&(!s||e.split===s)&&e.text.toLowerCase().includes(w));\
+    at('count').textContent=found.length+' of '+all.length+' \
+    samples';at('samples').replaceChildren(...found.slice(0,100).map(e=>{\
+    const a=document.createElement('article'),m=document.createElement('small'),\
+    p=document.createElement('pre');\
+    m.textContent=[e.id,e.split,e.office,e.service,e.intent,e.techniques.join(', \
+    '),e.format,e.register].join(' · ');p.textContent=e.text;\
     a.append(m,p);return a}))};\
-    for(const id of ['office','technique','split','text'])at(id).addEventListener('input',show);show();";
+    for(const id of ['office','technique','split','text'])at(id).addEventListener('input',show);\
+    show();";
 
 #[cfg(test)]
 mod tests {

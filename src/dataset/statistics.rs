@@ -96,9 +96,9 @@ impl Statistics {
             for technique in example.techniques.names() {
                 count(&mut statistics.by_technique, technique, 1);
             }
-            count(&mut statistics.by_format, example.format(), 1);
+            count(&mut statistics.by_format, example.layout(), 1);
             count(&mut statistics.by_register, example.register.name(), 1);
-            count(&mut statistics.by_split, example.part.name(), 1);
+            count(&mut statistics.by_split, example.split.name(), 1);
             lengths.push(example.tokens.len().saturating_sub(2));
         }
         for (subject, examples) in by_subject {
@@ -150,7 +150,8 @@ impl Statistics {
         } = self.token_length;
         let _ = writeln!(
             table,
-            "{} examples in {} formats, {} tokens; length min {min}, median {median}, p95 {p95}, max {max}",
+            "{} examples in {} formats, {} tokens; length min {min}, median {median}, p95 {p95}, \
+            max {max}",
             self.examples,
             self.by_format.len(),
             self.tokens
@@ -162,7 +163,8 @@ impl Statistics {
         );
         let _ = write!(
             table,
-            "replaced on the way: {duplicates} duplicates, {too_long} too long, {alike} too much like a training question"
+            "replaced on the way: {duplicates} duplicates, {too_long} too long, {alike} too much \
+            like a training question"
         );
         table
     }

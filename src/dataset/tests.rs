@@ -43,18 +43,21 @@ fn examples_are_distinct_and_split_by_phrasing() {
         .map(|example| fold(&example.text))
         .collect();
     assert_eq!(folded.len(), 200);
-    let questions = |wanted: &[Part]| -> Vec<String> {
-        let of_part = dataset
+    let questions = |wanted: &[Split]| -> Vec<String> {
+        let of_split = dataset
             .examples
             .iter()
-            .filter(|example| wanted.contains(&example.part));
-        of_part.map(|example| fold(example.question())).collect()
+            .filter(|example| wanted.contains(&example.split));
+        of_split.map(|example| fold(example.question())).collect()
     };
     let (train, val) = (
-        questions(&[Part::Train]),
-        questions(&[Part::Val, Part::ValOod]),
+        questions(&[Split::Train]),
+        questions(&[Split::Validation, Split::ValidationOod]),
     );
-    assert_eq!((val.len(), questions(&[Part::ValOod]).len()), (10, 1));
+    assert_eq!(
+        (val.len(), questions(&[Split::ValidationOod]).len()),
+        (10, 1)
+    );
     let knowledge = small_knowledge();
     let catalog = Catalog::new(&knowledge, 3);
     for phrasing in catalog
@@ -100,7 +103,7 @@ fn answers_are_marked_in_the_tokens() {
             let answer = example.turns().nth(number * 2 + 1).unwrap();
             let spelled = spell(&example.tokens[start as usize..inner as usize]);
             assert_eq!(String::from_utf8_lossy(&spelled).trim_start(), answer);
-            if example.format() == "frage_antwort" {
+            if example.layout() == "frage_antwort" {
                 assert_eq!(spelled[0], b' ', "the model has to write the space");
             }
         }

@@ -1,9 +1,9 @@
-//! How much variety a data set has. Half a million texts are gone through by all threads; nothing here depends on which of
-//! them sees what.
+//! How much variety a data set has. Half a million texts are gone through by all threads; nothing
+//! here depends on which of them sees what.
 
 use super::hashing::{HashedSet, hash};
 use super::near_duplicates::near_duplicates;
-use super::{Dataset, Example, Part};
+use super::{Dataset, Example, Split};
 use crate::german::{fold, sentences};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -18,17 +18,20 @@ pub struct Variety {
     pub answer_wordings_per_intent: f64,
     /// The least such number.
     pub fewest_answer_wordings: usize,
-    /// The commonest first sentence of an answer, and the share of first answers that begin with it.
+    /// The commonest first sentence of an answer, and the share of first answers that begin with
+    /// it.
     pub commonest_opening: (String, f64),
     /// The commonest last sentence of an answer of several sentences, likewise.
     pub commonest_closing: (String, f64),
     /// Distinct runs of one, two and three words among all of them, questions and answers.
     pub distinct_n: [f64; 3],
-    /// Share of first questions with Jaccard index 0.8 or more (runs of three words) to an earlier one, equal ones included.
+    /// Share of first questions with Jaccard index 0.8 or more (runs of three words) to an earlier
+    /// one, equal ones included.
     pub near_duplicate_questions: f64,
     /// The same for whole texts, none of which are equal.
     pub near_duplicate_texts: f64,
-    /// The same for the first questions of `val` and `val_ood` against those of `train`: what the split promises to be 0.
+    /// The same for the first questions of `val` and `val_ood` against those of `train`: what the
+    /// split promises to be 0.
     pub validation_questions_like_training: usize,
 }
 
@@ -43,13 +46,13 @@ impl Variety {
             .map(|example| example.turns().nth(1).unwrap_or_default())
             .collect();
         let texts: Vec<&str> = examples.iter().map(|example| &*example.text).collect();
-        let of_part = |wanted: &dyn Fn(Part) -> bool| -> Vec<&str> {
-            let chosen = examples.iter().filter(|example| wanted(example.part));
+        let of_split = |wanted: &dyn Fn(Split) -> bool| -> Vec<&str> {
+            let chosen = examples.iter().filter(|example| wanted(example.split));
             chosen.map(Example::question).collect()
         };
         let (validated, trained) = (
-            of_part(&|part| part != Part::Train),
-            of_part(&|part| part == Part::Train),
+            of_split(&|split| split != Split::Train),
+            of_split(&|split| split == Split::Train),
         );
         let alike = super::alike_to_any(&validated, &trained);
         let wordings = wordings(dataset, &answers);
@@ -98,7 +101,8 @@ fn wordings(dataset: &Dataset, answers: &[&str]) -> Vec<usize> {
     found.chunk_by(|a, b| a.0 == b.0).map(<[_]>::len).collect()
 }
 
-// The commonest part of the texts and how often it occurs; of equally common ones the first in the alphabet.
+// The commonest part of the texts and how often it occurs; of equally common ones the first in the
+// alphabet.
 fn most_frequent<'t>(
     texts: &[&'t str],
     part: impl Fn(&'t str) -> Option<&'t str> + Sync,
@@ -135,7 +139,8 @@ fn last_sentence(text: &str) -> Option<&str> {
         .map(|(last, _)| *last)
 }
 
-// Distinct runs of one, two and three words among all runs of that length. A hash of 64 bits stands for a run.
+// Distinct runs of one, two and three words among all runs of that length. A hash of 64 bits stands
+// for a run.
 fn distinct_runs(examples: &[Example]) -> [f64; 3] {
     /// Examples whose words are hashed at a time, so that never all of them are in memory.
     const BLOCK: usize = 1 << 14;

@@ -1,6 +1,7 @@
 //! Pieces of a self-contained HTML page: a skeleton with its style, tables, and heat maps as inline SVG. Nothing is loaded from
 //! anywhere and nothing needs a script.
 
+use crate::html::escape;
 use std::fmt::Write;
 
 /// Style of every page, light and dark.
@@ -18,22 +19,6 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.4re
 .good{color:#0a7d33}.bad{color:#c01f1f}.soft{opacity:.75}\
 @media(prefers-color-scheme:dark){.good{color:#5fd38a}.bad{color:#ff8a80}}\
 code{background:var(--soft);padding:0 .25rem;border-radius:.2rem;white-space:pre}";
-
-/// Text made safe to stand in an element or a quoted attribute.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            other => safe.push(other),
-        }
-    }
-    safe
-}
 
 /// A whole page. `title` is text, `body` is HTML.
 pub fn page(title: &str, body: &str) -> String {

@@ -1,5 +1,6 @@
-//! Spelling by a hunspell dictionary. German dictionaries are free, but under licences that this project's own does not
-//! allow to bundle: one is looked for on the machine. Words that are right and missing there stand in `sprache/woerter.txt`.
+//! Spelling by a hunspell dictionary. German dictionaries are free, but under licences that this
+//! project's own does not allow to bundle: one is looked for on the machine. Words that are right
+//! and missing there stand in `sprache/woerter.txt`.
 
 use anyhow::{Context, Result, anyhow, bail};
 use rayon::prelude::*;
@@ -49,8 +50,8 @@ impl Spelling {
 }
 
 impl Dictionary {
-    /// The dictionary at `given` (`de_DE.aff`, `de_DE.dic`, or the folder of both), or else one that the system has: in `DICPATH`
-    /// and the usual folders. `None` if there is none.
+    /// The dictionary at `given` (`de_DE.aff`, `de_DE.dic`, or the folder of both), or else one
+    /// that the system has: in `DICPATH` and the usual folders. `None` if there is none.
     ///
     /// # Errors
     /// When the given one cannot be read, and when what is found is damaged.
@@ -94,7 +95,8 @@ impl Dictionary {
         })
     }
 
-    /// Whether a word is known, as it stands or with a small first letter, whole or in the parts between its hyphens.
+    /// Whether a word is known, as it stands or with a small first letter, whole or in the parts
+    /// between its hyphens.
     pub fn knows(&self, word: &str) -> bool {
         if self.knows_whole(word) {
             return true;
@@ -137,7 +139,8 @@ impl Dictionary {
             .into_par_iter()
             .filter(|(word, _)| !self.knows(word))
             .collect();
-        // The most frequent first, equally frequent ones by the alphabet, whatever the order of the table.
+        // The most frequent first, equally frequent ones by the alphabet, whatever the order of the
+        // table.
         unknown.sort_unstable_by_key(|&(word, count)| (std::cmp::Reverse(count), word));
         let total = unknown.iter().map(|(_, count)| count).sum();
         let examples = unknown.into_iter().take(40);
@@ -156,7 +159,7 @@ pub fn spelled_words(text: &str) -> impl Iterator<Item = &str> {
     text.split_whitespace()
         .filter(|token| !is_address(token))
         .flat_map(|token| {
-            // What stands in braces is a placeholder's name.
+            // Braces hold a placeholder's name.
             token.split('{').flat_map(|part| {
                 let plain = part.split_once('}').map_or(part, |(_, behind)| behind);
                 plain.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '’')

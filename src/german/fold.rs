@@ -73,8 +73,8 @@ pub fn push_spelled_out(text: &mut String, letter: char) {
     }
 }
 
-/// The text with case, spacing, punctuation and umlaut spelling evened out. Texts that differ only in
-/// those compare equal: `Gebühr?` and `gebuehr` give the same.
+/// The text with case, spacing, punctuation and umlaut spelling evened out. Texts that differ only
+/// in those compare equal: `Gebühr?` and `gebuehr` give the same.
 pub fn fold(text: &str) -> String {
     let mut folded = String::with_capacity(text.len() + 8);
     let mut pending_space = false;
@@ -108,7 +108,8 @@ pub fn spell_out_umlauts(text: &str) -> String {
     spelled
 }
 
-/// Words whose umlaut looks spelled out (`Gebuehr`). Placeholders and web addresses are passed over.
+/// Words whose umlaut looks spelled out (`Gebuehr`). Placeholders and web addresses are passed
+/// over.
 pub fn spelled_out_umlauts(text: &str) -> Vec<String> {
     let plain = text
         .split_whitespace()

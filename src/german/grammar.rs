@@ -1,18 +1,28 @@
 //! Small German grammar: contractions, articles, lists, first letters.
 
 /// First words of sentences that are written in lower case once something stands before them.
-const LOWERABLE: &str = " ab alle als am an anerkennt auch auf aus bei beim bekomme bekommen bekommt bekäme benötige benötigen benötigt bezieht \
-    bin bis bisher bitte brauche brauchen braucht danke darf das dass dauert dazu deine deinen der die diese dieser dieses \
-    droht dürfen dürfte ein eine einem einen einer entstehen erfahre erhalte erhält ersetzt es fallen fällt für geht gehören \
-    gehört gelten genügt gern gibt gilt gut habe haben hat hatte hilft hätte ich im in innerhalb ist jeder kann kein \
-    keine kommen kommt kostet können könnte könnten lohnt lässt läuft macht man mein meine meinem meinen meiner mir mit muss \
-    müssen müssten nach neben nimmt nirgends nur ob reichen reicht seit sicher sind soll sollen sollte steht stellt \
-    trage trifft um und unser unsere unserem unseren unter verlangt verliere verliert vielleicht von vor vorab wann war \
-    warum was weiß welche welchem welchen welcher welches wem wen wenn wer werde werden weshalb wessen wie wieso will wir \
-    wird wo wofür wohin womit wonach woran worauf woraus worin worum worüber wovon wozu wurde wäre wären zahle zahlt zu zum \
+const LOWERABLE: &str = " ab alle als am an anerkennt auch auf aus bei beim bekomme bekommen \
+    bekommt bekäme benötige benötigen benötigt bezieht \
+    bin bis bisher bitte brauche brauchen braucht danke darf das dass dauert dazu deine deinen \
+    der die diese dieser dieses \
+    droht dürfen dürfte ein eine einem einen einer entstehen erfahre erhalte erhält ersetzt es \
+    fallen fällt für geht gehören \
+    gehört gelten genügt gern gibt gilt gut habe haben hat hatte hilft hätte ich im in innerhalb \
+    ist jeder kann kein \
+    keine kommen kommt kostet können könnte könnten lohnt lässt läuft macht man mein meine meinem \
+    meinen meiner mir mit muss \
+    müssen müssten nach neben nimmt nirgends nur ob reichen reicht seit sicher sind soll sollen \
+    sollte steht stellt \
+    trage trifft um und unser unsere unserem unseren unter verlangt verliere verliert vielleicht \
+    von vor vorab wann war \
+    warum was weiß welche welchem welchen welcher welches wem wen wenn wer werde werden weshalb \
+    wessen wie wieso will wir \
+    wird wo wofür wohin womit wonach woran worauf woraus worin worum worüber wovon wozu wurde \
+    wäre wären zahle zahlt zu zum \
     zur zwischen zählen zählt ändert über übernimmt ";
 
-/// A preposition before a noun phrase in the dative, contracted where German does: `bei dem Pass` becomes `beim Pass`.
+/// A preposition before a noun phrase in the dative, contracted where German does: `bei dem Pass`
+/// becomes `beim Pass`.
 pub fn with_dative(preposition: &str, noun_phrase: &str) -> String {
     for (before, article, contracted) in [
         ("bei", "dem ", "beim "),
@@ -51,7 +61,8 @@ pub fn list(items: &[&str]) -> String {
     format!("{} und {last}", before.join(", "))
 }
 
-/// The sentence with its first word in lower case, if that word is not a noun or a name; otherwise `None`.
+/// The sentence with its first word in lower case, if that word is not a noun or a name; otherwise
+/// `None`.
 pub fn lower_first(sentence: &str) -> Option<String> {
     let first = sentence.split([' ', ',', '?', ':']).next()?;
     // The polite address keeps its capital.

@@ -17,5 +17,5 @@ pub use dictionary::{Dictionary, Spelling, spelled_words};
 pub use figures::{Figure, Statement, figures, statements};
 pub use fold::{fold, push_spelled_out, spell_out_umlauts, spelled_out_umlauts};
 pub use months::{is_month, month_name};
-pub use register::{Address, Register, address, spoken, typed};
+pub use register::{Address, Register, address};
 pub use sentences::{doubled_words, ends_sentence, sentences, words};

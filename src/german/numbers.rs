@@ -95,7 +95,8 @@ const QUANTITIES: [&str; 43] = [
     "feiertag*",
 ];
 
-/// Units: with an indefinite article before them they state a quantity ("einen Monat"). Folded beginnings.
+/// Units: with an indefinite article before them they state a quantity ("einen Monat"). Folded
+/// beginnings.
 const UNITS: [&str; 19] = [
     "tag",
     "woche",
@@ -163,7 +164,8 @@ pub fn folded_number(folded: &str) -> Option<&'static str> {
     Some(digits)
 }
 
-/// Whether a word states a figure, a deadline, a fee, a date, a paragraph, or an address: what must be exactly right.
+/// Whether a word states a figure, a deadline, a fee, a date, a paragraph, or an address: what must
+/// be exactly right.
 pub fn is_quantity(key: &str) -> bool {
     key.contains(|c: char| c.is_ascii_digit() || matches!(c, '§' | '€' | '%' | '@' | '{'))
         || key.contains("://")

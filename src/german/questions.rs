@@ -1,40 +1,60 @@
-//! The shape of a German question: a situation before it, its finite verb, the clause it becomes after "Ich wüsste gern, ...".
-//! Everything goes by closed word lists. A question that does not fit them is left as it is: no transformation is better than
-//! a wrong one.
+//! The shape of a German question: a situation before it, its finite verb, the clause it becomes
+//! after "Ich wüsste gern, ...". Everything goes by closed word lists. A question that does not fit
+//! them is left as it is: no transformation is better than a wrong one.
 
 use super::grammar::{lower_first, upper_first};
 
 /// Finite verbs that open a yes/no question or follow a question word. Lower case.
-const FINITE: &str = " ist sind bin war waren wäre wären hat habe haben hatte hätte wird werde werden wurde wurden würde kann können könnte könnten \
- muss müssen müsste müssten darf dürfen dürfte dürfen soll sollen sollte sollten will wollen möchte möchten lässt lassen gilt gelten galt \
- brauche braucht brauchen benötige benötigt benötigen bekomme bekommt bekommen erhalte erhält erhalten kostet kosten dauert dauern passiert \
- gibt geht gehen gehe kommt komme kommen fällt fallen steht stehen stehe droht drohen zahlt zahle zahlen bezahlt bezahle beantragt beantrage \
- melde meldet melden stellt stelle stellen finde findet finden gehört gehören entscheidet entsteht entstehen verlangt verlangen schickt schicke \
- bedeutet heißt dient reicht reichen reiche genügt genügen ersetzt nimmt nehme nehmen läuft laufen hilft helfen bleibt bleibe bleiben macht mache \
- machen zeigt zeige zählt zählen prüft prüfe bearbeitet berechnet erteilt erlässt verschickt bestätigt beglaubigt bewahrt übernimmt trägt trage \
- tragen wohnt wohne wohnen lohnt haftet holt hole legt lege liegt liegen endet enden beginnt beginnen verfällt verfallen entfällt verliert verliere \
- verlängert erhöht sinkt steigt steigen ändert ändern verjährt verjähren lautet gehe rufe ruft frage fragt erfahre erfährt folgt folgen führt führen \
- wende wendet bringe bringt hält halte halten setzt setze gewährt vermittelt vergibt kümmert betrifft bekäme unterscheidet unterscheiden umfasst \
- enthält verhängt überprüft wählt wechselt wechsle beträgt schließt schließen vertritt beurkundet löscht speichert trifft treffen spielt springt \
- kontrolliert räumt streut betreut fördert versteht erkennt entsorgt leert bezieht beziehe nutzt nutze zieht ziehe erstattet erstatten meint \
- schreibt schreibe gelangt gelange komme buche bucht vereinbare vereinbart starte startet unterschreibt unterschreibe widerspreche widerspricht \
- anerkennt erwartet erwarten rechnet rechne bietet bieten gestattet erlaubt verbietet richtet richten stammt besteht bestehen wirkt ergibt \
+const FINITE: &str = " ist sind bin war waren wäre wären hat habe haben hatte hätte wird werde \
+    werden wurde wurden würde kann können könnte könnten \
+ muss müssen müsste müssten darf dürfen dürfte dürfen soll sollen sollte sollten will wollen \
+ möchte möchten lässt lassen gilt gelten galt \
+ brauche braucht brauchen benötige benötigt benötigen bekomme bekommt bekommen erhalte erhält \
+ erhalten kostet kosten dauert dauern passiert \
+ gibt geht gehen gehe kommt komme kommen fällt fallen steht stehen stehe droht drohen zahlt zahle \
+ zahlen bezahlt bezahle beantragt beantrage \
+ melde meldet melden stellt stelle stellen finde findet finden gehört gehören entscheidet \
+ entsteht entstehen verlangt verlangen schickt schicke \
+ bedeutet heißt dient reicht reichen reiche genügt genügen ersetzt nimmt nehme nehmen läuft \
+ laufen hilft helfen bleibt bleibe bleiben macht mache \
+ machen zeigt zeige zählt zählen prüft prüfe bearbeitet berechnet erteilt erlässt verschickt \
+ bestätigt beglaubigt bewahrt übernimmt trägt trage \
+ tragen wohnt wohne wohnen lohnt haftet holt hole legt lege liegt liegen endet enden beginnt \
+ beginnen verfällt verfallen entfällt verliert verliere \
+ verlängert erhöht sinkt steigt steigen ändert ändern verjährt verjähren lautet gehe rufe ruft \
+ frage fragt erfahre erfährt folgt folgen führt führen \
+ wende wendet bringe bringt hält halte halten setzt setze gewährt vermittelt vergibt kümmert \
+ betrifft bekäme unterscheidet unterscheiden umfasst \
+ enthält verhängt überprüft wählt wechselt wechsle beträgt schließt schließen vertritt beurkundet \
+ löscht speichert trifft treffen spielt springt \
+ kontrolliert räumt streut betreut fördert versteht erkennt entsorgt leert bezieht beziehe nutzt \
+ nutze zieht ziehe erstattet erstatten meint \
+ schreibt schreibe gelangt gelange komme buche bucht vereinbare vereinbart starte startet \
+ unterschreibt unterschreibe widerspreche widerspricht \
+ anerkennt erwartet erwarten rechnet rechne bietet bieten gestattet erlaubt verbietet richtet \
+ richten stammt besteht bestehen wirkt ergibt \
  ";
 
 /// Verbs of [`FINITE`] after which the last word of the clause is an infinitive.
-const MODAL: &str = " kann können könnte könnten muss müssen müsste müssten darf dürfen dürfte soll sollen sollte sollten will wollen möchte möchten lässt lassen würde ";
+const MODAL: &str = " kann können könnte könnten muss müssen müsste müssten darf dürfen dürfte \
+    soll sollen sollte sollten will wollen möchte möchten lässt lassen würde ";
 
 /// Verbs of [`FINITE`] that have no separable prefix.
-const INSEPARABLE: &str = " ist sind bin war waren wäre wären hat habe haben hatte hätte wird werde werden wurde wurden gilt gelten kostet kosten ";
+const INSEPARABLE: &str = " ist sind bin war waren wäre wären hat habe haben hatte hätte wird \
+    werde werden wurde wurden gilt gelten kostet kosten ";
 
 /// Words at the end of a clause that belong to its verb: `melde ... an` becomes `anmelde`.
-const PREFIXES: &str = " ab an auf aus bei ein mit nach statt teil um vor weiter weg zu zurück zusammen entgegen wahr fort frei dar voraus bereit fest hin her los nieder bekannt heraus hinzu vorbei ";
+const PREFIXES: &str = " ab an auf aus bei ein mit nach statt teil um vor weiter weg zu zurück \
+    zusammen entgegen wahr fort frei dar voraus bereit fest hin her los nieder bekannt heraus \
+    hinzu vorbei ";
 
 /// Question words that stand alone before the verb.
-const ASKING: &str = " wo wann was wer wen wem wie wohin woher wofür wozu warum weshalb wieso womit wonach worin worum worauf worüber wovon woraus woran wodurch wobei ";
+const ASKING: &str = " wo wann was wer wen wem wie wohin woher wofür wozu warum weshalb wieso \
+    womit wonach worin worum worauf worüber wovon woraus woran wodurch wobei ";
 
 /// Prepositions that may stand before a question word.
-const PREPOSITIONS: &str = " bis ab seit bei mit an zu in für auf unter aus nach von vor um gegen über innerhalb neben zwischen durch ";
+const PREPOSITIONS: &str = " bis ab seit bei mit an zu in für auf unter aus nach von vor um gegen \
+    über innerhalb neben zwischen durch ";
 
 /// First words of a clause that depends on the question.
 const SUBORDINATORS: &str =
@@ -52,8 +72,8 @@ fn is(list: &str, word: &str) -> bool {
         })
 }
 
-/// A question and what stands before it: `Ich bin umgezogen, wo melde ich mich an?` has the situation `Ich bin umgezogen` and
-/// the question `Wo melde ich mich an?`.
+/// A question and the situation before it: `Ich bin umgezogen, wo melde ich mich an?` has the
+/// situation `Ich bin umgezogen` and the question `Wo melde ich mich an?`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// A main clause without its full stop.
@@ -101,7 +121,8 @@ pub fn parts(text: &str) -> Parts {
     whole()
 }
 
-/// Whether the text begins like a question: with a finite verb or with a question word and, soon, its verb.
+/// Whether the text begins like a question: with a finite verb or with a question word and, soon,
+/// its verb.
 fn is_question(text: &str) -> bool {
     verb_at(text).is_some()
 }
@@ -165,8 +186,9 @@ fn verb_at(text: &str) -> Option<usize> {
     None
 }
 
-/// The question as a clause that depends on "Ich wüsste gern, ...": `Wo melde ich mich an?` becomes `wo ich mich anmelde`,
-/// `Kann ich das online erledigen?` becomes `ob ich das online erledigen kann`. `None` where the lists do not carry so far.
+/// The question as a clause that depends on "Ich wüsste gern, ...": `Wo melde ich mich an?` becomes
+/// `wo ich mich anmelde`, `Kann ich das online erledigen?` becomes `ob ich das online erledigen
+/// kann`. `None` where the lists do not carry so far.
 pub fn subordinate(question: &str) -> Option<String> {
     let body = question.strip_suffix('?')?;
     if body.contains(['.', '!', '?', ':', '–', ';', '(', '„']) || body.contains(", und ") {
@@ -196,7 +218,8 @@ pub fn subordinate(question: &str) -> Option<String> {
     if !tail_fits(tail) {
         return None;
     }
-    // "Stelle ich den Antrag oder der Händler?", "Ist das Sozialamt zuständig und nicht ...?": what belongs to the verb is split.
+    // "Stelle ich den Antrag oder der Händler?", "Ist das Sozialamt zuständig und nicht ...?": what
+    // belongs to the verb is split.
     if middle.contains(" oder der ") || middle.contains(" und nicht ") {
         return None;
     }
@@ -251,7 +274,8 @@ pub fn subordinate(question: &str) -> Option<String> {
     Some(format!("{clause}{tail}"))
 }
 
-/// Whether what follows the first comma can stay behind the clause: one dependent clause, or a clause with zu and infinitive.
+/// Whether what follows the first comma can stay behind the clause: one dependent clause, or a
+/// clause with zu and infinitive.
 fn tail_fits(tail: &str) -> bool {
     let Some(text) = tail.strip_prefix(", ") else {
         return tail.is_empty();
@@ -327,8 +351,8 @@ const IMPERSONAL: [(&str, &str); 30] = [
     ("gehe", "geht"),
 ];
 
-/// The question with "man" in the place of "ich": `Wo kann ich mich ummelden?` becomes `Wo kann man sich ummelden?`. `None`
-/// where somebody's own things are meant, or the verb is not known.
+/// The question with "man" in the place of "ich": `Wo kann ich mich ummelden?` becomes `Wo kann man
+/// sich ummelden?`. `None` where the citizen's own things are meant, or the verb is unknown.
 pub fn impersonal(question: &str) -> Option<String> {
     if parts(question).situation.is_some() || question.contains([':', '.']) {
         return None;
@@ -370,7 +394,8 @@ pub fn impersonal(question: &str) -> Option<String> {
     Some(changed.join(" "))
 }
 
-/// The situation as a sentence of its own: `Ich bin umgezogen. Wo melde ich mich an?` `None` if there is none.
+/// The situation as a sentence of its own: `Ich bin umgezogen. Wo melde ich mich an?` `None` if
+/// there is none.
 pub fn split_situation(question: &str) -> Option<String> {
     let parts = parts(question);
     let situation = parts.situation?;

@@ -32,6 +32,42 @@ impl Register {
         address(text).map_or(Register::Neutral, |found| found.register)
     }
 
+    /// The register of a question that may have a greeting before it; `None` if it addresses
+    /// nobody.
+    pub fn of_question(question: &str) -> Option<Register> {
+        address(question)
+            .map(|found| found.register)
+            .or_else(|| at_the_beginning(question))
+    }
+
+    /// The register of a question as citizens type it, in lower case at times ("können sie mir
+    /// sagen"). `None` if it addresses nobody.
+    pub fn of_typed(question: &str) -> Option<Register> {
+        const SIE: [&str; 8] = [
+            " sehr geehrte",
+            " koennen sie ",
+            " koennten sie ",
+            " wissen sie ",
+            " sagen sie ",
+            " haben sie ",
+            " helfen sie ",
+            " wuerden sie ",
+        ];
+        const DU: [&str; 4] = [" kannste ", " weisste ", " haste ", " biste "];
+        if let Some(found) = address(question) {
+            return Some(found.register);
+        }
+        let folded = format!(" {} ", fold(question));
+        let says = |phrases: &[&str]| phrases.iter().any(|phrase| folded.contains(phrase));
+        if says(&SIE) {
+            Some(Register::Sie)
+        } else if says(&DU) {
+            Some(Register::Du)
+        } else {
+            None
+        }
+    }
+
     /// Whether an answer in the register `answer` suits a question in this one. A neutral answer
     /// always does; an informal one only an informal question; a formal one all others.
     pub fn suits(self, answer: Register) -> bool {
@@ -75,7 +111,8 @@ const SIE_WORDS: [&str; 8] = [
     "Sie", "Ihnen", "Ihr", "Ihre", "Ihren", "Ihrem", "Ihrer", "Ihres",
 ];
 
-/// Verbs after a "Sie" at a sentence's start that can only be an address when the subject is not taken up again.
+/// Verbs after a "Sie" at a sentence's start that can only be an address when the subject is not
+/// taken up again.
 const ADDRESSED_VERBS: [&str; 10] = [
     "müssen",
     "können",
@@ -122,49 +159,14 @@ pub fn address(text: &str) -> Option<Address> {
     doubt
 }
 
-/// The register of a question that may have a greeting before it; `None` if it addresses nobody.
-pub fn spoken(question: &str) -> Option<Register> {
-    address(question)
-        .map(|found| found.register)
-        .or_else(|| at_the_beginning(question))
-}
-
-// [`address`] leaves open whether `Sie` at the beginning is a third person, but behind a greeting it
-// could no longer be one. `Ihr` before a small letter is the plural of du.
+// [`address`] leaves open whether `Sie` at the beginning is a third person, but behind a greeting
+// it could no longer be one. `Ihr` before a small letter is the plural of du.
 fn at_the_beginning(question: &str) -> Option<Register> {
     let (first, behind) = question.split_once(' ')?;
     match first {
         "Ihr" if behind.starts_with(char::is_lowercase) => Some(Register::Du),
         _ if SIE_WORDS.contains(&first) => Some(Register::Sie),
         _ => None,
-    }
-}
-
-/// The register of a question as citizens type it, in lower case at times ("können sie mir sagen").
-/// `None` if it addresses nobody.
-pub fn typed(question: &str) -> Option<Register> {
-    const SIE: [&str; 8] = [
-        " sehr geehrte",
-        " koennen sie ",
-        " koennten sie ",
-        " wissen sie ",
-        " sagen sie ",
-        " haben sie ",
-        " helfen sie ",
-        " wuerden sie ",
-    ];
-    const DU: [&str; 4] = [" kannste ", " weisste ", " haste ", " biste "];
-    if let Some(found) = address(question) {
-        return Some(found.register);
-    }
-    let folded = format!(" {} ", fold(question));
-    let says = |phrases: &[&str]| phrases.iter().any(|phrase| folded.contains(phrase));
-    if says(&SIE) {
-        Some(Register::Sie)
-    } else if says(&DU) {
-        Some(Register::Du)
-    } else {
-        None
     }
 }
 
@@ -226,15 +228,21 @@ mod tests {
             ("Sie sind jetzt Richter.", Some(Register::Sie)),
             ("Wo sitzt der Richter?", None),
         ] {
-            assert_eq!(spoken(question), expected, "{question}");
+            assert_eq!(Register::of_question(question), expected, "{question}");
         }
     }
 
     #[test]
     fn lower_case_addresses_are_found_in_typed_questions() {
-        assert_eq!(typed("können sie mir helfen"), Some(Register::Sie));
-        assert_eq!(typed("haste mal die nummer"), Some(Register::Du));
-        assert_eq!(typed("was kostet ein pass"), None);
+        assert_eq!(
+            Register::of_typed("können sie mir helfen"),
+            Some(Register::Sie)
+        );
+        assert_eq!(
+            Register::of_typed("haste mal die nummer"),
+            Some(Register::Du)
+        );
+        assert_eq!(Register::of_typed("was kostet ein pass"), None);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Words of the same meaning that may stand for each other in a question without any other change: same gender, number and
-//! endings, same place in the sentence.
+//! Words of the same meaning that may stand for each other in a question without any other change:
+//! same gender, number and endings, same place in the sentence.
 
 use super::fold;
 
-/// Groups of words; each word of a group may be replaced by any other of it, unless [`fits`] forbids it.
+/// Groups of words; each word of a group may be replaced by any other of it, unless [`fits`]
+/// forbids it.
 const GROUPS: [&[&str]; 21] = [
     &["Unterlagen", "Dokumente", "Papiere"],
     &["Nachweise", "Belege"],
@@ -117,7 +118,8 @@ fn fits(text: &str, range: &std::ops::Range<usize>, word: &str) -> bool {
     }
 }
 
-/// The text with every word replaced by the first of its group: equal for questions that differ in such words only. Folded.
+/// The text with every word replaced by the first of its group: equal for questions that differ in
+/// such words only. Folded.
 pub fn canonical(text: &str) -> String {
     let mut canonical = format!(" {} ", fold(text));
     for group in GROUPS {

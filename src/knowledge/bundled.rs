@@ -1,4 +1,5 @@
-//! The knowledge base that the program was built with, so that the binary answers where no folder lies beside it.
+//! The knowledge base that the program was built with, so that the binary answers where no folder
+//! lies beside it.
 
 use super::{Knowledge, Phrases};
 use anyhow::{Context, Result};

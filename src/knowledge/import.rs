@@ -1,6 +1,6 @@
-//! Reading the service descriptions that German cities publish as XZuFi into a knowledge file. What XZuFi does not have (how
-//! citizens ask, a topic with its cases) is filled in so that the file is whole, and named in the notes, so that a person can
-//! make it better.
+//! Reading the service descriptions that German cities publish as XZuFi into a knowledge file. What
+//! XZuFi does not have (how citizens ask, a topic with its cases) is filled in so that the file is
+//! whole, and named in the notes, so that a person can make it better.
 
 use super::{Date, Intent};
 use crate::german::fold;
@@ -33,8 +33,8 @@ pub struct Import {
     pub notes: Vec<String>,
 }
 
-/// Turns an XZuFi document into a knowledge file. Elements are found by their local names at any depth, because the versions
-/// and the systems that write them differ in roots and namespaces.
+/// Turns an XZuFi document into a knowledge file. Elements are found by their local names at any
+/// depth, because the versions and the systems that write them differ in roots and namespaces.
 ///
 /// # Errors
 /// When the document is no XML, or holds no service description.
@@ -68,7 +68,8 @@ pub fn import_xzufi(xml: &str, file: &str, office: &ImportedOffice, today: Date)
 fn head(file: &str, office: &ImportedOffice) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     format!(
-        "# Eingelesen aus {} (XZuFi). Bitte durchsehen: Sätze ohne Anrede, Fragen so, wie Bürgerinnen und Bürger sie stellen.\n\n[amt]\nid = {}\n\
+        "# Eingelesen aus {} (XZuFi). Bitte durchsehen: Sätze ohne Anrede, Fragen so, wie \
+        Bürgerinnen und Bürger sie stellen.\n\n[amt]\nid = {}\n\
          name = {}\nartikel = {}\n",
         file.replace('\n', " "),
         quoted(&office.id),
@@ -332,7 +333,8 @@ fn write_service(
         let short = first_sentence(&text).to_string();
         let _ = write!(
             toml,
-            "\n[leistung.fakten.{}]\ntext = {}\nkurz = {}\nquelle = {}\nsicher = false\nnennt = {}\n",
+            "\n[leistung.fakten.{}]\ntext = {}\nkurz = {}\nquelle = {}\nsicher = false\nnennt = \
+            {}\n",
             intent.key(),
             quoted(&text),
             quoted(&short),

@@ -1,5 +1,6 @@
-//! The knowledge base: what each office does, with deadlines, fees, documents and legal sources. One TOML file per office,
-//! `kommune.toml` for one city's own values, `ausserhalb.toml` for requests that belong elsewhere.
+//! The knowledge base: what each office does, with deadlines, fees, documents and legal sources.
+//! One TOML file per office, `kommune.toml` for one city's own values, `ausserhalb.toml` for
+//! requests that belong elsewhere.
 
 mod bundled;
 mod check;
@@ -36,8 +37,8 @@ pub struct Knowledge {
 }
 
 impl Knowledge {
-    /// Reads every `*.toml` of the folder. `kommune.toml` must be there; `ausserhalb.toml` may be missing.
-    /// Errors name the file and, for a mistake inside it, the line.
+    /// Reads every `*.toml` of the folder. `kommune.toml` must be there; `ausserhalb.toml` may be
+    /// missing. Errors name the file and, for a mistake inside it, the line.
     pub fn load(folder: &Path) -> Result<Knowledge> {
         let mut files = Vec::new();
         for path in toml_files(folder)? {
@@ -91,7 +92,8 @@ impl Knowledge {
         }
         let Some(municipality) = municipality else {
             bail!(
-                "{} has no {MUNICIPALITY_FILE}: it holds the city's own values (see docs/knowledge.md)",
+                "{} has no {MUNICIPALITY_FILE}: it holds the city's own values (see \
+                docs/knowledge.md)",
                 folder.display()
             );
         };

@@ -39,7 +39,8 @@ pub struct Municipality {
 }
 
 impl Municipality {
-    /// The value of the placeholder `name` as the office `office_id` uses it; `None` asks for the city-wide value.
+    /// The value of the placeholder `name` as the office `office_id` uses it; `None` asks for the
+    /// city-wide value.
     pub fn value(&self, name: &str, office_id: Option<&str>) -> Option<&str> {
         let of_office = office_id
             .and_then(|id| self.values_by_office.get(id))
@@ -49,7 +50,8 @@ impl Municipality {
             .map(|found| found.value.as_str())
     }
 
-    /// Replaces every `{name}` in `text` by this city's value. An unknown name or a brace without partner is an error.
+    /// Replaces every `{name}` in `text` by this city's value. An unknown name or a brace without
+    /// partner is an error.
     pub fn fill(&self, text: &str, office_id: Option<&str>) -> Result<String> {
         let mut filled = String::with_capacity(text.len() + 32);
         for piece in pieces(text)? {
@@ -58,7 +60,8 @@ impl Municipality {
                 Piece::Placeholder(name) => match self.value(name, office_id) {
                     Some(value) => filled.push_str(value),
                     None => bail!(
-                        "unknown placeholder {{{name}}} in \"{text}\": {} has no value of that name; add it under [werte]",
+                        "unknown placeholder {{{name}}} in \"{text}\": {} has no value of that \
+                        name; add it under [werte]",
                         self.file.path.display()
                     ),
                 },
@@ -109,7 +112,8 @@ mod tests {
     use std::path::Path;
 
     fn city() -> Municipality {
-        let content = "[werte]\ntelefon = { wert = \"100\", text = \"Zentrale\" }\nstadt = { wert = \"Neustadt\", text = \"Name\" }\n\
+        let content = "[werte]\ntelefon = { wert = \"100\", text = \"Zentrale\" }\nstadt = { wert \
+            = \"Neustadt\", text = \"Name\" }\n\
                        [werte_je_amt.bauamt]\ntelefon = { wert = \"200\", text = \"Bauamt\" }\n";
         let (file, raw): (_, MunicipalityFile) =
             SourceFile::parse(Path::new("kommune.toml"), content).unwrap();

@@ -1,4 +1,5 @@
-//! `sprache/redewendungen.toml`: the phrases with which questions and answers become conversations, by form of address.
+//! `sprache/redewendungen.toml`: the phrases with which questions and answers become conversations,
+//! by form of address.
 
 use super::source::{SourceFile, Text};
 use crate::german::Register;
@@ -9,7 +10,8 @@ use std::path::Path;
 /// The file inside the knowledge folder.
 const PHRASES_FILE: &str = "sprache/redewendungen.toml";
 
-/// What stands in the file when the program was built: for knowledge folders that have none of their own.
+/// What stands in the file when the program was built: for knowledge folders that have none of
+/// their own.
 const BUILT_IN: &str = include_str!("../../knowledge/sprache/redewendungen.toml");
 
 /// Phrases of one kind.
@@ -60,8 +62,8 @@ macro_rules! phrases {
                 Phrases { file, $($field: raw.$field,)* }
             }
 
-            /// Every list with its key in the file and the slots that its phrases have to hold: exactly one of them, or none
-            /// if there are none.
+            /// Every list with its key in the file and the slots that its phrases have to hold:
+            /// exactly one of them, or none if there are none.
             pub fn lists(&self) -> Vec<(&'static str, &PhraseList, &'static [&'static str])> {
                 vec![$(($key, &self.$field, &$slots),)*]
             }
@@ -86,7 +88,7 @@ phrases! {
     topic = "thema", ["{stichwort}"];
     /// The question asks for the state of things today.
     current = "aktuell", ["{frage}"];
-    /// The question tells when somebody wants to settle it.
+    /// The question with the day on which the citizen has time for it.
     plan = "vorhaben", ["{frage}"];
     /// From when an answer is.
     as_of = "stand", ["{stand}"];
@@ -104,12 +106,13 @@ phrases! {
     answer_wish = "antwort_wunsch", [];
     /// Thanks at the end of a conversation.
     thanks = "dank", [];
-    /// What is said to them.
+    /// The answer to thanks.
     thanks_answer = "dank_antwort", [];
 }
 
 impl Phrases {
-    /// Reads the phrases of a knowledge folder; those built into the program where the folder has none.
+    /// Reads the phrases of a knowledge folder; those built into the program where the folder has
+    /// none.
     pub(super) fn load(folder: &Path) -> Result<Phrases> {
         let path = folder.join(PHRASES_FILE);
         let (file, raw) = if path.exists() {

@@ -1,4 +1,5 @@
-//! The shape of the knowledge files. Field names are English here and German in the TOML, because city staff edit the files.
+//! The shape of the knowledge files. Field names are English here and German in the TOML, because
+//! city staff edit the files.
 
 use super::source::{SourceFile, Text};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! A file of the knowledge base: reading it, turning byte offsets into line numbers, parse errors with file and line.
+//! A file of the knowledge base: reading it, turning byte offsets into line numbers, parse errors
+//! with file and line.
 
 use anyhow::{Context, Result, anyhow};
 use serde::de::DeserializeOwned;
@@ -62,7 +63,8 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// Reads `path` and parses it as TOML. Errors name the file and, for a mistake inside it, the line.
+    /// Reads `path` and parses it as TOML. Errors name the file and, for a mistake inside it, the
+    /// line.
     pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(SourceFile, T)> {
         let content = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;

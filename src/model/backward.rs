@@ -4,7 +4,7 @@
 
 use super::forward::{KvSource, Pass};
 use super::parameters::LayerParameters;
-use super::workspace::{Inputs, LayerActivations, Staged, Training, clear_balance};
+use super::workspace::{DeviceBatch, Inputs, LayerActivations, Training, clear_balance};
 use super::{Batch, Model, Parameters, Workspace};
 use crate::ops::{
     AttentionBackward, Buffer, Device, EmbeddingBackward, ExpertsBackward, HeadLoss,
@@ -40,8 +40,8 @@ impl<D: Operations + Planner> Model<D> {
         gradients: &mut Parameters<D>,
         scales: StepScales,
     ) -> Result<()> {
-        let staged = self.stage(device, batch, workspace, scales)?;
-        self.forward_backward_staged(device, &staged, workspace, gradients)
+        let uploaded = self.upload_batch(device, batch, workspace, scales)?;
+        self.forward_backward_uploaded(device, &uploaded, workspace, gradients)
     }
 
     /// The first half of [`Model::forward_backward`]: everything that changes from one batch to the
@@ -50,28 +50,28 @@ impl<D: Operations + Planner> Model<D> {
     /// # Errors
     /// If the batch is malformed or larger than the workspace, the workspace is for inference, or
     /// the device fails.
-    pub fn stage(
+    pub fn upload_batch(
         &self,
         device: &D,
         batch: &Batch,
         workspace: &mut Workspace<D>,
         scales: StepScales,
-    ) -> Result<Staged> {
+    ) -> Result<DeviceBatch> {
         self.check_workspace(workspace)?;
-        workspace.stage(device, batch, scales.token, scales.balance)
+        workspace.upload_batch(device, batch, scales.token, scales.balance)
     }
 }
 
 impl<D: Operations> Model<D> {
-    /// The second half: the arithmetic on what was staged last. It only issues operations, the same
-    /// ones for equal `staged`.
+    /// The second half: the arithmetic on what was uploaded last. It only issues operations, the
+    /// same ones for equal `uploaded`.
     ///
     /// # Errors
     /// As [`Model::forward_backward`].
-    pub fn forward_backward_staged(
+    pub fn forward_backward_uploaded(
         &self,
         device: &D,
-        staged: &Staged,
+        uploaded: &DeviceBatch,
         workspace: &mut Workspace<D>,
         gradients: &mut Parameters<D>,
     ) -> Result<()> {
@@ -83,13 +83,13 @@ impl<D: Operations> Model<D> {
         let Some(training) = &mut workspace.training else {
             bail!("the workspace was made for inference, expected one for training");
         };
-        let &Staged {
+        let &DeviceBatch {
             tokens,
             segments,
             groups,
             balance,
             ..
-        } = staged;
+        } = uploaded;
         clear_balance(
             device,
             &mut training.balances[balance],
@@ -145,7 +145,7 @@ impl<D: Operations> Model<D> {
             let mut layer = Layer {
                 device,
                 pass,
-                staged,
+                uploaded,
                 inputs,
                 weights: self.parameters.layer(index)?,
                 grads: gradients.layer_mut(index)?,
@@ -171,7 +171,7 @@ impl<D: Operations> Model<D> {
 struct Layer<'a, D: Device> {
     device: &'a D,
     pass: Pass<'a>,
-    staged: &'a Staged,
+    uploaded: &'a DeviceBatch,
     inputs: &'a Inputs<D>,
     weights: LayerParameters<&'a D::Float>,
     grads: LayerParameters<&'a mut D::Float>,
@@ -230,10 +230,10 @@ impl<D: Operations> Layer<'_, D> {
                 x: moe_input.matrix(tokens, hidden),
                 weight: weights.router.matrix(experts, hidden),
                 routing,
-                balance: &balances[self.staged.balance],
+                balance: &balances[self.uploaded.balance],
                 groups: Offsets::new(&self.inputs.groups, groups),
                 layers: config.num_hidden_layers,
-                balance_scale: f32::from_bits(self.staged.balance_scale),
+                balance_scale: f32::from_bits(self.uploaded.balance_scale),
                 grad_x: grad_normed.matrix_mut(tokens, hidden),
                 grad_weight: grads.router.matrix_mut(experts, hidden),
                 shape,
@@ -303,7 +303,7 @@ impl<D: Operations> Layer<'_, D> {
                 qkv: qkv.matrix(tokens, qkv_size),
                 out: attention.matrix(tokens, out_size),
                 log_sum: log_sum.matrix(tokens, shape.heads),
-                segments: Offsets::new(&self.inputs.segments, self.staged.segments),
+                segments: Offsets::new(&self.inputs.segments, self.uploaded.segments),
                 grad_qkv: grad_qkv.matrix_mut(tokens, qkv_size),
                 shape,
             },

@@ -24,7 +24,7 @@ pub use config::ModelConfig;
 pub use initialization::random_weights;
 pub use inspect::LayerRoutes;
 pub use parameters::{ParameterSpec, Parameters, TensorSpec, fused_from_hf, hf_tensor};
-pub use workspace::{Recorded, Staged, StepTotals, Workspace};
+pub use workspace::{DeviceBatch, StepTotals, TotalsLayout, Workspace};
 
 use crate::ops::Device;
 use anyhow::{Result, ensure};

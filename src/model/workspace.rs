@@ -44,7 +44,7 @@ pub(super) struct Inputs<D: Device> {
 /// A micro-batch that lies on the device: the sizes of its pass. Passes of equal ones issue the
 /// same operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Staged {
+pub struct DeviceBatch {
     /// Tokens, padding included.
     pub(super) tokens: usize,
     /// Segments, the padding's and empty ones included.
@@ -59,7 +59,7 @@ pub struct Staged {
 
 /// What was copied from the device's sums, for [`Workspace::totals_of`].
 #[derive(Clone, Debug, Default)]
-pub struct Recorded {
+pub struct TotalsLayout {
     /// Tokens of each logical batch of each micro-batch.
     group_tokens: Vec<Vec<usize>>,
 }
@@ -265,13 +265,13 @@ impl<D: Planner> Workspace<D> {
 
     /// As [`Workspace::upload`], for a pass that trains: padded to a shape that comes up again,
     /// with the factors of its losses.
-    pub(super) fn stage(
+    pub(super) fn upload_batch(
         &mut self,
         device: &D,
         batch: &Batch,
         token_scale: f32,
         balance_scale: f32,
-    ) -> Result<Staged> {
+    ) -> Result<DeviceBatch> {
         self.check(batch)?;
         let count = batch.tokens.len();
         let examples = batch.segments.len() - 1;
@@ -313,7 +313,7 @@ impl<D: Planner> Workspace<D> {
             ],
             &mut [(&[token_scale], &mut inputs.token_scale)],
         )?;
-        Ok(Staged {
+        Ok(DeviceBatch {
             tokens,
             segments: segments.len() - 1,
             groups: batch.groups.len() - 1,
@@ -410,7 +410,7 @@ impl<D: Device> Workspace<D> {
         Ok(totals)
     }
 
-    /// Elements that [`Workspace::record_totals`] writes for a step of so many micro-batches.
+    /// Elements that [`Workspace::copy_totals`] writes for a step of so many micro-batches.
     pub fn totals_len(&self, micro_batches: usize) -> usize {
         1 + micro_batches * 2 * self.balance_len()
     }
@@ -424,15 +424,15 @@ impl<D: Device> Workspace<D> {
     ///
     /// # Errors
     /// If the history is too short, or the device fails.
-    pub fn record_totals(
+    pub fn copy_totals(
         &mut self,
         device: &D,
         history: &mut D::Single,
         at: usize,
-    ) -> Result<Recorded> {
+    ) -> Result<TotalsLayout> {
         let len = self.balance_len();
         let Some(training) = &mut self.training else {
-            return Ok(Recorded::default());
+            return Ok(TotalsLayout::default());
         };
         device.copy_single(&training.loss, 1, history, at)?;
         let group_tokens = std::mem::take(&mut training.group_tokens);
@@ -441,20 +441,20 @@ impl<D: Device> Workspace<D> {
             device.copy_single(&balance.counts, len, history, at)?;
             device.copy_single(&balance.prob_sums, len, history, at + len)?;
         }
-        Ok(Recorded { group_tokens })
+        Ok(TotalsLayout { group_tokens })
     }
 
-    /// The sums of a step, from what [`Workspace::record_totals`] wrote.
+    /// The sums of a step, from what [`Workspace::copy_totals`] wrote.
     ///
     /// # Errors
     /// Where there are fewer values than it wrote.
-    pub fn totals_of(&self, recorded: &Recorded, values: &[f32]) -> Result<StepTotals> {
+    pub fn totals_of(&self, layout: &TotalsLayout, values: &[f32]) -> Result<StepTotals> {
         let (experts, len) = (self.config.num_local_experts, self.balance_len());
-        let needed = self.totals_len(recorded.group_tokens.len());
+        let needed = self.totals_len(layout.group_tokens.len());
         ensure!(
             values.len() >= needed,
             "sums of {} micro-batches are {needed} numbers, found {}",
-            recorded.group_tokens.len(),
+            layout.group_tokens.len(),
             values.len()
         );
         let mut totals = StepTotals {
@@ -462,11 +462,7 @@ impl<D: Device> Workspace<D> {
             expert_counts: vec![0.0; experts],
             ..StepTotals::default()
         };
-        for (group_tokens, sums) in recorded
-            .group_tokens
-            .iter()
-            .zip(values[1..].chunks(2 * len))
-        {
+        for (group_tokens, sums) in layout.group_tokens.iter().zip(values[1..].chunks(2 * len)) {
             let (counts, prob_sums) = sums.split_at(len);
             totals.add(
                 group_tokens,

@@ -1,5 +1,6 @@
-//! The bytes of a shard file: header, tokens, example index, answer spans. Everything is little-endian, and sections
-//! start at multiples of 64 bytes, so that a mapped file is used as it lies.
+//! The bytes of a shard file: header, tokens, example index, answer spans. Everything is
+//! little-endian, and sections start at multiples of 64 bytes, so that a mapped file is used as it
+//! lies.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -85,8 +86,9 @@ pub struct Span {
 }
 
 impl Header {
-    /// The header of a file with these many entries: each section follows the one before at the next multiple of
-    /// [`ALIGNMENT`], and the file ends at such a multiple. `None` when the counts overflow.
+    /// The header of a file with these many entries: each section follows the one before at the
+    /// next multiple of [`ALIGNMENT`], and the file ends at such a multiple. `None` when the counts
+    /// overflow.
     pub(super) fn new(
         split: Split,
         counts: Counts,
@@ -140,7 +142,8 @@ pub(super) fn span_fault(spans: impl IntoIterator<Item = Span>, length: usize) -
         let (start, size) = (u64::from(span.start), u64::from(span.length));
         if size == 0 || start < end || start + size > length as u64 {
             return Some(format!(
-                "answer span (start {start}, length {size}) is not allowed after token {end} of {length}: spans are not \
+                "answer span (start {start}, length {size}) is not allowed after token {end} of \
+                {length}: spans are not \
                  empty, stand in order, do not overlap and end with the example"
             ));
         }

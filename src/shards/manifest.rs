@@ -42,7 +42,8 @@ pub struct Manifest {
     pub offices: Vec<String>,
     /// Names of the techniques, by the bit stored with an example.
     pub techniques: Vec<String>,
-    /// The files: those for training in order, then those for validation, then those of `validation_ood`.
+    /// The files: those for training in order, then those for validation, then those of
+    /// `validation_ood`.
     pub files: Vec<FileEntry>,
     /// Whatever the generator counted, by office and technique.
     pub statistics: serde_json::Value,
@@ -237,7 +238,8 @@ fn read_manifest_file(dir: &Path, path: &Path) -> Result<Vec<u8>> {
     match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             bail!(
-                "{shown}: there is no such folder; make a training set with `muni-engine dataset --out {shown}`"
+                "{shown}: there is no such folder; make a training set with `muni-engine dataset \
+                --out {shown}`"
             )
         }
         Err(error) => {

@@ -1,8 +1,9 @@
-//! Training examples on disk: a folder with `manifest.json` and memory-mapped files of tokens, and the sampler that
-//! turns them into batches. `docs/data.md` describes the format to the byte.
+//! Training examples on disk: a folder with `manifest.json` and memory-mapped files of tokens, and
+//! the sampler that turns them into batches. `docs/data.md` describes the format to the byte.
 //!
 //! - [`ShardWriter`] writes a folder, all or nothing; [`ShardSet`] maps and checks one;
-//! - [`Sampler`] shuffles the examples of an epoch, packs them into rows and hands out any batch of it.
+//! - [`Sampler`] shuffles the examples of an epoch, packs them into rows and hands out any batch of
+//!   it.
 
 mod folder;
 mod format;
@@ -28,19 +29,21 @@ pub enum Split {
     Train,
     /// Examples held back to measure on.
     Validation,
-    /// Requests that belong to nobody's remit, held back to measure refusals on.
+    /// Requests outside of the offices' remit, held back to measure refusals on.
     ValidationOod,
 }
 
-/// Files for people that may stand beside the shards: what the set is, and what was counted. No reader needs them.
+/// Files for people that may stand beside the shards: what the set is, and what was counted. No
+/// reader needs them.
 pub const COMPANION_NAMES: [&str; 2] = ["dataset-card.md", "statistics.json"];
 
 impl Split {
     /// All, in the order of the manifest.
     pub const ALL: [Split; 3] = [Split::Train, Split::Validation, Split::ValidationOod];
 
-    /// Beginning of the file names: `train-00000.bin`, `val-00000.bin`, `val_ood-00000.bin`.
-    fn file_prefix(self) -> &'static str {
+    /// Name in records, and beginning of the file names: `train-00000.bin`, `val-00000.bin`,
+    /// `val_ood-00000.bin`.
+    pub fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
             Split::Validation => "val",
@@ -52,10 +55,12 @@ impl Split {
 /// One example to store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Example {
-    /// The whole example, its separators included: `<|endoftext|>`, text, `<|endoftext|>`. At least two tokens.
+    /// The whole example, its separators included: `<|endoftext|>`, text, `<|endoftext|>`. At least
+    /// two tokens.
     pub tokens: Vec<u16>,
-    /// (start, length) in `tokens` of what a model is to answer, in order and without overlap. With `LossOn::Answers`
-    /// exactly these tokens carry loss, so the token that ends an answer belongs to its span.
+    /// (start, length) in `tokens` of what a model is to answer, in order and without overlap. With
+    /// `LossOn::Answers` exactly these tokens carry loss, so the token that ends an answer belongs
+    /// to its span.
     pub answers: Vec<(u32, u32)>,
     /// Index into the names of offices.
     pub office: u16,

@@ -1,9 +1,10 @@
-//! Packing: whole examples are put into rows of at most `max_length` positions, so that hardly a position is empty.
+//! Packing: whole examples are put into rows of at most `max_length` positions, so that hardly a
+//! position is empty.
 
 use std::collections::VecDeque;
 
-/// So many examples wait at a time for a row that they fill, and at least so many rows' worth. A larger window hardly
-/// fills rows better.
+/// So many examples wait at a time for a row that they fill, and at least so many rows' worth. A
+/// larger window hardly fills rows better.
 const WINDOW: usize = 256;
 const WINDOW_ROWS: u64 = 4;
 
@@ -31,8 +32,9 @@ impl Rows {
 
 /// Packs the examples `order`, where example e takes `lengths[e]` positions (cut to `max_length`).
 ///
-/// Each row begins with the example that has waited longest, so none waits for ever, and is filled up with those of the
-/// waiting examples that together leave the fewest positions empty; among equal choices those that waited longer.
+/// Each row begins with the example that has waited longest, so none waits for ever, and is filled
+/// up with those of the waiting examples that together leave the fewest positions empty; among
+/// equal choices those that waited longer.
 pub(super) fn pack(lengths: &[u32], order: &[u32], max_length: u32) -> Rows {
     // A row need not be longer than everything together; that bounds the tables below.
     let total: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
@@ -68,8 +70,9 @@ pub(super) fn pack(lengths: &[u32], order: &[u32], max_length: u32) -> Rows {
     rows
 }
 
-/// Finds the subset of lengths whose sum comes closest to a room from below. Sums are bits of a set, so that adding a
-/// length to all of them is one shift; most rooms are filled exactly after a dozen lengths.
+/// Finds the subset of lengths whose sum comes closest to a room from below. Sums are bits of a
+/// set, so that adding a length to all of them is one shift; most rooms are filled exactly after a
+/// dozen lengths.
 struct Fill {
     /// Bit s is set when some of the lengths seen so far add up to s.
     sums: Vec<u64>,

@@ -15,6 +15,7 @@ use super::format::{
     Counts, FORMAT_VERSION, HEADER_SIZE, Header, IndexEntry, MAGIC, Span, span_fault, to_hex,
 };
 use super::manifest::{FileEntry, Manifest, fingerprint_bytes, remake};
+use crate::files;
 
 /// A mapped and verified shard folder. Cloning is cheap and shares the mapping.
 #[derive(Clone)]
@@ -50,13 +51,16 @@ pub struct ExampleView<'s> {
 }
 
 impl ShardSet {
-    /// Maps the files of `dir` and checks all of them: sizes, SHA-256, header, index and tokens.
+    /// Maps the files of `dir` (or of its complete copy, where a replacement was interrupted) and
+    /// checks all of them: sizes, SHA-256, header, index and tokens.
     ///
     /// # Errors
-    /// Names the file, what was found and what was expected, when anything is missing, damaged, of another version, or
-    /// made with another tokenizer than the one with `expected_fingerprint` (`Tokenizer::fingerprint`).
+    /// Names the file, what was found and what was expected, when anything is missing, damaged, of
+    /// another version, or made with another tokenizer than the one with `expected_fingerprint`
+    /// (`Tokenizer::fingerprint`).
     pub fn open(dir: impl AsRef<Path>, expected_fingerprint: &str) -> Result<Self> {
-        let dir = dir.as_ref();
+        let given = dir.as_ref();
+        let dir = &files::current_folder(given).unwrap_or_else(|| given.to_path_buf());
         let manifest = Manifest::read(dir)?;
         ensure!(
             manifest
@@ -206,7 +210,8 @@ impl ShardFile {
             );
             ensure!(
                 entry.techniques.checked_shr(techniques).unwrap_or(0) == 0,
-                "example {number} has technique bits {:#b}, but the manifest names {techniques} techniques",
+                "example {number} has technique bits {:#b}, but the manifest names {techniques} \
+                techniques",
                 entry.techniques
             );
         }
@@ -243,8 +248,9 @@ impl ShardFile {
         self.section(self.header.spans_offset, self.header.span_count)
     }
 
-    /// A section in place. The header was checked against the size of the file, and offsets are aligned, so neither the
-    /// range nor the cast fails; if they did, an empty section would make every example in it unavailable, not wrong.
+    /// A section in place. The header was checked against the size of the file, and offsets are
+    /// aligned, so neither the range nor the cast fails; if they did, an empty section would make
+    /// every example in it unavailable, not wrong.
     fn section<T: bytemuck::AnyBitPattern>(&self, offset: u64, count: u64) -> &[T] {
         let (offset, size) = (offset as usize, count as usize * size_of::<T>());
         let bytes = self.map.get(offset..offset + size).unwrap_or_default();
@@ -276,8 +282,9 @@ fn map(path: &Path, entry: &FileEntry) -> Result<Mmap> {
         size >= HEADER_SIZE,
         "found {size} bytes, expected at least the {HEADER_SIZE} of the header"
     );
-    // SAFETY: the mapping is read-only and shared; shard files are never changed in place (a new set is written beside the
-    // old one and renamed over it), so the bytes stay as they are while they are borrowed.
+    // SAFETY: the mapping is read-only and shared; shard files are never changed in place (a new
+    // set is written beside the old one and renamed over it), so the bytes stay as they are while
+    // they are borrowed.
     unsafe { Mmap::map(&file) }.context("cannot map the file")
 }
 

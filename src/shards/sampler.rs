@@ -1,5 +1,5 @@
-//! The sampler: which examples make up which batch. Everything follows from seed, epoch and number of the batch, so a
-//! resumed run asks for the next batch and needs no replay.
+//! The sampler: which examples make up which batch. Everything follows from seed, epoch and number
+//! of the batch, so a resumed run asks for the next batch and needs no replay.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 use super::Split;
 use super::packing::{Rows, pack};
@@ -15,11 +16,12 @@ use crate::model::Batch;
 use crate::ops::IGNORE_TARGET;
 
 /// Which tokens carry loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum LossOn {
-    /// Every token but the first of each example, which nothing predicts.
+    /// Every token of an example.
     All,
-    /// The tokens of the answers.
+    /// The answer's tokens only.
     Answers,
 }
 
@@ -34,7 +36,8 @@ pub struct SamplerConfig {
     pub max_length: usize,
     /// Which tokens carry loss.
     pub loss_on: LossOn,
-    /// Whether each epoch has its own order; without it every epoch goes through the examples as stored.
+    /// Whether each epoch has its own order; without it every epoch goes through the examples as
+    /// stored.
     pub shuffle: bool,
 }
 
@@ -65,14 +68,16 @@ pub struct Sampler {
     set: ShardSet,
     split: Split,
     config: SamplerConfig,
-    /// Positions of each example before cutting: its tokens less one, since the last is only a target.
+    /// Positions of each example before cutting: its tokens less one, since the last is only a
+    /// target.
     lengths: Vec<u32>,
     plans: Mutex<Plans>,
 }
 
 #[derive(Default)]
 struct Plans {
-    /// The plan used last; a plan of 500,000 examples takes a few megabytes and a fraction of a second.
+    /// The plan used last; a plan of 500,000 examples takes a few megabytes and a fraction of a
+    /// second.
     latest: Option<(u64, Arc<Rows>)>,
     /// Rows of every epoch planned so far.
     rows: BTreeMap<u64, usize>,
@@ -98,7 +103,8 @@ impl Sampler {
             batch_size
                 .checked_mul(max_length)
                 .is_some_and(|tokens| u32::try_from(tokens).is_ok()),
-            "a batch of {batch_size} rows of {max_length} positions is too large: at most {} positions",
+            "a batch of {batch_size} rows of {max_length} positions is too large: at most {} \
+            positions",
             u32::MAX
         );
         let lengths: Vec<u32> = set
@@ -224,7 +230,8 @@ impl Sampler {
             let mut rng = generator(self.config.seed, epoch);
             for last in (1..order.len()).rev() {
                 let choices = last as u128 + 1;
-                // The high half of a product is uniform to 2^-32 for any number of examples that fits u32.
+                // The high half of a product is uniform to 2^-32 for any number of examples that
+                // fits u32.
                 let chosen = (u128::from(rng.next_u64()) * choices) >> 64;
                 order.swap(last, chosen as usize);
             }
@@ -233,7 +240,8 @@ impl Sampler {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Plans> {
-        // A plan is replaced whole, so a thread that panicked elsewhere leaves nothing half-done here.
+        // A plan is replaced whole, so a thread that panicked elsewhere leaves nothing half-done
+        // here.
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
-//! Writing a shard folder, all or nothing: everything goes into a folder beside the target, is flushed to the disk, and
-//! is renamed into place at the very end.
+//! Writing a shard folder, all or nothing: everything goes into a folder beside the target, is
+//! flushed to the disk, and is renamed into place at the very end.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -8,15 +8,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use super::folder::{Partial, resolve, write_error};
+use super::folder::refuse_other_files;
 use super::format::{ALIGNMENT, Counts, FORMAT_VERSION, HEADER_SIZE, Header, IndexEntry, Span};
 use super::format::{sha256_from_hex, span_fault, to_hex};
 use super::manifest::{
     FORMAT_NAME, FileEntry, MANIFEST_NAME, Manifest, SplitCounts, TokenizerEntry,
 };
 use super::{COMPANION_NAMES, Example, Split};
+use crate::files::{Replacement, write_error};
 
-/// A file is closed and the next begun when it holds this many tokens (33.5 MB): small enough to be checked in parallel.
+/// A file is closed and the next begun when it holds this many tokens (33.5 MB): small enough to be
+/// checked in parallel.
 const MAX_TOKENS_PER_FILE: u64 = 1 << 24;
 
 /// What a shard folder is made from.
@@ -38,11 +40,12 @@ pub struct ShardInfo {
     pub vocab_size: usize,
 }
 
-/// Writes examples into a new shard folder. Nothing is seen at the target before [`ShardWriter::finish`]; dropping the
-/// writer takes away what was written. The same examples in the same order give the same bytes.
+/// Writes examples into a new shard folder. Nothing is seen at the target before
+/// [`ShardWriter::finish`]; dropping the writer takes away what was written. The same examples in
+/// the same order give the same bytes.
 pub struct ShardWriter {
     target: PathBuf,
-    partial: Partial,
+    replacement: Replacement,
     info: ShardInfo,
     fingerprint: [u8; 32],
     max_tokens_per_file: u64,
@@ -65,12 +68,12 @@ struct FileWriter {
 }
 
 impl ShardWriter {
-    /// Begins a shard folder that will be `dir`. A folder there is replaced only if it is empty or holds nothing but
-    /// shards.
+    /// Begins a shard folder that will be `dir`. A folder there is replaced only if it is empty or
+    /// holds nothing but shards.
     ///
     /// # Errors
-    /// When something else is at `dir`, when the folder beside it cannot be made or is being written by another process,
-    /// or when `info` is out of range.
+    /// When something else is at `dir`, when the folder beside it cannot be made or is being
+    /// written by another process, or when `info` is out of range.
     pub fn create(dir: impl AsRef<Path>, info: ShardInfo) -> Result<Self> {
         let fingerprint = sha256_from_hex(&info.tokenizer_fingerprint).with_context(|| {
             format!(
@@ -93,8 +96,8 @@ impl ShardWriter {
             "found {} offices, expected at most 65536",
             info.offices.len()
         );
-        let target = resolve(dir.as_ref())?;
-        let partial = Partial::create(&target)?;
+        let target = dir.as_ref().to_path_buf();
+        let replacement = Replacement::begin(&target, &refuse_other_files)?;
         let split = |split| SplitWriter {
             split,
             open: None,
@@ -102,7 +105,7 @@ impl ShardWriter {
         };
         Ok(Self {
             target,
-            partial,
+            replacement,
             info,
             fingerprint,
             max_tokens_per_file: MAX_TOKENS_PER_FILE,
@@ -125,24 +128,25 @@ impl ShardWriter {
             COMPANION_NAMES.contains(&name),
             "{name:?} may not stand beside the shards, expected one of {COMPANION_NAMES:?}"
         );
-        let path = self.partial.path.join(name);
+        let path = self.replacement.path().join(name);
         write_synced(&path, content.as_bytes()).map_err(|error| write_error(&path, error))
     }
 
     /// Appends an example.
     ///
     /// # Errors
-    /// When the example is shorter than two tokens or out of range of the info, and when it cannot be written.
+    /// When the example is shorter than two tokens or out of range of the info, and when it cannot
+    /// be written.
     pub fn push(&mut self, split: Split, example: &Example) -> Result<()> {
         self.check(example)?;
         let writer = &mut self.splits[split as usize];
         let file = match &mut writer.open {
             Some(file) => file,
             None => {
-                let name = format!("{}-{:05}.bin", split.file_prefix(), writer.closed.len());
+                let name = format!("{}-{:05}.bin", split.name(), writer.closed.len());
                 writer
                     .open
-                    .insert(FileWriter::create(&self.partial.path, name)?)
+                    .insert(FileWriter::create(self.replacement.path(), name)?)
             }
         };
         file.push(example)?;
@@ -156,7 +160,8 @@ impl ShardWriter {
     /// Writes the manifest, flushes everything to the disk and puts the folder in its place.
     ///
     /// # Errors
-    /// When there is no training example, or when the disk is full or fails; the target is then as it was.
+    /// When there is no training example, or when the disk is full or fails; the target is then as
+    /// it was.
     pub fn finish(mut self, statistics: serde_json::Value) -> Result<Manifest> {
         for writer in &mut self.splits {
             writer.close(&self.info, self.fingerprint)?;
@@ -190,10 +195,10 @@ impl ShardWriter {
                 .collect(),
             statistics,
         };
-        let path = self.partial.path.join(MANIFEST_NAME);
+        let path = self.replacement.path().join(MANIFEST_NAME);
         let json = serde_json::to_string_pretty(&manifest)? + "\n";
         write_synced(&path, json.as_bytes()).map_err(|error| write_error(&path, error))?;
-        self.partial.move_to(&self.target)?;
+        self.replacement.finish(&refuse_other_files)?;
         Ok(manifest)
     }
 

@@ -15,11 +15,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::formats;
-use crate::formats::write::{Tensor, write_safetensors};
+use crate::files;
+use crate::hf;
+use crate::hf::write::{Tensor, write_safetensors};
 use crate::model::ModelConfig;
 use crate::ops::LossScale;
-use crate::train::files;
 use crate::train::optimizer::Moments;
 use crate::train::settings::TrainSettings;
 
@@ -103,7 +103,7 @@ pub fn save(
     fill: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let folder = folder_of(checkpoints, state.step);
-    formats::replace_folder(&folder, STATE_FILE, |folder| {
+    hf::replace_folder(&folder, STATE_FILE, |folder| {
         fill(folder)?;
         state.files = hash_files(folder)?;
         let path = folder.join(STATE_FILE);

@@ -14,7 +14,7 @@ const HEADROOM: u64 = 256 << 20;
 /// Sizes of batches at which an operation's scratch memory may be largest: within each of these
 /// pieces it only grows.
 const PIECE: usize = 64;
-/// Up to so many tokens.
+/// Largest batch, in tokens, up to which every piece is tried.
 const FINE: usize = 8192;
 /// Most tokens of a chunk of the head.
 const CHUNK: usize = 2048;
@@ -35,7 +35,7 @@ pub struct MemoryPlan {
 pub type Besides<'a, D> = dyn Fn(&D, &Model<D>) -> Result<()> + 'a;
 
 /// Bytes for people: in GiB, or in MiB below one.
-pub fn in_units(bytes: u64) -> String {
+pub fn format_bytes(bytes: u64) -> String {
     match bytes >> 30 {
         0 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
         _ => format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
@@ -46,12 +46,12 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         let classes: Vec<String> = MemoryClass::ALL
             .into_iter()
-            .map(|class| format!("{} {}", class.name(), in_units(self.memory.of(class))))
+            .map(|class| format!("{} {}", class.name(), format_bytes(self.memory.of(class))))
             .collect();
         write!(
             formatter,
             "{} for micro-batches of {} x {} tokens ({})",
-            in_units(self.memory.total()),
+            format_bytes(self.memory.total()),
             self.micro_batch,
             self.tokens / self.micro_batch.max(1),
             classes.join(", ")
@@ -59,31 +59,37 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// The plan of a run with micro-batches of so many logical batches, found on a device for dry runs
-/// that was not used before.
+/// The plan of a run with micro-batches of so many logical batches, found on `dry_device`, a
+/// device for dry runs that was not used before.
 ///
 /// # Errors
 /// When the settings or the sizes make no run.
 pub fn plan<D: TrainingDevice>(
-    device: &D,
+    dry_device: &D,
     config: &ModelConfig,
     settings: &TrainSettings,
     micro_batch: usize,
     besides: &Besides<D>,
 ) -> Result<MemoryPlan> {
     let micro_batch = micro_batch.min(settings.gradient_accumulation_steps);
-    let parameters = allocating(device, MemoryClass::Weights, || {
-        Parameters::zeros(device, config)
+    let parameters = allocating(dry_device, MemoryClass::Weights, || {
+        Parameters::zeros(dry_device, config)
     })?;
     let model = Model::new(config.clone(), parameters)?;
-    let mut engine = Engine::new(device, model, &no_weights(config), settings, micro_batch)?;
+    let mut engine = Engine::new(
+        dry_device,
+        model,
+        &no_weights(config),
+        settings,
+        micro_batch,
+    )?;
     let tokens = engine.workspace.max_tokens();
     let step = full_step(settings)?;
-    engine.step(device, &step, 1, 0.0)?;
-    engine.validate(device, &step[..1])?;
+    engine.step(dry_device, &step, 1, 0.0)?;
+    engine.validate(dry_device, &step[..1])?;
     for count in piece_ends(tokens) {
         engine.model.forward_backward(
-            device,
+            dry_device,
             &full_batch(count, settings)?,
             &mut engine.workspace,
             &mut engine.gradients,
@@ -92,13 +98,13 @@ pub fn plan<D: TrainingDevice>(
                 balance: 1.0,
             },
         )?;
-        engine.workspace.totals(device)?;
+        engine.workspace.totals(dry_device)?;
     }
-    besides(device, &engine.model)?;
+    besides(dry_device, &engine.model)?;
     Ok(MemoryPlan {
         micro_batch,
         tokens,
-        memory: device.memory_use(),
+        memory: dry_device.memory_use(),
     })
 }
 
@@ -117,7 +123,7 @@ pub fn prepare<D: TrainingDevice>(
 ) -> Result<Option<MemoryPlan>> {
     let plan_for = |micro_batch| -> Result<Option<MemoryPlan>> {
         match device.dry_run()? {
-            Some(dry) => plan(&dry, config, settings, micro_batch, besides).map(Some),
+            Some(dry_device) => plan(&dry_device, config, settings, micro_batch, besides).map(Some),
             None => Ok(None),
         }
     };
@@ -148,16 +154,16 @@ pub fn prepare<D: TrainingDevice>(
         Some(fitting) => bail!(
             "the run needs {first}, but {}; the largest micro-batch that fits is --micro-batch {}, \
              which needs {}",
-            said(room, limit),
+            limit_text(room, limit),
             fitting.micro_batch,
-            in_units(fitting.memory.total())
+            format_bytes(fitting.memory.total())
         ),
         None => {
             let smallest = plan_for(1)?.unwrap_or(first);
             bail!(
                 "the run needs at least {smallest}, but {}; a smaller --batch-size (now {}) or \
                  --max-length (now {}) needs less",
-                said(room, limit),
+                limit_text(room, limit),
                 settings.batch_size,
                 settings.max_length
             )
@@ -172,15 +178,15 @@ pub fn no_weights(config: &ModelConfig) -> Vec<Vec<f32>> {
 }
 
 /// How much there is, and why.
-fn said(room: Option<u64>, limit: Option<u64>) -> String {
+fn limit_text(room: Option<u64>, limit: Option<u64>) -> String {
     match (room, limit) {
         (Some(room), Some(limit)) if room == limit => {
-            format!("--vram-limit allows {}", in_units(limit))
+            format!("--vram-limit allows {}", format_bytes(limit))
         }
         (room, _) => format!(
             "the device has only {} free, {} of headroom apart",
-            in_units(room.unwrap_or_default()),
-            in_units(HEADROOM)
+            format_bytes(room.unwrap_or_default()),
+            format_bytes(HEADROOM)
         ),
     }
 }
@@ -263,7 +269,7 @@ mod tests {
 
     #[test]
     fn bytes_are_said_in_fitting_units() {
-        assert_eq!(in_units(5 << 20), "5.0 MiB");
-        assert_eq!(in_units(13 << 29), "6.50 GiB");
+        assert_eq!(format_bytes(5 << 20), "5.0 MiB");
+        assert_eq!(format_bytes(13 << 29), "6.50 GiB");
     }
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
-use crate::train::files;
+use crate::files;
 
 /// What one step showed.
 #[derive(Clone, Debug, Serialize)]

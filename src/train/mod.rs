@@ -4,12 +4,11 @@
 //!   step;
 //! - [`trainer`] the loop; [`step`] one optimizer step, [`graphs`] what is recorded of it;
 //!   [`optimizer`] AdamW; [`source`] batches from shards;
-//! - [`checkpoint`], [`run_folder`], [`files`] what lies on the disk, and how it gets there whole;
+//! - [`checkpoint`], [`run_folder`] what lies on the disk, and how it gets there whole;
 //! - [`memory`] what a run needs of a device's memory;
 //! - [`metrics`], [`progress`] what a run shows; [`interrupt`] how it is stopped.
 
 pub mod checkpoint;
-pub mod files;
 pub mod graphs;
 pub mod interrupt;
 pub mod memory;

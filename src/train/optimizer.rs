@@ -127,7 +127,7 @@ impl<D: Device> AdamW<D> {
     ///
     /// # Errors
     /// Where the history ends before.
-    pub fn record_norm(&self, device: &D, history: &mut D::Single, at: usize) -> Result<()> {
+    pub fn copy_norm(&self, device: &D, history: &mut D::Single, at: usize) -> Result<()> {
         device.copy_single(&self.norm, 1, history, at)
     }
 

@@ -3,15 +3,15 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::train::files;
+use crate::files::{self, Locked};
 
 /// A run's folder, locked against a second process for as long as this lives.
 pub struct RunFolder {
     root: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl RunFolder {
@@ -60,20 +60,12 @@ impl RunFolder {
 
     fn lock(root: &Path) -> Result<Self> {
         let path = root.join(".lock");
-        let lock = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
+        match files::lock(&path)? {
+            Locked::Here(file) => Ok(Self {
                 root: root.to_path_buf(),
-                _lock: lock,
+                _lock: file,
             }),
-            Err(TryLockError::WouldBlock) => {
-                bail!("another process is training in {}", root.display())
-            }
-            // Some network file systems have no locks; a run there is still a run.
-            Err(TryLockError::Error(_)) => Ok(Self {
-                root: root.to_path_buf(),
-                _lock: lock,
-            }),
+            Locked::Elsewhere => bail!("another process is training in {}", root.display()),
         }
     }
 

@@ -4,20 +4,10 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-pub use crate::shards::Stage;
+pub use crate::shards::{LossOn, Stage};
 
 /// Steps that may be issued before their results are collected.
 pub const HISTORY: usize = 64;
-
-/// Which tokens carry loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LossOn {
-    /// Every token of an example.
-    All,
-    /// The answer's tokens only.
-    Answers,
-}
 
 /// Everything that decides the weights a run ends with, apart from the data and the model's
 /// configuration. Two runs with equal settings, data and configuration end with the same bits on
@@ -29,13 +19,13 @@ pub struct TrainSettings {
     pub preset: Stage,
     /// Passes over the training examples.
     pub epochs: usize,
-    /// Rows of a logical batch.
+    /// Rows per logical batch.
     pub batch_size: usize,
-    /// Highest learning rate, reached after the warmup.
+    /// Peak learning rate, reached after the warmup.
     pub learning_rate: f32,
-    /// Logical batches of one optimizer step.
+    /// Logical batches per optimizer step.
     pub gradient_accumulation_steps: usize,
-    /// Tokens of a row.
+    /// Tokens per row.
     pub max_length: usize,
     /// Stops (and anneals the learning rate) earlier than the epochs would.
     pub max_steps: Option<u64>,
@@ -45,11 +35,11 @@ pub struct TrainSettings {
     pub weight_decay: f32,
     /// Where the cosine ends, as a share of `learning_rate`.
     pub final_learning_rate_ratio: f32,
-    /// Decay of the gradient's mean.
+    /// AdamW beta1.
     pub beta1: f32,
-    /// Decay of the squared gradient's mean.
+    /// AdamW beta2.
     pub beta2: f32,
-    /// Added to the root of the squared gradient's mean.
+    /// AdamW epsilon.
     pub epsilon: f32,
     /// Largest norm of a step's whole gradient.
     pub max_grad_norm: f32,
@@ -71,7 +61,6 @@ struct Preset {
     learning_rate: f32,
     beta2: f32,
     gradient_accumulation_steps: usize,
-    max_length: usize,
     loss_on: LossOn,
 }
 
@@ -85,12 +74,36 @@ struct Preset {
 /// rate.
 #[rustfmt::skip]
 const PRESETS: [Preset; 5] = [
-    Preset { stage: Stage::Basis,   epochs: 40, batch_size: 2, learning_rate: 5e-4, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Large,   epochs: 20, batch_size: 2, learning_rate: 1e-3, beta2: 0.95, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Super,   epochs: 5,  batch_size: 2, learning_rate: 6e-4, beta2: 0.99, gradient_accumulation_steps: 1, max_length: 256, loss_on: LossOn::Answers },
-    Preset { stage: Stage::Ultra,   epochs: 4,  batch_size: 4, learning_rate: 5e-4, beta2: 0.95, gradient_accumulation_steps: 2, max_length: 256, loss_on: LossOn::All },
-    Preset { stage: Stage::Massive, epochs: 3,  batch_size: 4, learning_rate: 5e-5, beta2: 0.95, gradient_accumulation_steps: 4, max_length: 256, loss_on: LossOn::All },
+    // stage, epochs, batch size, peak learning rate, beta2, accumulation steps, loss on
+    row(Stage::Basis,   40, 2, 5e-4, 0.99, 1, LossOn::Answers),
+    row(Stage::Large,   20, 2, 1e-3, 0.95, 1, LossOn::Answers),
+    row(Stage::Super,   5,  2, 6e-4, 0.99, 1, LossOn::Answers),
+    row(Stage::Ultra,   4,  4, 5e-4, 0.95, 2, LossOn::All),
+    row(Stage::Massive, 3,  4, 5e-5, 0.95, 4, LossOn::All),
 ];
+
+/// Tokens per row, for all stages.
+const MAX_LENGTH: usize = 256;
+
+const fn row(
+    stage: Stage,
+    epochs: usize,
+    batch_size: usize,
+    learning_rate: f32,
+    beta2: f32,
+    gradient_accumulation_steps: usize,
+    loss_on: LossOn,
+) -> Preset {
+    Preset {
+        stage,
+        epochs,
+        batch_size,
+        learning_rate,
+        beta2,
+        gradient_accumulation_steps,
+        loss_on,
+    }
+}
 
 impl TrainSettings {
     /// The settings of a stage.
@@ -107,7 +120,7 @@ impl TrainSettings {
             batch_size: row.batch_size,
             learning_rate: row.learning_rate,
             gradient_accumulation_steps: row.gradient_accumulation_steps,
-            max_length: row.max_length,
+            max_length: MAX_LENGTH,
             max_steps: None,
             warmup_steps: None,
             weight_decay: 0.1,

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result};
 use std::path::Path;
 
+use crate::files;
 use crate::model::Batch;
-use crate::shards::{self, Sampler, SamplerConfig, ShardSet, Split};
+use crate::shards::{Sampler, SamplerConfig, ShardSet, Split};
 use crate::tokenizer::Tokenizer;
-use crate::train::files;
-use crate::train::settings::{LossOn, Stage, TrainSettings};
+use crate::train::settings::{Stage, TrainSettings};
 
 /// A checked shard folder.
 pub struct ShardFolder {
@@ -22,14 +22,14 @@ impl ShardFolder {
     /// Names the file that is missing, damaged or made with another tokenizer.
     pub fn open(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
         let set = ShardSet::open(folder, &tokenizer.fingerprint())?;
-        let manifest_sha256 = files::sha256_file(&folder.join("manifest.json"))?;
+        let manifest_sha256 = files::sha256_file(&set.dir().join("manifest.json"))?;
         Ok(Self {
             set,
             manifest_sha256,
         })
     }
 
-    /// Its path, as it was given.
+    /// Its path.
     pub fn path(&self) -> &Path {
         self.set.dir()
     }
@@ -67,10 +67,7 @@ impl Source {
             seed: settings.seed,
             batch_size: settings.batch_size,
             max_length: settings.max_length,
-            loss_on: match settings.loss_on {
-                LossOn::All => shards::LossOn::All,
-                LossOn::Answers => shards::LossOn::Answers,
-            },
+            loss_on: settings.loss_on,
             shuffle,
         };
         Ok(Self {

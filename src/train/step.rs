@@ -4,9 +4,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::model::{Batch, Model, Parameters, Recorded, StepScales, Workspace};
+use crate::model::{Batch, Model, Parameters, StepScales, TotalsLayout, Workspace};
 use crate::ops::{MemoryClass, Operations, Planner, Recorder, allocating};
-use crate::train::graphs::{Graphs, Part};
+use crate::train::graphs::{GraphKey, Graphs};
 use crate::train::optimizer::AdamW;
 use crate::train::settings::{HISTORY, TrainSettings};
 
@@ -16,8 +16,7 @@ pub struct Engine<D: Recorder> {
     pub model: Model<D>,
     /// Their gradients: zeros between steps, because the update clears what it has used.
     pub gradients: Parameters<D>,
-    /// Whether a step has begun and not ended, because something failed: the gradients hold what
-    /// nobody wants.
+    /// Whether a step began and failed: the gradients are those of a part of it.
     unfinished: bool,
     /// Moments and master weights.
     pub optimizer: AdamW<D>,
@@ -25,10 +24,10 @@ pub struct Engine<D: Recorder> {
     pub workspace: Workspace<D>,
     settings: TrainSettings,
     micro_batch: usize,
-    graphs: Graphs<D>,
-    /// Results of the steps in `pending`, `record_len` numbers each.
+    graphs: Graphs<GraphKey, D::Graph>,
+    /// Results of the steps in `pending`, `result_len` numbers each.
     history: D::Single,
-    record_len: usize,
+    result_len: usize,
     pending: Vec<Pending>,
 }
 
@@ -37,7 +36,7 @@ struct Pending {
     tokens: u64,
     counted: usize,
     logical_batches: usize,
-    recorded: Recorded,
+    totals: TotalsLayout,
 }
 
 /// What a step showed.
@@ -76,7 +75,7 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
         let micro_batches = settings.gradient_accumulation_steps.div_ceil(micro_batch);
         workspace.reserve(device, micro_batches)?;
         // The norm stands before the sums.
-        let record_len = 1 + workspace.totals_len(micro_batches);
+        let result_len = 1 + workspace.totals_len(micro_batches);
         Ok(Self {
             gradients: allocating(device, MemoryClass::Gradients, || {
                 Parameters::zeros(device, &model.config)
@@ -89,9 +88,9 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
             micro_batch,
             graphs: Graphs::default(),
             history: allocating(device, MemoryClass::Activations, || {
-                device.zeros_single(record_len * HISTORY)
+                device.zeros_single(result_len * HISTORY)
             })?,
-            record_len,
+            result_len,
             pending: Vec::new(),
         })
     }
@@ -130,40 +129,40 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
         if std::mem::replace(&mut self.unfinished, true) {
             self.gradients.clear(device)?;
         }
-        let parts = batches.chunks(self.micro_batch);
-        let count = parts.len();
-        for (index, part) in parts.enumerate() {
-            let batch = Batch::concat(part)?;
-            let staged = self
+        let micro_batches = batches.chunks(self.micro_batch);
+        let count = micro_batches.len();
+        for (index, logical) in micro_batches.enumerate() {
+            let batch = Batch::concat(logical)?;
+            let batch = self
                 .model
-                .stage(device, &batch, &mut self.workspace, scales)?;
+                .upload_batch(device, &batch, &mut self.workspace, scales)?;
             self.run(
                 device,
-                Part {
-                    staged,
+                GraphKey {
+                    batch,
                     first: index == 0,
                     last: index + 1 == count,
                 },
             )?;
         }
         self.unfinished = false;
-        let at = self.pending.len() * self.record_len;
-        self.optimizer.record_norm(device, &mut self.history, at)?;
-        let recorded = self
+        let at = self.pending.len() * self.result_len;
+        self.optimizer.copy_norm(device, &mut self.history, at)?;
+        let totals = self
             .workspace
-            .record_totals(device, &mut self.history, at + 1)?;
+            .copy_totals(device, &mut self.history, at + 1)?;
         self.pending.push(Pending {
             tokens: batches.iter().map(|batch| batch.tokens.len() as u64).sum(),
             counted,
             logical_batches: batches.len(),
-            recorded,
+            totals,
         });
         Ok(())
     }
 
-    /// A micro-batch's share of the step. All of it is the same for equal parts, so a device may
+    /// A micro-batch's share of the step. All of it is the same for equal keys, so a device may
     /// record it.
-    fn run(&mut self, device: &D, part: Part) -> Result<()> {
+    fn run(&mut self, device: &D, key: GraphKey) -> Result<()> {
         let Self {
             model,
             gradients,
@@ -173,12 +172,12 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
             graphs,
             ..
         } = self;
-        graphs.run(device, part, &mut || {
-            if part.first {
+        graphs.run(device, key, &mut || {
+            if key.first {
                 workspace.clear_loss(device)?;
             }
-            model.forward_backward_staged(device, &part.staged, workspace, gradients)?;
-            if part.last {
+            model.forward_backward_uploaded(device, &key.batch, workspace, gradients)?;
+            if key.last {
                 optimizer.update(device, &mut model.parameters, gradients, settings)?;
             }
             Ok(())
@@ -200,13 +199,13 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
         if pending.is_empty() {
             return Ok(Vec::new());
         }
-        let values = device.download_single(&self.history, pending.len() * self.record_len)?;
-        let records = values.chunks(self.record_len);
+        let values = device.download_single(&self.history, pending.len() * self.result_len)?;
+        let results = values.chunks(self.result_len);
         pending
             .into_iter()
-            .zip(records)
+            .zip(results)
             .map(|(step, values)| {
-                let totals = self.workspace.totals_of(&step.recorded, &values[1..])?;
+                let totals = self.workspace.totals_of(&step.totals, &values[1..])?;
                 let routed: f64 = totals.expert_counts.iter().sum();
                 Ok(StepResult {
                     tokens: step.tokens,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::formats;
+use crate::hf;
 use crate::model::{Batch, Model};
 use crate::ops::{Device, Recorder, TrainingDevice};
 use crate::tokenizer::Tokenizer;
@@ -78,7 +78,7 @@ pub struct Trainer<'a, D: Recorder> {
     progress: Progress,
     position: Position,
     metrics_every: usize,
-    /// Steps whose results nobody has seen yet, and when the first of them began.
+    /// Steps whose results were not collected yet, and when the first of them began.
     issued: Vec<Issued>,
     issued_since: Instant,
     /// Why the newest save of the best model failed.
@@ -260,7 +260,7 @@ impl<'a, D: TrainingDevice> Trainer<'a, D> {
                 self.last_good()
             );
         }
-        formats::find_folder(&folder)?;
+        hf::find_folder(&folder)?;
         Ok(Outcome::Finished)
     }
 
@@ -391,7 +391,7 @@ impl<'a, D: TrainingDevice> Trainer<'a, D> {
         if better {
             let folder = self.setup.run.best_model();
             let saved =
-                formats::replace_folder(&folder, "config.json", |folder| self.write_model(folder));
+                hf::replace_folder(&folder, "config.json", |folder| self.write_model(folder));
             match saved {
                 Ok(()) => {
                     self.position.best = loss.map(|loss| Best {
@@ -521,7 +521,7 @@ impl<'a, D: TrainingDevice> Trainer<'a, D> {
             .optimizer
             .weights(self.setup.device, &engine.model.parameters)?;
         ensure_finite(weights.iter())?;
-        formats::write_files(
+        hf::write_files(
             folder,
             &engine.model.config,
             &weights,

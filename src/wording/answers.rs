@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 /// How much an answer variant says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// All that is known, as it stands.
+    /// The whole text of the knowledge base.
     Full,
     /// All or nearly all, in another shape.
     Middle,
@@ -148,7 +148,7 @@ pub fn of_fact(fact: &Fact) -> Vec<AnswerVariant> {
     variants
 }
 
-/// What is said to somebody who is addressed about the documents of a fact: with Sie and with du.
+/// The answer about the documents of a fact that addresses the citizen: with Sie and with du.
 pub fn addressed_documents(fact: &Fact) -> Option<[String; 2]> {
     if fact.documents.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! Greetings, offers of help, wishes: what is said around an answer.
+//! Courtesy around an answer: greetings, offers of help, wishes.
 
 use crate::german::Register;
 use crate::knowledge::{PhraseList, Phrases};
@@ -23,4 +23,23 @@ pub fn suiting(list: &PhraseList, register: Register) -> impl Iterator<Item = &s
         .iter()
         .chain(&list.neutral)
         .map(|phrase| phrase.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knowledge::small_knowledge;
+
+    #[test]
+    fn nobody_who_is_not_called_du_hears_it() {
+        let knowledge = small_knowledge();
+        for list in around_answers(&knowledge.phrases) {
+            for register in [Register::Neutral, Register::Sie, Register::Du] {
+                for phrase in suiting(list, register) {
+                    let found = Register::of(phrase);
+                    assert!(register.suits(found), "{register:?}: {phrase}");
+                }
+            }
+        }
+    }
 }

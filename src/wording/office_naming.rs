@@ -1,4 +1,5 @@
-//! Which office is responsible for a service: question and answer follow from the service's place in the knowledge base.
+//! Which office is responsible for a service: question and answer follow from the service's place
+//! in the knowledge base.
 
 use super::patterns::fill;
 use crate::german::fold;
@@ -30,9 +31,9 @@ pub fn questions(service: &Service) -> Vec<String> {
         .collect()
 }
 
-/// Whether the service's fact `wo` names the office, and only it. Some matters go to a court or to another place, depending on
-/// the Land: then `wo` names no office, or the place is a placeholder (`{..stelle}`), and nothing is said about who is
-/// responsible.
+/// Whether the service's fact `wo` names the office, and only it. Some matters go to a court or to
+/// another place, depending on the Land: then `wo` names no office, or the place is a placeholder
+/// (`{..stelle}`), and nothing is said about who is responsible.
 pub fn is_settled(office: &Office, service: &Service) -> bool {
     let Some(fact) = service.facts.get(&Intent::Where) else {
         return false;
@@ -58,13 +59,15 @@ pub fn is_settled(office: &Office, service: &Service) -> bool {
         })
 }
 
-/// The answers for a service: the first is the full one, the second the short one, the others lie between.
+/// The answers for a service: the first is the full one, the second the short one, the others lie
+/// between.
 pub fn answers(office: &Office, service: &Service) -> Vec<String> {
     let (article, name) = (&office.about.article, &office.about.name);
     let topic = service.topic_accusative();
     vec![
         format!(
-            "Für {topic} ist {article} {name} zuständig. Die Anschrift lautet: {{adresse}}. Telefonisch ist {article} {name} unter \
+            "Für {topic} ist {article} {name} zuständig. Die Anschrift lautet: {{adresse}}. \
+            Telefonisch ist {article} {name} unter \
              {{telefon}} erreichbar."
         ),
         upper_first(&format!("zuständig ist {article} {name}.")),
@@ -80,7 +83,7 @@ pub fn answers(office: &Office, service: &Service) -> Vec<String> {
     ]
 }
 
-/// The answer that sends somebody to the office, in both forms of address.
+/// The answer that sends the citizen to the office: with Sie and with du.
 pub fn sending(office: &Office) -> [String; 2] {
     let article = accusative(&office.about.article);
     let name = &office.about.name;

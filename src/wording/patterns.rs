@@ -4,11 +4,12 @@ use crate::german::fold;
 use crate::german::grammar::{upper_first, with_dative};
 use crate::knowledge::{Fact, Intent, Service};
 
-/// A question made from a pattern, and the words of which the answer must hold at least one for the question to fit it.
-/// The words are folded; an empty list fits every answer.
+/// A question made from a pattern, and the words of which the answer must hold at least one for the
+/// question to fit it. The words are folded; an empty list fits every answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Pattern {
-    /// The question; may hold `{akk}`, `{bei}`, `{zu}` and `{nom}`, the topic as a subject in the singular.
+    /// The question; may hold `{akk}`, `{bei}`, `{zu}` and `{nom}`, the topic as a subject in the
+    /// singular.
     pub text: &'static str,
     /// Words of the answer.
     pub needs: &'static [&'static str],
@@ -196,8 +197,9 @@ pub fn questions(service: &Service, intent: Intent, fact: &Fact) -> Vec<String> 
         .collect()
 }
 
-/// Fills a pattern: `{akk}` and `{nom}` are the topic, `{bei}`, `{zu}`, `{von}` the topic after that preposition, `{gen}` its
-/// genitive. `None` for a subject in the plural, whose verb would have to change, and a genitive that cannot be read off.
+/// Fills a pattern: `{akk}` and `{nom}` are the topic, `{bei}`, `{zu}`, `{von}` the topic after
+/// that preposition, `{gen}` its genitive. `None` for a subject in the plural, whose verb would
+/// have to change, and a genitive that cannot be read off.
 pub fn fill(pattern: &str, service: &Service) -> Option<String> {
     let is_plural = service.topic.starts_with("die ") && service.topic_dative.starts_with("den ");
     if pattern.contains("{nom}") && is_plural {

@@ -12,8 +12,8 @@ pub struct LegalSources {
 }
 
 impl LegalSources {
-    /// The sources of a fact. `None` if one of them is what a city says of itself, which is no legal
-    /// source to quote.
+    /// The sources of a fact. `None` if one of them is what a city says of itself, which is no
+    /// legal source to quote.
     pub fn of(fact: &Fact) -> Option<LegalSources> {
         let sources: Vec<&str> = fact.sources.iter().map(|source| source.as_str()).collect();
         sources
@@ -70,4 +70,40 @@ pub fn month_of(service: &Service) -> Option<String> {
 /// A phrase of the list `stand` with that month in it.
 pub fn as_of(phrase: &str, month: &str) -> String {
     phrase.replace("{stand}", month)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knowledge::small_knowledge;
+
+    #[test]
+    fn laws_are_cited_and_what_a_city_says_is_not() {
+        for law in ["§ 17 BMG", "Art. 5 GG", "Hundesteuersatzung", "BauO NRW"] {
+            assert!(is_law(law), "{law}");
+        }
+        assert!(!is_law("Auskunft der Stadt"));
+        let knowledge = small_knowledge();
+        let services = knowledge.offices.iter().flat_map(|office| &office.services);
+        let mut cited = 0;
+        for fact in services.flat_map(|service| service.facts.values()) {
+            let sentences = citations(fact, &knowledge.phrases);
+            assert_eq!(sentences.is_empty(), LegalSources::of(fact).is_none());
+            for sentence in &sentences {
+                for source in &fact.sources {
+                    assert!(sentence.contains(source.as_str()), "{sentence}");
+                }
+            }
+            cited += sentences.len();
+        }
+        assert!(cited > 0);
+    }
+
+    #[test]
+    fn the_month_of_the_check_is_named() {
+        let knowledge = small_knowledge();
+        let service = &knowledge.office("standesamt").unwrap().services[0];
+        assert_eq!(month_of(service).as_deref(), Some("Juli 2026"));
+        assert_eq!(as_of("Stand: {stand}.", "Juli 2026"), "Stand: Juli 2026.");
+    }
 }

@@ -1,9 +1,9 @@
-//! Questions that name nothing and refer back to what was spoken of.
+//! Follow-up questions: they name nothing and refer to the topic so far.
 
 use super::patterns::{Pattern, TIME, p};
 use crate::knowledge::Intent;
 
-/// Questions that name nothing: they refer to what was spoken of.
+/// Follow-up questions for one intent, with the words that a fitting answer holds.
 pub fn referring(intent: Intent) -> &'static [Pattern] {
     const COST: &[&str] = &["kost", "gebuehr", "entgelt", "frei"];
     const BRING: &[&str] = &[

@@ -1,4 +1,4 @@
-//! The memory plan: what a rehearsal says is what a run takes, in one allocation, and limits hold.
+//! The memory plan: what a dry run says is what a run takes, in one allocation, and limits hold.
 
 use anyhow::Result;
 use half::f16;
@@ -168,8 +168,8 @@ fn no_size_of_batch_needs_more_scratch_memory_than_planned() {
             max_length: 32,
             ..settings()
         };
-        let rehearsal = CudaDevice::<f16>::dry(multiprocessors).unwrap();
-        let plan = memory::plan(&rehearsal, config, &settings, 1, &|_, _| Ok(())).unwrap();
+        let dry = CudaDevice::<f16>::dry(multiprocessors).unwrap();
+        let plan = memory::plan(&dry, config, &settings, 1, &|_, _| Ok(())).unwrap();
         let run = CudaDevice::<f16>::dry(multiprocessors).unwrap();
         let parameters = Parameters::zeros(&run, config).unwrap();
         let model = Model::new(config.clone(), parameters).unwrap();
@@ -292,9 +292,9 @@ fn sixteen_thousand_tokens_fit_an_eight_gigabyte_card() {
         gradient_accumulation_steps: 16,
         ..TrainSettings::preset(Stage::Massive)
     };
-    let rehearsal = CudaDevice::<f16>::dry(46).unwrap();
+    let dry = CudaDevice::<f16>::dry(46).unwrap();
     let config = ModelConfig::default_47m();
-    let plan = memory::plan(&rehearsal, &config, &settings, 16, &answer).unwrap();
+    let plan = memory::plan(&dry, &config, &settings, 16, &answer).unwrap();
     println!("{plan}");
     assert_eq!(plan.tokens, 16_384);
     assert!(plan.memory.total() <= 13 << 29, "{plan}");

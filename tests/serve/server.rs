@@ -1,6 +1,6 @@
 //! The real binary as a server on a tiny random model, and a small HTTP client that hides nothing.
 
-use muni_engine::formats::save_folder;
+use muni_engine::hf::save_folder;
 use muni_engine::model::{ModelConfig, random_weights};
 use muni_engine::tokenizer::Tokenizer;
 use serde_json::Value;
@@ -19,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub fn tiny_model(folder: &Path, context: usize) -> PathBuf {
     let config = ModelConfig {
         max_position_embeddings: context,
-        ..crate::formats::tiny_config()
+        ..crate::hf::tiny_config()
     };
     let path = folder.join("model");
     let weights = random_weights(&config, 5);

@@ -27,7 +27,7 @@ fn a_held_out_phrasing_is_trained_nowhere_and_its_subject_still_is() {
             }
         }
         for subject in &catalog.subjects {
-            if let Matter::Fact(_, _, _, fact) = subject.matter {
+            if let SubjectKind::Fact(_, _, _, fact) = subject.kind {
                 assert_eq!(subject.train[0].text, fact.questions[0].as_str());
             }
             assert!(!subject.train.is_empty());
@@ -93,14 +93,14 @@ fn wordings_are_full_short_or_anything() {
     assert!(documents.variants().contains(&expected.to_string()));
     let mut wordings = BTreeSet::new();
     for index in 0..200 {
-        let mut draw = Draw::new(1, Purpose::Example, index, 0);
+        let mut rng = KeyedRng::new(1, Purpose::Example, index, 0);
         assert_eq!(
-            documents.body(Wish::Full, Register::Sie, None, &mut draw),
+            documents.answer(Detail::Full, Register::Sie, None, &mut rng),
             documents.full()
         );
-        let short = documents.body(Wish::Short, Register::Neutral, None, &mut draw);
+        let short = documents.answer(Detail::Short, Register::Neutral, None, &mut rng);
         assert_ne!(short, documents.full());
-        wordings.insert(documents.body(Wish::Any, Register::Sie, None, &mut draw));
+        wordings.insert(documents.answer(Detail::Any, Register::Sie, None, &mut rng));
     }
     assert!(wordings.len() >= 5 && wordings.iter().any(|text| text.starts_with("Sie brauchen")));
 }

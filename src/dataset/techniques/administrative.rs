@@ -1,20 +1,21 @@
 //! Official language around the question, and the legal source behind the answer.
 
 use super::{Draft, Task, Technique};
-use crate::dataset::catalog::{Matter, Wish};
-use crate::dataset::draw::Draw;
+use crate::dataset::catalog::{Detail, SubjectKind};
+use crate::dataset::rng::KeyedRng;
 use crate::german::Register;
 use crate::german::questions::{parts, subordinate};
 use crate::knowledge::Fact;
 use crate::wording::references::LegalSources;
 
-/// The question in official language; the answer names its legal source. `None` for subjects without one.
-pub fn official(task: &Task, draw: &mut Draw) -> Option<Draft> {
-    let Matter::Fact(_, service, _, fact) = task.subject.matter else {
+/// The question in official language; the answer names its legal source. `None` for subjects
+/// without one.
+pub fn official(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+    let SubjectKind::Fact(_, service, _, fact) = task.subject.kind else {
         return None;
     };
-    let register = task.register(draw, 40, 0);
-    let phrase = register.phrase(&task.phrases.official, draw)?;
+    let register = task.register(rng, 40, 0);
+    let phrase = register.phrase(&task.phrases.official, rng)?;
     let question = if phrase.contains("{satz}") {
         let parts = parts(task.question);
         let asked = phrase.replace("{satz}", &subordinate(&parts.question)?);
@@ -28,25 +29,25 @@ pub fn official(task: &Task, draw: &mut Draw) -> Option<Draft> {
         phrase.replace("{frage}", task.question)
     };
     let question = question.replace("{titel}", &service.title);
-    let wish = if draw.percent(70) {
-        Wish::Full
+    let detail = if rng.percent(70) {
+        Detail::Full
     } else {
-        Wish::Any
+        Detail::Any
     };
-    let body = task.body(wish, register, draw);
-    let answer = format!("{body} {}", source(task, fact, draw)?);
+    let body = task.answer(detail, register, rng);
+    let answer = format!("{body} {}", source(task, fact, rng)?);
     Some(Draft::new(question, answer, &[Technique::Administrative]).with_register(register))
 }
 
 /// A sentence that names the legal sources of a fact; `None` if it rests on anything else.
-pub(super) fn source(task: &Task, fact: &Fact, draw: &mut Draw) -> Option<String> {
+pub(super) fn source(task: &Task, fact: &Fact, rng: &mut KeyedRng) -> Option<String> {
     let sources = LegalSources::of(fact)?;
-    let phrases = if sources.are_sections && draw.percent(60) {
+    let phrases = if sources.are_sections && rng.percent(60) {
         &task.phrases.source_section
     } else {
         &task.phrases.source
     };
-    let phrase = Register::Neutral.phrase(phrases, draw)?;
+    let phrase = Register::Neutral.phrase(phrases, rng)?;
     Some(sources.cited(phrase))
 }
 
@@ -54,12 +55,12 @@ pub(super) fn source(task: &Task, fact: &Fact, draw: &mut Draw) -> Option<String
 mod tests {
     use super::super::testing::{all, drafts};
     use super::*;
-    use crate::dataset::techniques::Recipe;
+    use crate::dataset::techniques::Template;
 
     #[test]
     fn the_answer_names_its_source() {
-        let made = drafts(Recipe::Administrative, all(), 30, |task, draft| {
-            let Matter::Fact(_, _, _, fact) = task.subject.matter else {
+        let made = drafts(Template::Administrative, all(), 30, |task, draft| {
+            let SubjectKind::Fact(_, _, _, fact) = task.subject.kind else {
                 panic!("only facts have a source")
             };
             let answer = &draft.pairs[0].1;

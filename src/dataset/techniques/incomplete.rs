@@ -1,9 +1,10 @@
-//! Scraps of questions, as typed into a search box or on a telephone: key words without a sentence, lower case, spelled-out
-//! umlauts, slips of the keyboard, a touch of dialect, no question mark. They get a short answer.
+//! Scraps of questions, as typed into a search box or on a telephone: key words without a sentence,
+//! lower case, spelled-out umlauts, slips of the keyboard, a touch of dialect, no question mark.
+//! They get a short answer.
 
 use super::{Draft, Task, Technique};
-use crate::dataset::catalog::{Matter, Subject, Wish};
-use crate::dataset::draw::Draw;
+use crate::dataset::catalog::{Detail, Subject, SubjectKind};
+use crate::dataset::rng::KeyedRng;
 use crate::german::Register;
 use crate::german::spell_out_umlauts;
 use crate::knowledge::{Intent, Service};
@@ -107,21 +108,22 @@ fn patterns(intent: Intent) -> &'static [&'static str] {
     }
 }
 
-/// A scrap about the subject: made of key words, or the question itself written carelessly. A held-out question is only
-/// written carelessly, since key words have no phrasing of their own to hold out.
-pub fn scrap(task: &Task, draw: &mut Draw) -> Option<Draft> {
-    let from_key_words = if task.held_out || draw.percent(40) {
+/// A scrap about the subject: made of key words, or the question itself written carelessly. A
+/// held-out question is only written carelessly, since key words have no phrasing of their own to
+/// hold out.
+pub fn scrap(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+    let from_key_words = if task.held_out || rng.percent(40) {
         None
     } else {
-        key_words(task.subject, draw)
+        key_words(task.subject, rng)
     };
     let from_question = from_key_words.is_none();
     let mut scrap = match from_key_words {
-        Some(scrap) if draw.percent(25) => scrap,
-        Some(scrap) => careless(&scrap, draw),
-        None => careless(task.question, draw),
+        Some(scrap) if rng.percent(25) => scrap,
+        Some(scrap) => careless(&scrap, rng),
+        None => careless(task.question, rng),
     };
-    if !task.held_out && draw.percent(22) {
+    if !task.held_out && rng.percent(22) {
         const ENDS: [&str; 12] = [
             " bitte",
             " bitte schnell",
@@ -139,42 +141,38 @@ pub fn scrap(task: &Task, draw: &mut Draw) -> Option<Draft> {
         scrap = format!(
             "{}{}",
             scrap.trim_end_matches(['?', '.']),
-            draw.choose(&ENDS)?
+            rng.choose(&ENDS)?
         );
     }
     let body = if from_question {
-        task.body(Wish::Brief, Register::Neutral, draw)
+        task.answer(Detail::Brief, Register::Neutral, rng)
     } else {
         task.subject
-            .body(Wish::Brief, Register::Neutral, None, draw)
+            .answer(Detail::Brief, Register::Neutral, None, rng)
     };
     Some(Draft::new(scrap, body, &[Technique::Incomplete]))
 }
 
-fn key_words(subject: &Subject, draw: &mut Draw) -> Option<String> {
-    let (service, patterns): (&Service, &[&str]) = match subject.matter {
-        Matter::Fact(_, service, intent, _) => (service, patterns(intent)),
-        Matter::Responsibility(_, service) => (service, &RESPONSIBILITY),
-        Matter::Foreign(_) => return None,
+fn key_words(subject: &Subject, rng: &mut KeyedRng) -> Option<String> {
+    let (service, patterns): (&Service, &[&str]) = match subject.kind {
+        SubjectKind::Fact(_, service, intent, _) => (service, patterns(intent)),
+        SubjectKind::Responsibility(_, service) => (service, &RESPONSIBILITY),
+        SubjectKind::Foreign(_) => return None,
     };
-    let alias = draw.choose(&service.aliases)?;
-    Some(draw.choose(patterns)?.replace("{s}", alias))
+    let alias = rng.choose(&service.aliases)?;
+    Some(rng.choose(patterns)?.replace("{s}", alias))
 }
 
 // Lower case, spelled-out umlauts, missing question mark, slips, dialect: one of them at least.
-fn careless(question: &str, draw: &mut Draw) -> String {
-    let lower = draw.percent(70);
-    let spelled = draw.percent(28);
-    let slips = if draw.percent(45) {
-        1 + draw.below(2)
-    } else {
-        0
-    };
-    let dialect = draw.percent(14);
-    let unmarked = draw.percent(60) || !(lower || spelled || slips > 0);
+fn careless(question: &str, rng: &mut KeyedRng) -> String {
+    let lower = rng.percent(70);
+    let spelled = rng.percent(28);
+    let slips = if rng.percent(45) { 1 + rng.below(2) } else { 0 };
+    let dialect = rng.percent(14);
+    let unmarked = rng.percent(60) || !(lower || spelled || slips > 0);
     let mut written = question.to_string();
     if dialect {
-        written = dialect_touch(&written, draw);
+        written = dialect_touch(&written, rng);
     }
     if lower {
         written = written.to_lowercase();
@@ -183,7 +181,7 @@ fn careless(question: &str, draw: &mut Draw) -> String {
         written = spell_out_umlauts(&written);
     }
     for _ in 0..slips {
-        written = slip(&written, draw);
+        written = slip(&written, rng);
     }
     if unmarked {
         written = written.trim_end_matches(['?', '.']).to_string();
@@ -227,8 +225,8 @@ const EVERYDAY: [(&str, &str); 12] = [
     ("herum", "rum"),
 ];
 
-fn dialect_touch(text: &str, draw: &mut Draw) -> String {
-    let table: &[(&str, &str)] = match draw.below(4) {
+fn dialect_touch(text: &str, rng: &mut KeyedRng) -> String {
+    let table: &[(&str, &str)] = match rng.below(4) {
         0 => &NORTH,
         1 => &SOUTH,
         _ => &EVERYDAY,
@@ -246,9 +244,10 @@ fn dialect_touch(text: &str, draw: &mut Draw) -> String {
 /// Letters that lie side by side on a German keyboard.
 const KEYS: [&str; 3] = ["qwertzuiopü", "asdfghjklöä", "yxcvbnm"];
 
-// One slip in one word of at least five letters: two letters swapped, one left out, doubled, or hit beside its key. The first
-// letter stays, since that is how people err, and words with figures or placeholders are left alone.
-fn slip(text: &str, draw: &mut Draw) -> String {
+// One slip in one word of at least five letters: two letters swapped, one left out, doubled, or hit
+// beside its key. The first letter stays, since that is how people err, and words with figures or
+// placeholders are left alone.
+fn slip(text: &str, rng: &mut KeyedRng) -> String {
     let words: Vec<(usize, &str)> = text
         .split(' ')
         .scan(0, |at, word| {
@@ -263,20 +262,20 @@ fn slip(text: &str, draw: &mut Draw) -> String {
                     .all(|c| c.is_alphabetic() || [',', '?', '.'].contains(&c))
         })
         .collect();
-    let Some(&(start, word)) = draw.choose(&words) else {
+    let Some(&(start, word)) = rng.choose(&words) else {
         return text.to_string();
     };
     let mut letters: Vec<char> = word.chars().collect();
     let length = letters.iter().filter(|c| c.is_alphabetic()).count();
-    let at = 1 + draw.below(length - 2);
-    match draw.below(4) {
+    let at = 1 + rng.below(length - 2);
+    match rng.below(4) {
         0 => letters.swap(at, at + 1),
         1 => {
             letters.remove(at);
         }
         2 => letters.insert(at, letters[at]),
         _ => {
-            if let Some(neighbour) = beside(letters[at], draw) {
+            if let Some(neighbour) = beside(letters[at], rng) {
                 letters[at] = neighbour;
             } else {
                 letters.swap(at, at + 1);
@@ -287,7 +286,7 @@ fn slip(text: &str, draw: &mut Draw) -> String {
     format!("{}{changed}{}", &text[..start], &text[start + word.len()..])
 }
 
-fn beside(letter: char, draw: &mut Draw) -> Option<char> {
+fn beside(letter: char, rng: &mut KeyedRng) -> Option<char> {
     let row = KEYS.iter().find(|row| row.contains(letter))?;
     let keys: Vec<char> = row.chars().collect();
     let at = keys.iter().position(|&key| key == letter)?;
@@ -296,21 +295,21 @@ fn beside(letter: char, draw: &mut Draw) -> Option<char> {
         .flatten()
         .filter_map(|index| keys.get(index).copied())
         .collect();
-    draw.choose(&neighbours).copied()
+    rng.choose(&neighbours).copied()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testing::{all, drafts};
     use super::*;
-    use crate::dataset::draw::Purpose;
-    use crate::dataset::techniques::Recipe;
+    use crate::dataset::rng::Purpose;
+    use crate::dataset::techniques::Template;
     use std::collections::HashSet;
 
     #[test]
     fn scraps_are_many_and_answered_shortly() {
         let mut seen = HashSet::new();
-        let made = drafts(Recipe::Scrap, all(), 40, |task, draft| {
+        let made = drafts(Template::Scrap, all(), 40, |task, draft| {
             let (question, answer) = &draft.pairs[0];
             assert!(
                 !question.is_empty() && !question.contains('{'),
@@ -331,7 +330,7 @@ mod tests {
         let text = "Welche Unterlagen brauche ich für 27,60 Euro?";
         let mut changed = 0;
         for index in 0..200 {
-            let slipped = slip(text, &mut Draw::new(1, Purpose::Example, index, 0));
+            let slipped = slip(text, &mut KeyedRng::new(1, Purpose::Example, index, 0));
             let differing: Vec<(&str, &str)> = text
                 .split(' ')
                 .zip(slipped.split(' '))
@@ -352,7 +351,7 @@ mod tests {
         for index in 0..50 {
             let touched = dialect_touch(
                 "dasselbe Wasser",
-                &mut Draw::new(1, Purpose::Example, index, 0),
+                &mut KeyedRng::new(1, Purpose::Example, index, 0),
             );
             assert_eq!(touched, "dasselbe Wasser");
         }
@@ -360,14 +359,14 @@ mod tests {
 
     #[test]
     fn a_held_out_question_keeps_its_words_but_for_slips() {
-        drafts(Recipe::Scrap, all(), 1, |task, _| {
+        drafts(Template::Scrap, all(), 1, |task, _| {
             let held_out = Task {
                 held_out: true,
                 ..*task
             };
             for index in 0..30 {
-                let mut draw = Draw::new(4, Purpose::Validation, index, 0);
-                let draft = scrap(&held_out, &mut draw).unwrap();
+                let mut rng = KeyedRng::new(4, Purpose::Validation, index, 0);
+                let draft = scrap(&held_out, &mut rng).unwrap();
                 let words = |text: &str| text.split_whitespace().count();
                 assert_eq!(words(&draft.pairs[0].0), words(task.question));
             }

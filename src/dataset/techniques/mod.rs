@@ -1,5 +1,6 @@
-//! The techniques that turn a subject of the knowledge base into a dialogue: one module each. A recipe starts from a question
-//! and its answer and lets techniques change them; a new technique is a module, a bit, and a place in the recipes.
+//! The techniques that turn a subject of the knowledge base into a dialogue: one module each. A
+//! template starts from a question and its answer and lets techniques change them; a new technique
+//! is a module, a bit, and a place in the templates.
 
 mod administrative;
 mod conversation;
@@ -11,9 +12,9 @@ mod register;
 mod rewording;
 mod temporal;
 
-use super::catalog::{Catalog, Matter, Subject, Wish};
-use super::draw::Draw;
-use crate::german::{Register, spoken};
+use super::catalog::{Catalog, Detail, Subject, SubjectKind};
+use super::rng::KeyedRng;
+use crate::german::Register;
 use crate::knowledge::Phrases;
 use anyhow::{Result, bail};
 use std::str::FromStr;
@@ -29,7 +30,7 @@ pub enum Technique {
     Conversation = 2,
     /// The answer takes up whether the question says Sie or du.
     Register = 3,
-    /// When somebody asks, and from when the answer is.
+    /// When the citizen asks, and of which month the answer is.
     Temporal = 4,
     /// Official language and legal sources.
     Administrative = 5,
@@ -58,8 +59,8 @@ impl Technique {
         Technique::OutOfRemit,
     ];
 
-    /// Whether a data set can be made without it. Which office is responsible and what belongs elsewhere are questions of their
-    /// own, not ways to put one.
+    /// Whether a data set can be made without it. Which office is responsible and what belongs
+    /// elsewhere are questions of their own, not ways to put one.
     pub fn can_be_left_out(self) -> bool {
         !matches!(self, Technique::OfficeNaming | Technique::OutOfRemit)
     }
@@ -139,7 +140,7 @@ pub struct Draft {
     pub pairs: Vec<(String, String)>,
     /// How it addresses the other side.
     pub register: Register,
-    /// What was done to it.
+    /// Techniques used so far.
     pub techniques: TechniqueSet,
 }
 
@@ -161,10 +162,11 @@ impl Draft {
     }
 }
 
-/// How an example is put together. The form of the answer follows from what the question looks like: plain questions get the
-/// full answer as it stands in the knowledge base, those that ask for brevity or are scraps themselves a short one.
+/// How an example is put together. The form of the answer follows from what the question looks
+/// like: plain questions get the full answer as it stands in the knowledge base, those that ask for
+/// brevity or are scraps themselves a short one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recipe {
+pub enum Template {
     /// The question as it stands, full answer.
     Plain,
     /// A question that asks for brevity, short answer.
@@ -189,25 +191,26 @@ pub enum Recipe {
     Dialogue,
 }
 
-impl Recipe {
-    /// The technique without which the recipe is not followed.
+impl Template {
+    /// The technique without which the template is not followed.
     fn needs(self) -> Option<Technique> {
         match self {
-            Recipe::Plain => None,
-            Recipe::Brief | Recipe::Topic | Recipe::Combined => Some(Technique::Expansion),
-            Recipe::Paraphrase | Recipe::Indirect => Some(Technique::Paraphrase),
-            Recipe::Polite => Some(Technique::Conversation),
-            Recipe::Temporal => Some(Technique::Temporal),
-            Recipe::Administrative => Some(Technique::Administrative),
-            Recipe::Scrap => Some(Technique::Incomplete),
-            Recipe::Dialogue => Some(Technique::MultiTurn),
+            Template::Plain => None,
+            Template::Brief | Template::Topic | Template::Combined => Some(Technique::Expansion),
+            Template::Paraphrase | Template::Indirect => Some(Technique::Paraphrase),
+            Template::Polite => Some(Technique::Conversation),
+            Template::Temporal => Some(Technique::Temporal),
+            Template::Administrative => Some(Technique::Administrative),
+            Template::Scrap => Some(Technique::Incomplete),
+            Template::Dialogue => Some(Technique::MultiTurn),
         }
     }
 }
 
-/// The recipes of examples of one subject, spread so that every stretch of them holds about the same mix.
-pub const RECIPES: [Recipe; 30] = {
-    use Recipe::*;
+/// The templates of examples of one subject, spread so that every stretch of them holds about the
+/// same mix.
+pub const TEMPLATES: [Template; 30] = {
+    use Template::*;
     [
         Plain,
         Indirect,
@@ -242,15 +245,16 @@ pub const RECIPES: [Recipe; 30] = {
     ]
 };
 
-/// The recipes of validation examples: each asks a held-out phrasing, as it stands or with something around it.
-pub const VALIDATION_RECIPES: [Recipe; 8] = {
-    use Recipe::*;
+/// The templates of validation examples: each asks a held-out phrasing, as it stands or with
+/// something around it.
+pub const VALIDATION_TEMPLATES: [Template; 8] = {
+    use Template::*;
     [
         Plain, Indirect, Plain, Polite, Plain, Scrap, Plain, Dialogue,
     ]
 };
 
-/// What a recipe works on.
+/// What a template works on.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
     /// The whole catalogue.
@@ -261,12 +265,13 @@ pub struct Task<'a> {
     pub subject: &'a Subject<'a>,
     /// The question to start from.
     pub question: &'a str,
-    /// Whether the question is about one side of the fact only, as the hand-written ones but the first may be: then no wording
-    /// is taken that leaves out what it asks for.
+    /// Whether the question is about one side of the fact only, as the hand-written ones but the
+    /// first may be: then no wording is taken that leaves out what it asks for.
     pub narrow: bool,
     /// Whether the question was made from a pattern.
     pub from_pattern: bool,
-    /// Whether the question is held out: then no words are put in its place that training examples could share.
+    /// Whether the question is held out: then no words are put in its place that training examples
+    /// could share.
     pub held_out: bool,
     /// The techniques that are switched on.
     pub enabled: TechniqueSet,
@@ -274,56 +279,58 @@ pub struct Task<'a> {
 
 impl<'a> Task<'a> {
     /// One wording of the answer to this question.
-    fn body(&self, wish: Wish, register: Register, draw: &mut Draw) -> String {
+    fn answer(&self, detail: Detail, register: Register, rng: &mut KeyedRng) -> String {
         let asked = self.narrow.then_some(self.question);
-        self.subject.body(wish, register, asked, draw)
+        self.subject.answer(detail, register, asked, rng)
     }
 
-    /// An answer with what is said around it in this form of address. `greeted`: the question began with a greeting.
-    fn reply(&self, body: String, register: Register, greeted: bool, draw: &mut Draw) -> String {
+    /// An answer with what is said around it in this form of address. `greeted`: the question began
+    /// with a greeting.
+    fn reply(&self, body: String, register: Register, greeted: bool, rng: &mut KeyedRng) -> String {
         if !self.enabled.contains(Technique::Conversation) {
             return body;
         }
-        conversation::around_answer(self, body, register, greeted, draw)
+        conversation::around_answer(self, body, register, greeted, rng)
     }
 }
 
-/// Follows a recipe. `None` if it does not suit the subject or this draw, or its technique is switched off.
-pub fn cook(recipe: Recipe, task: &Task, draw: &mut Draw) -> Option<Draft> {
-    if recipe
+/// Follows a template. `None` if it does not suit the subject or this draw, or its technique is
+/// switched off.
+pub fn render(template: Template, task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+    if template
         .needs()
         .is_some_and(|technique| !task.enabled.contains(technique))
     {
         return None;
     }
     // Patterns belong to the technique, too; those that ask for the office are another's.
-    let expanded = task.from_pattern && matches!(task.subject.matter, Matter::Fact(..));
+    let expanded = task.from_pattern && matches!(task.subject.kind, SubjectKind::Fact(..));
     if expanded && !task.enabled.contains(Technique::Expansion) {
         return None;
     }
-    // What already addresses somebody (an insult, say) takes no phrases around it.
-    let spoken = spoken(task.question);
-    if spoken.is_some() && !matches!(recipe, Recipe::Plain | Recipe::Scrap) {
+    // A question with an address of its own (an insult, say) takes no phrases around it.
+    let spoken = Register::of_question(task.question);
+    if spoken.is_some() && !matches!(template, Template::Plain | Template::Scrap) {
         return None;
     }
-    let mut draft = match recipe {
-        Recipe::Plain => expansion::plain(task),
-        Recipe::Brief => expansion::brief(task, draw)?,
-        Recipe::Topic => expansion::topic(task, draw)?,
-        Recipe::Combined => expansion::combined(task, draw)?,
-        Recipe::Paraphrase => paraphrase::reworded(task, draw)?,
-        Recipe::Indirect => paraphrase::indirect(task, draw)?,
-        Recipe::Polite => conversation::polite(task, draw)?,
-        Recipe::Temporal => temporal::dated(task, draw)?,
-        Recipe::Administrative => administrative::official(task, draw)?,
-        Recipe::Scrap => incomplete::scrap(task, draw)?,
-        Recipe::Dialogue => multi_turn::dialogue(task, draw)?,
+    let mut draft = match template {
+        Template::Plain => expansion::plain(task),
+        Template::Brief => expansion::brief(task, rng)?,
+        Template::Topic => expansion::topic(task, rng)?,
+        Template::Combined => expansion::combined(task, rng)?,
+        Template::Paraphrase => paraphrase::reworded(task, rng)?,
+        Template::Indirect => paraphrase::indirect(task, rng)?,
+        Template::Polite => conversation::polite(task, rng)?,
+        Template::Temporal => temporal::dated(task, rng)?,
+        Template::Administrative => administrative::official(task, rng)?,
+        Template::Scrap => incomplete::scrap(task, rng)?,
+        Template::Dialogue => multi_turn::dialogue(task, rng)?,
     };
     draft.register = spoken.unwrap_or(draft.register);
-    match task.subject.matter {
-        Matter::Fact(..) => {}
-        Matter::Responsibility(..) => draft.techniques.insert(Technique::OfficeNaming),
-        Matter::Foreign(_) => draft.techniques.insert(Technique::OutOfRemit),
+    match task.subject.kind {
+        SubjectKind::Fact(..) => {}
+        SubjectKind::Responsibility(..) => draft.techniques.insert(Technique::OfficeNaming),
+        SubjectKind::Foreign(_) => draft.techniques.insert(Technique::OutOfRemit),
     }
     Some(draft)
 }
@@ -333,7 +340,7 @@ pub(super) mod testing {
     //! What the tests of the techniques share.
 
     use super::*;
-    use crate::dataset::draw::Purpose;
+    use crate::dataset::rng::Purpose;
     use crate::knowledge::Knowledge;
     use crate::knowledge::small_knowledge;
 
@@ -360,9 +367,10 @@ pub(super) mod testing {
         }
     }
 
-    /// Follows `recipe` for every subject of the small knowledge base with its first question, `times` times each.
+    /// Follows `template` for every subject of the small knowledge base with its first question,
+    /// `times` times each.
     pub fn drafts(
-        recipe: Recipe,
+        template: Template,
         enabled: TechniqueSet,
         times: u64,
         mut look: impl FnMut(&Task, Draft),
@@ -374,8 +382,8 @@ pub(super) mod testing {
             for phrasing in subject.train.iter().take(3) {
                 let task = asking(&catalog, &knowledge, subject, &phrasing.text, enabled);
                 for attempt in 0..times {
-                    let mut draw = Draw::new(9, Purpose::Example, number as u64, attempt);
-                    if let Some(draft) = cook(recipe, &task, &mut draw) {
+                    let mut rng = KeyedRng::new(9, Purpose::Example, number as u64, attempt);
+                    if let Some(draft) = render(template, &task, &mut rng) {
                         look(&task, draft);
                         made += 1;
                     }
@@ -387,12 +395,14 @@ pub(super) mod testing {
 
     #[test]
     fn a_technique_that_is_switched_off_is_not_used() {
-        for recipe in RECIPES {
-            let Some(off) = recipe.needs() else { continue };
+        for template in TEMPLATES {
+            let Some(off) = template.needs() else {
+                continue;
+            };
             let mut enabled = all();
             enabled.0 &= !(1 << off as u32);
-            assert_eq!(drafts(recipe, enabled, 3, |_, _| {}), 0, "{recipe:?}");
-            assert!(drafts(recipe, all(), 20, |_, _| {}) > 0, "{recipe:?}");
+            assert_eq!(drafts(template, enabled, 3, |_, _| {}), 0, "{template:?}");
+            assert!(drafts(template, all(), 20, |_, _| {}) > 0, "{template:?}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! Further questions that refer back to the first ("Und was kostet das?"), thanks at the end.
 
 use super::{Draft, Task, Technique, administrative};
-use crate::dataset::catalog::{Matter, Subject, Wish};
-use crate::dataset::draw::Draw;
+use crate::dataset::catalog::{Detail, Subject, SubjectKind};
+use crate::dataset::rng::KeyedRng;
 use crate::german::Register;
 use crate::wording::patterns::{Pattern, fits};
 use crate::wording::referring::referring;
@@ -19,19 +19,19 @@ const JOINTS: [&str; 7] = [
 ];
 
 /// A question that refers back, with or without a word before it.
-pub(super) fn follow_up(subject: &Subject, joint: bool, draw: &mut Draw) -> Option<String> {
-    let Matter::Fact(_, _, intent, fact) = subject.matter else {
+pub(super) fn follow_up(subject: &Subject, joint: bool, rng: &mut KeyedRng) -> Option<String> {
+    let SubjectKind::Fact(_, _, intent, fact) = subject.kind else {
         return None;
     };
     let patterns: Vec<&Pattern> = referring(intent)
         .iter()
         .filter(|pattern| fits(pattern, fact))
         .collect();
-    let question = draw.choose(&patterns)?.text;
+    let question = rng.choose(&patterns)?.text;
     if !joint {
         return Some(question.to_string());
     }
-    let word = draw.choose(&JOINTS)?;
+    let word = rng.choose(&JOINTS)?;
     if *word != "Und" {
         return Some(format!("{word} {question}"));
     }
@@ -40,21 +40,21 @@ pub(super) fn follow_up(subject: &Subject, joint: bool, draw: &mut Draw) -> Opti
     Some(format!("Und {}{}", first.to_lowercase(), letters.as_str()))
 }
 
-/// Question and answer, then one to three further ones about other facts of the same service, at times with thanks at the end.
-/// `None` if the subject has no such fact.
-pub fn dialogue(task: &Task, draw: &mut Draw) -> Option<Draft> {
+/// Question and answer, then one to three further ones about other facts of the same service, at
+/// times with thanks at the end. `None` if the subject has no such fact.
+pub fn dialogue(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let service = task.subject.service()?;
-    let register = task.register(draw, 30, 25);
+    let register = task.register(rng, 30, 25);
     let mut question = task.question.to_string();
     let mut addressed = Register::Neutral;
-    if task.enabled.contains(Technique::Conversation) && draw.percent(45) {
-        question = super::conversation::greet(task, question, register, true, draw)?;
+    if task.enabled.contains(Technique::Conversation) && rng.percent(45) {
+        question = super::conversation::greet(task, question, register, true, rng)?;
         addressed = register;
     }
     let greeted = question != task.question;
-    let first = task.body(Wish::Full, addressed, draw);
+    let first = task.answer(Detail::Full, addressed, rng);
     let first = if greeted {
-        task.reply(first, addressed, true, draw)
+        task.reply(first, addressed, true, rng)
     } else {
         first
     };
@@ -64,27 +64,27 @@ pub fn dialogue(task: &Task, draw: &mut Draw) -> Option<Draft> {
         .facts_of(service)
         .filter(|other| other.intent() != task.subject.intent())
         .collect();
-    draw.shuffle(&mut others);
-    let turns = 1 + usize::from(draw.percent(40)) + usize::from(draw.percent(12));
+    rng.shuffle(&mut others);
+    let turns = 1 + usize::from(rng.percent(40)) + usize::from(rng.percent(12));
     for other in others.into_iter().take(turns) {
-        let Some(question) = follow_up(other, draw.percent(75), draw) else {
+        let Some(question) = follow_up(other, rng.percent(75), rng) else {
             continue;
         };
         draft
             .pairs
-            .push((question, other.body(Wish::Short, addressed, None, draw)));
+            .push((question, other.answer(Detail::Short, addressed, None, rng)));
     }
     if draft.pairs.len() < 2 {
         return None;
     }
-    if let Matter::Fact(_, _, _, fact) = task.subject.matter
+    if let SubjectKind::Fact(_, _, _, fact) = task.subject.kind
         && draft.pairs.len() == 2
         && task.enabled.contains(Technique::Administrative)
-        && draw.percent(10)
+        && rng.percent(10)
     {
         // The source of the first answer, asked for at once.
         draft.pairs.truncate(1);
-        let question = draw.choose(&[
+        let question = rng.choose(&[
             "Wo steht das?",
             "Wo ist das geregelt?",
             "Auf welcher Rechtsgrundlage?",
@@ -92,20 +92,20 @@ pub fn dialogue(task: &Task, draw: &mut Draw) -> Option<Draft> {
         ])?;
         draft.pairs.push((
             (*question).to_string(),
-            administrative::source(task, fact, draw)?,
+            administrative::source(task, fact, rng)?,
         ));
         draft.techniques.insert(Technique::Administrative);
     } else if task.enabled.contains(Technique::Conversation)
         && !task.subject.is_grave()
-        && draw.percent(18)
+        && rng.percent(18)
     {
-        // A dialogue that has addressed nobody so far may still thank somebody.
+        // A dialogue that was neutral so far may still thank in a register.
         if addressed == Register::Neutral {
             addressed = register;
         }
-        let thanks = addressed.phrase(&task.phrases.thanks, draw)?.to_string();
+        let thanks = addressed.phrase(&task.phrases.thanks, rng)?.to_string();
         let welcome = addressed
-            .phrase(&task.phrases.thanks_answer, draw)?
+            .phrase(&task.phrases.thanks_answer, rng)?
             .to_string();
         draft.pairs.push((thanks, welcome));
         draft.techniques.insert(Technique::Conversation);
@@ -120,13 +120,13 @@ pub fn dialogue(task: &Task, draw: &mut Draw) -> Option<Draft> {
 mod tests {
     use super::super::testing::{all, drafts};
     use super::*;
-    use crate::dataset::techniques::Recipe;
+    use crate::dataset::techniques::Template;
     use std::collections::BTreeSet;
 
     #[test]
     fn follow_ups_are_about_other_facts_of_the_same_service() {
         let mut turns = BTreeSet::new();
-        let made = drafts(Recipe::Dialogue, all(), 40, |task, draft| {
+        let made = drafts(Template::Dialogue, all(), 40, |task, draft| {
             let service = task.subject.service().unwrap();
             assert!(draft.pairs.len() >= 2);
             turns.insert(draft.pairs.len());
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_question_is_asked_only_where_the_answer_fits_it() {
-        drafts(Recipe::Dialogue, all(), 40, |_, draft| {
+        drafts(Template::Dialogue, all(), 40, |_, draft| {
             for (question, answer) in &draft.pairs[1..] {
                 if question.contains("Was kostet das") || question.contains("was kostet das") {
                     assert!(

@@ -1,15 +1,15 @@
-//! Formal and informal: whether a dialogue says Sie, du or neither. The phrases around a question decide, its answer follows;
-//! a question that addresses somebody by itself keeps its form.
+//! Formal and informal: whether a dialogue says Sie, du or neither. The phrases around a question
+//! decide, its answer follows; a question that addresses somebody by itself keeps its form.
 
 use super::{Task, Technique};
-use crate::dataset::draw::Draw;
+use crate::dataset::rng::KeyedRng;
 use crate::german::Register;
 use crate::knowledge::PhraseList;
 
 impl Register {
     /// One of the three with these shares in percent; the rest is neutral.
-    pub(super) fn draw(draw: &mut Draw, sie: usize, du: usize) -> Register {
-        let at = draw.below(100);
+    pub(super) fn draw(rng: &mut KeyedRng, sie: usize, du: usize) -> Register {
+        let at = rng.below(100);
         if at < sie {
             Register::Sie
         } else if at < sie + du {
@@ -20,16 +20,16 @@ impl Register {
     }
 
     /// One of the list's phrases in this register.
-    pub(super) fn phrase<'p>(self, list: &'p PhraseList, draw: &mut Draw) -> Option<&'p str> {
-        draw.choose(list.of(self)).map(|phrase| phrase.as_str())
+    pub(super) fn phrase<'p>(self, list: &'p PhraseList, rng: &mut KeyedRng) -> Option<&'p str> {
+        rng.choose(list.of(self)).map(|phrase| phrase.as_str())
     }
 }
 
 impl Task<'_> {
     /// The form of address, with these shares in percent, where the technique is switched on.
-    pub(super) fn register(&self, draw: &mut Draw, sie: usize, du: usize) -> Register {
+    pub(super) fn register(&self, rng: &mut KeyedRng, sie: usize, du: usize) -> Register {
         if self.enabled.contains(Technique::Register) {
-            Register::draw(draw, sie, du)
+            Register::draw(rng, sie, du)
         } else {
             Register::Neutral
         }
@@ -39,11 +39,11 @@ impl Task<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{all, asking, drafts};
-    use super::super::{Draft, RECIPES, cook};
+    use super::super::{Draft, TEMPLATES, render};
     use super::*;
-    use crate::dataset::catalog::{Catalog, Matter};
-    use crate::dataset::draw::Purpose;
-    use crate::german::{address, spoken};
+    use crate::dataset::catalog::{Catalog, SubjectKind};
+    use crate::dataset::rng::Purpose;
+    use crate::german::address;
     use crate::knowledge::Knowledge;
 
     /// Whether some text of the draft addresses somebody otherwise than its register says.
@@ -56,16 +56,17 @@ mod tests {
     }
 
     #[test]
-    fn no_recipe_mixes_the_forms_of_address() {
-        for recipe in RECIPES {
-            drafts(recipe, all(), 30, |_, draft| {
-                assert!(!is_mixed(&draft), "{recipe:?}: {draft:#?}");
+    fn no_template_mixes_the_forms_of_address() {
+        for template in TEMPLATES {
+            drafts(template, all(), 30, |_, draft| {
+                assert!(!is_mixed(&draft), "{template:?}: {draft:#?}");
             });
         }
     }
 
-    // One mixed example among half a million stops the whole set, so every phrasing of the repository meets every recipe;
-    // requests from outside the remit, which may address somebody, meet them more often.
+    // One mixed example among half a million stops the whole set, so every phrasing of the
+    // repository meets every template; requests from outside the remit, which may address somebody,
+    // meet them more often.
     #[test]
     fn nothing_in_the_repositorys_knowledge_mixes_the_forms_of_address() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/knowledge");
@@ -73,18 +74,18 @@ mod tests {
         let catalog = Catalog::new(&knowledge, 1);
         let mut made = 0;
         for (number, subject) in catalog.subjects.iter().enumerate() {
-            let times = match subject.matter {
-                Matter::Foreign(_) => 8,
+            let times = match subject.kind {
+                SubjectKind::Foreign(_) => 8,
                 _ => 1,
             };
             for phrasing in subject.train.iter().chain(&subject.held_out) {
                 let task = asking(&catalog, &knowledge, subject, &phrasing.text, all());
-                for attempt in 0..times * RECIPES.len() {
-                    let recipe = RECIPES[attempt % RECIPES.len()];
+                for attempt in 0..times * TEMPLATES.len() {
+                    let template = TEMPLATES[attempt % TEMPLATES.len()];
                     let (index, attempt) = (number as u64, attempt as u64);
-                    let mut draw = Draw::new(3, Purpose::Example, index, attempt);
-                    if let Some(draft) = cook(recipe, &task, &mut draw) {
-                        assert!(!is_mixed(&draft), "{recipe:?}: {draft:#?}");
+                    let mut rng = KeyedRng::new(3, Purpose::Example, index, attempt);
+                    if let Some(draft) = render(template, &task, &mut rng) {
+                        assert!(!is_mixed(&draft), "{template:?}: {draft:#?}");
                         made += 1;
                     }
                 }
@@ -97,10 +98,14 @@ mod tests {
     fn switched_off_nobody_is_addressed() {
         let mut enabled = all();
         enabled.0 &= !(1 << Technique::Register as u32);
-        for recipe in RECIPES {
-            drafts(recipe, enabled, 10, |task, draft| {
-                if spoken(task.question).is_none() {
-                    assert_eq!(draft.register, Register::Neutral, "{recipe:?}: {draft:#?}");
+        for template in TEMPLATES {
+            drafts(template, enabled, 10, |task, draft| {
+                if Register::of_question(task.question).is_none() {
+                    assert_eq!(
+                        draft.register,
+                        Register::Neutral,
+                        "{template:?}: {draft:#?}"
+                    );
                     assert!(!draft.techniques.contains(Technique::Register));
                 }
             });

@@ -1,48 +1,48 @@
-//! Time: questions for the state of things today are answered with the date of the facts; plans ("Morgen habe ich frei, ...")
-//! stand before questions of those who want to get something done.
+//! Time: questions for the state of things today are answered with the date of the facts; plans
+//! ("Morgen habe ich frei, ...") stand before questions of those who want to get something done.
 
 use super::{Draft, Task, Technique};
-use crate::dataset::catalog::{Matter, Wish};
-use crate::dataset::draw::Draw;
+use crate::dataset::catalog::{Detail, SubjectKind};
+use crate::dataset::rng::KeyedRng;
 use crate::german::Register;
 use crate::knowledge::Intent;
 use crate::wording::references::{as_of, month_of};
 
-/// The question with a time, and the answer with the date of its facts where that was asked. `None` for requests that belong
-/// elsewhere and where the plan would be out of place.
-pub fn dated(task: &Task, draw: &mut Draw) -> Option<Draft> {
+/// The question with a time, and the answer with the date of its facts where that was asked. `None`
+/// for requests that belong elsewhere and where the plan would be out of place.
+pub fn dated(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let service = task.subject.service()?;
-    let register = task.register(draw, 25, 18);
-    if draw.percent(45) {
+    let register = task.register(rng, 25, 18);
+    if rng.percent(45) {
         if task.subject.is_grave() || !can_be_planned(task) {
             return None;
         }
         let question = register
-            .phrase(&task.phrases.plan, draw)?
+            .phrase(&task.phrases.plan, rng)?
             .replace("{frage}", task.question);
-        let body = task.body(Wish::Any, register, draw);
-        let answer = task.reply(body, register, false, draw);
+        let body = task.answer(Detail::Any, register, rng);
+        let answer = task.reply(body, register, false, rng);
         return Some(Draft::new(question, answer, &[Technique::Temporal]).with_register(register));
     }
     let question = register
-        .phrase(&task.phrases.current, draw)?
+        .phrase(&task.phrases.current, rng)?
         .replace("{frage}", task.question);
-    let phrase = Register::Neutral.phrase(&task.phrases.as_of, draw)?;
+    let phrase = Register::Neutral.phrase(&task.phrases.as_of, rng)?;
     let as_of = as_of(phrase, &month_of(service)?);
-    let body = task.body(Wish::Full, register, draw);
+    let body = task.answer(Detail::Full, register, rng);
     let answer = format!("{body} {as_of}");
     Some(Draft::new(question, answer, &[Technique::Temporal]).with_register(register))
 }
 
-// Whoever wants to know when, where, with what, at what price, may have a plan.
+// Questions for when, where, with what and at what price may come with a plan.
 fn can_be_planned(task: &Task) -> bool {
-    match task.subject.matter {
-        Matter::Fact(_, _, intent, _) => matches!(
+    match task.subject.kind {
+        SubjectKind::Fact(_, _, intent, _) => matches!(
             intent,
             Intent::Where | Intent::Fee | Intent::Documents | Intent::Online | Intent::Duration
         ),
-        Matter::Responsibility(..) => true,
-        Matter::Foreign(_) => false,
+        SubjectKind::Responsibility(..) => true,
+        SubjectKind::Foreign(_) => false,
     }
 }
 
@@ -50,12 +50,12 @@ fn can_be_planned(task: &Task) -> bool {
 mod tests {
     use super::super::testing::{all, drafts};
     use super::*;
-    use crate::dataset::techniques::Recipe;
+    use crate::dataset::techniques::Template;
 
     #[test]
     fn who_asks_for_today_hears_from_when_the_answer_is() {
         let (mut current, mut plans) = (0, 0);
-        drafts(Recipe::Temporal, all(), 40, |task, draft| {
+        drafts(Template::Temporal, all(), 40, |task, draft| {
             let (question, answer) = &draft.pairs[0];
             assert!(question.contains(task.question), "{question}");
             if answer.contains("Juli 2026") {

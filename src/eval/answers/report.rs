@@ -1,8 +1,9 @@
 //! The measurement for people: a table for the terminal, a page with every answer to browse.
 
 use super::{Answer, AnswerReport, Comparison, Judged, Summary};
-use crate::eval::html::{escape, page, table as html_table};
+use crate::eval::html::{page, table as html_table};
 use crate::eval::statistics::{Mean, Share};
+use crate::html::escape;
 use std::fmt::Write;
 
 /// A measure's name and its value without and with the guard.

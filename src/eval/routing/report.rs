@@ -1,7 +1,8 @@
 //! A routing analysis for people: a table for the terminal, a page with heat maps.
 
 use super::{LayerReport, RoutingReport, TopToken};
-use crate::eval::html::{HeatMap, escape, page, table as html_table};
+use crate::eval::html::{HeatMap, page, table as html_table};
+use crate::html::escape;
 use std::fmt::Write;
 
 /// Tokens named per expert in the terminal; the page and the JSON have all.

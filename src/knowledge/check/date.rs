@@ -29,7 +29,8 @@ impl Date {
         months - i64::from(self.day < earlier.day)
     }
 
-    // Days since 1970-01-01 to a date, by counting in 400-year eras that begin on 1 March (so that the leap day comes last).
+    // Days since 1970-01-01 to a date, by counting in 400-year eras that begin on 1 March (so that
+    // the leap day comes last).
     fn from_days(days: i64) -> Date {
         let shifted = days + 719_468;
         let era = shifted.div_euclid(146_097);

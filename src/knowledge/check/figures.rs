@@ -6,8 +6,8 @@ use crate::knowledge::{Service, SourceFile, Text};
 use std::collections::BTreeMap;
 
 impl Checker<'_> {
-    // The same words before a figure of the same unit, and another figure: "beträgt die Gebühr für den Pass 70 Euro" here and
-    // 60 Euro there.
+    // The same words before a figure of the same unit, and another figure: "beträgt die Gebühr für
+    // den Pass 70 Euro" here and 60 Euro there.
     pub(super) fn contradictions(&mut self, file: &SourceFile, service: &Service) {
         let mut said: BTreeMap<(String, &str), (String, &Text)> = BTreeMap::new();
         for fact in service.facts.values() {
@@ -21,7 +21,8 @@ impl Checker<'_> {
                                 file,
                                 text,
                                 format!(
-                                    "\"{} {number} {unit}\", but line {line} says {other} {unit}: a contradiction",
+                                    "\"{} {number} {unit}\", but line {line} says {other} {unit}: \
+                                    a contradiction",
                                     statement.words
                                 ),
                             );

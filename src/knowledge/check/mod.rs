@@ -74,7 +74,8 @@ pub fn check_with(
     checker.findings
 }
 
-/// Where a folded text was first seen, for things that must be unique over the whole knowledge base.
+/// Where a folded text was first seen, for things that must be unique over the whole knowledge
+/// base.
 #[derive(Default)]
 struct Seen<'a> {
     ids: BTreeMap<String, Place<'a>>,
@@ -273,7 +274,14 @@ impl<'a> Checker<'a> {
         }
         let length = words(answer).count();
         if length > LONGEST_ANSWER_WORDS {
-            self.warning(file, answer, format!("the answer has {length} words: more than {LONGEST_ANSWER_WORDS} are hard to follow"));
+            self.warning(
+                file,
+                answer,
+                format!(
+                    "the answer has {length} words: more than \
+                {LONGEST_ANSWER_WORDS} are hard to follow"
+                ),
+            );
         }
     }
 
@@ -308,7 +316,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    // What people say who came to the wrong place (`elsewhere`) may be no question, and may address somebody.
+    // What people say who came to the wrong place (`elsewhere`) may be no question, and may address
+    // somebody.
     fn questions(
         &mut self,
         file: &'a SourceFile,
@@ -367,7 +376,8 @@ impl<'a> Checker<'a> {
                 file,
                 text,
                 format!(
-                    "\"{word}\" is not in the dictionary: correct it, or add it to sprache/woerter.txt"
+                    "\"{word}\" is not in the dictionary: correct it, or add it to \
+                    sprache/woerter.txt"
                 ),
             );
         }

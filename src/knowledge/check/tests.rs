@@ -1,4 +1,5 @@
-//! Each rule is broken once in a copy of the small knowledge base and must be reported on the line where it was broken.
+//! Each rule is broken once in a copy of the small knowledge base and must be reported on the line
+//! where it was broken.
 
 use super::*;
 use std::path::Path;
@@ -12,7 +13,8 @@ fn findings_as_of(folder: &Path, today: &str) -> Vec<Finding> {
     check(&Knowledge::load(folder).unwrap(), today.parse().unwrap())
 }
 
-// Replaces the first `from` of the file and expects a finding that holds `expected` where `to` now stands.
+// Replaces the first `from` of the file and expects a finding that holds `expected` where `to` now
+// stands.
 fn expect(file: &str, from: &str, to: &str, severity: Severity, expected: &str) {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(FOLDER).unwrap() {
@@ -47,7 +49,8 @@ fn the_small_knowledge_base_is_clean() {
 #[test]
 fn sources_and_dates_are_required() {
     let file = "einwohnermeldeamt.toml";
-    let fact = "text = \"Nach dem Einzug in eine neue Wohnung ist die Anmeldung bei der Meldebehörde vorgeschrieben.\"";
+    let fact = "text = \"Nach dem Einzug in eine neue Wohnung ist die Anmeldung bei der \
+        Meldebehörde vorgeschrieben.\"";
     let rest = "\nkurz = \"Die Anmeldung der neuen Wohnung ist Pflicht.\"\nquelle = [";
     let from = format!("{fact}{rest}\"§ 17 Abs. 1 BMG\"]");
     expect(
@@ -199,7 +202,8 @@ fn figures_of_one_service_agree() {
     expect(
         "standesamt.toml",
         "Jede weitere Urkunde im selben Vorgang kostet die Hälfte.",
-        "Jede weitere Urkunde im selben Vorgang kostet 5 Euro. Jede weitere Urkunde im selben Vorgang kostet 6 Euro.",
+        "Jede weitere Urkunde im selben Vorgang kostet 5 Euro. Jede weitere Urkunde im selben \
+        Vorgang kostet 6 Euro.",
         Severity::Error,
         "line",
     );
@@ -295,9 +299,12 @@ fn required_intents_and_question_counts_are_held() {
         folder.path().join("kommune.toml"),
     )
     .unwrap();
-    let office = "[amt]\nid = \"bauamt\"\nname = \"Bauamt\"\nartikel = \"das\"\n[[leistung]]\nid = \"bau_x\"\ntitel = \"X\"\n\
-                  stichworte = [\"X\"]\nthema = \"das X\"\nthema_dativ = \"dem X\"\nstand = \"2026-07-01\"\n\
-                  [leistung.fakten.online]\ntext = \"Es geht.\"\nkurz = \"Es geht.\"\nquelle = [\"BauO\"]\nnennt = [\"geht\"]\n\
+    let office = "[amt]\nid = \"bauamt\"\nname = \"Bauamt\"\nartikel = \"das\"\n[[leistung]]\nid \
+        = \"bau_x\"\ntitel = \"X\"\n\
+                  stichworte = [\"X\"]\nthema = \"das X\"\nthema_dativ = \"dem X\"\nstand = \
+                  \"2026-07-01\"\n\
+                  [leistung.fakten.online]\ntext = \"Es geht.\"\nkurz = \"Es geht.\"\nquelle = \
+                  [\"BauO\"]\nnennt = [\"geht\"]\n\
                   fragen = [\"Geht es?\"]\n";
     std::fs::write(folder.path().join("bauamt.toml"), office).unwrap();
     let messages: Vec<String> = findings_as_of(folder.path(), "2026-11-01")
@@ -351,7 +358,8 @@ fn answers_and_texts_are_whole_and_of_a_readable_length() {
         ),
         (
             // An empty list has no place of its own: the service's first line is named.
-            "id = \"sta_eheschliessung\"\ntitel = \"Anmeldung der Eheschließung\"\nstichworte = [\"heiraten\", \"Eheschließung\", \"Trauung\"]",
+            "id = \"sta_eheschliessung\"\ntitel = \"Anmeldung der Eheschließung\"\nstichworte = \
+            [\"heiraten\", \"Eheschließung\", \"Trauung\"]",
             "id = \"sta_eheschliessung\"\ntitel = \"Anmeldung der Eheschließung\"\nstichworte = []",
             Error,
             "no stichworte",

@@ -35,7 +35,8 @@ fn what_is_imported_is_a_knowledge_file() {
         .into_iter()
         .filter(|finding| finding.severity == Severity::Error)
         .collect();
-    // The sample addresses the reader in one place; that is for a person to change, and the checker says where.
+    // The sample addresses the reader in one place; that is for a person to change, and the checker
+    // says where.
     assert_eq!(errors.len(), 2, "{errors:#?}");
     assert!(
         errors

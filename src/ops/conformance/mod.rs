@@ -30,18 +30,21 @@ use std::fmt;
 
 use super::Operations;
 
-/// Storage precision of the device under test.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// What a device multiplies and, on a card, stores.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, clap::ValueEnum)]
 pub enum Precision {
-    /// `f32`.
+    /// 32 bits, 24 of them significant: the CPU's own.
     #[serde(rename = "fp32")]
+    #[value(name = "fp32")]
     Single,
-    /// 16 bits, 11 of them significant.
-    #[serde(rename = "fp16")]
-    Half,
-    /// 16 bits, 8 of them significant.
+    /// 16 bits, 8 of them significant, with the range of 32. The CPU rounds only what large products multiply.
     #[serde(rename = "bf16")]
+    #[value(name = "bf16")]
     Bfloat,
+    /// 16 bits, 11 of them significant; training moves a loss scale. For a card, and sim.
+    #[serde(rename = "fp16")]
+    #[value(name = "fp16")]
+    Half,
 }
 
 impl Precision {

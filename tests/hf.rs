@@ -1,6 +1,7 @@
-//! Model folders: what Transformers saved is read, what is saved is what Transformers would have saved, damage is named.
+//! Model folders: what Transformers saved is read, what is saved is what Transformers would have
+//! saved, damage is named.
 
-use muni_engine::formats::{LoadedModel, load_folder, replace_folder, save_folder};
+use muni_engine::hf::{LoadedModel, load_folder, replace_folder, save_folder};
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, Workspace, random_weights};
 use muni_engine::ops::cpu::CpuDevice;
 use muni_engine::tokenizer::Tokenizer;
@@ -219,7 +220,7 @@ fn marked_folder(dir: &Path, content: &str) {
 }
 
 fn content(dir: &Path) -> String {
-    let found = muni_engine::formats::find_folder(dir).unwrap();
+    let found = muni_engine::hf::find_folder(dir).unwrap();
     fs::read_to_string(found.join("config.json")).unwrap()
 }
 

@@ -1,33 +1,35 @@
-//! How a dialogue is laid out as text. The product asks its model in the first format, so that is by far the most frequent.
+//! How a dialogue is laid out as text. The product asks its model in the first layout, so that is
+//! by far the most frequent.
 
 use super::catalog::Asked;
-use super::draw::Draw;
+use super::rng::KeyedRng;
 use crate::german::grammar::upper_first;
 
-/// One layout: an optional head, then for each turn what stands before the question, between question and answer, and between
-/// two turns. The text ends with an answer.
-pub struct Format {
+/// One layout: an optional head, then for each turn what stands before the question, between
+/// question and answer, and between two turns. The text ends with an answer.
+pub struct Layout {
     /// Name in the data set's records.
     pub id: &'static str,
-    /// Before the dialogue. All four may hold `{amt}`, `{an_amt}`, `{titel}` and `{n}`, the number of the turn.
+    /// Before the dialogue. All four may hold `{amt}`, `{an_amt}`, `{titel}` and `{n}`, the number
+    /// of the turn.
     head: &'static str,
     question: &'static str,
     answer: &'static str,
     turn: &'static str,
 }
 
-/// Share of the first format in percent.
+/// Share of the first layout in percent.
 const DEFAULT_SHARE: usize = 60;
 
 // A label before each turn, colons behind them, a line each.
-macro_rules! formats {
+macro_rules! layouts {
     ($($id:literal $head:literal $question:literal $answer:literal $($turn:literal)?;)*) => {
-        &[$(Format {
+        &[$(Layout {
             id: $id,
             head: $head,
             question: $question,
             answer: $answer,
-            turn: formats!(@turn $($turn)?),
+            turn: layouts!(@turn $($turn)?),
         },)*]
     };
     (@turn) => { "\n" };
@@ -35,7 +37,7 @@ macro_rules! formats {
 }
 
 /// The layouts; the first is the default.
-pub const FORMATS: &[Format] = formats! {
+pub const LAYOUTS: &[Layout] = layouts! {
     "frage_antwort" "" "Frage: " "\nAntwort: ";
     "buerger_amt" "" "Bürger: " "\nAmt: ";
     "buergerin_amt" "" "Bürgerin: " "\n{amt}: ";
@@ -101,29 +103,29 @@ pub const FORMATS: &[Format] = formats! {
 };
 
 /// A dialogue as text, and where in it the turns stand.
-pub struct Rendered {
+pub struct LaidOut {
     /// The whole text.
     pub text: String,
     /// Byte range of each turn's words: question, answer, question, answer, ...
     pub turns: Vec<(u32, u32)>,
-    /// Byte range of each answer. Where a space stands before the first word it belongs to the answer: a model that is prompted
-    /// with `Antwort:` has to write that space.
+    /// Byte range of each answer. Where a space stands before the first word it belongs to the
+    /// answer: a model that is prompted with `Antwort:` has to write that space.
     pub answers: Vec<(usize, usize)>,
 }
 
-impl Format {
+impl Layout {
     /// Draws a layout: the default, or one of the others with equal chance.
-    pub fn draw(draw: &mut Draw) -> &'static Format {
-        let index = if draw.percent(DEFAULT_SHARE) {
+    pub fn draw(rng: &mut KeyedRng) -> &'static Layout {
+        let index = if rng.percent(DEFAULT_SHARE) {
             0
         } else {
-            1 + draw.below(FORMATS.len() - 1)
+            1 + rng.below(LAYOUTS.len() - 1)
         };
-        &FORMATS[index]
+        &LAYOUTS[index]
     }
 
     /// Lays out pairs of question and answer about `asked`.
-    pub fn render(&self, asked: &Asked, pairs: &[(String, String)]) -> Rendered {
+    pub fn lay_out(&self, asked: &Asked, pairs: &[(String, String)]) -> LaidOut {
         let fill = |text: &mut String, pattern: &str, number: usize| {
             if pattern.contains('{') {
                 let filled = pattern
@@ -161,7 +163,7 @@ impl Format {
             turns.push((start as u32, text.len() as u32));
             answers.push((start - usize::from(self.answer.ends_with(' ')), text.len()));
         }
-        Rendered {
+        LaidOut {
             text,
             turns,
             answers,
@@ -184,35 +186,35 @@ mod tests {
 
     #[test]
     fn the_default_is_exactly_the_products_prompt() {
-        let rendered = FORMATS[0].render(&asked(), &[("Wo?".to_string(), "Hier.".to_string())]);
-        assert_eq!(rendered.text, "Frage: Wo?\nAntwort: Hier.");
+        let laid_out = LAYOUTS[0].lay_out(&asked(), &[("Wo?".to_string(), "Hier.".to_string())]);
+        assert_eq!(laid_out.text, "Frage: Wo?\nAntwort: Hier.");
         assert_eq!(
-            &rendered.text[rendered.answers[0].0..rendered.answers[0].1],
+            &laid_out.text[laid_out.answers[0].0..laid_out.answers[0].1],
             " Hier."
         );
     }
 
     #[test]
-    fn every_format_is_its_own_and_marks_the_turns() {
+    fn every_layout_is_its_own_and_marks_the_turns() {
         let pairs = [
             ("Wo?".to_string(), "Hier.".to_string()),
             ("Wann?".to_string(), "Jetzt.".to_string()),
         ];
         let (mut texts, mut ids) = (BTreeSet::new(), BTreeSet::new());
-        for format in FORMATS {
-            let rendered = format.render(&asked(), &pairs);
-            let part = |&(start, end): &(u32, u32)| &rendered.text[start as usize..end as usize];
-            let turns: Vec<&str> = rendered.turns.iter().map(part).collect();
-            assert_eq!(turns, ["Wo?", "Hier.", "Wann?", "Jetzt."], "{}", format.id);
-            for ((start, end), answer) in rendered.answers.iter().zip(["Hier.", "Jetzt."]) {
-                assert_eq!(rendered.text[*start..*end].trim_start(), answer);
-                assert!(!rendered.text[..*start].ends_with(' '), "{}", format.id);
+        for layout in LAYOUTS {
+            let laid_out = layout.lay_out(&asked(), &pairs);
+            let part = |&(start, end): &(u32, u32)| &laid_out.text[start as usize..end as usize];
+            let turns: Vec<&str> = laid_out.turns.iter().map(part).collect();
+            assert_eq!(turns, ["Wo?", "Hier.", "Wann?", "Jetzt."], "{}", layout.id);
+            for ((start, end), answer) in laid_out.answers.iter().zip(["Hier.", "Jetzt."]) {
+                assert_eq!(laid_out.text[*start..*end].trim_start(), answer);
+                assert!(!laid_out.text[..*start].ends_with(' '), "{}", layout.id);
             }
-            assert!(rendered.text.ends_with("Jetzt."));
-            assert!(!rendered.text.contains(['{', '}']), "{}", rendered.text);
-            assert!(texts.insert(rendered.text), "{}", format.id);
-            assert!(ids.insert(format.id));
+            assert!(laid_out.text.ends_with("Jetzt."));
+            assert!(!laid_out.text.contains(['{', '}']), "{}", laid_out.text);
+            assert!(texts.insert(laid_out.text), "{}", layout.id);
+            assert!(ids.insert(layout.id));
         }
-        assert!(FORMATS.len() >= 50, "{}", FORMATS.len());
+        assert!(LAYOUTS.len() >= 50, "{}", LAYOUTS.len());
     }
 }

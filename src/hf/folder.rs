@@ -1,9 +1,10 @@
-//! A model folder: `config.json`, `generation_config.json`, `model.safetensors` and the tokenizer's files, as Transformers'
-//! `save_pretrained` lays them out. What this engine writes, Transformers opens unchanged, and the other way round.
+//! A model folder: `config.json`, `generation_config.json`, `model.safetensors` and the tokenizer's
+//! files, as Transformers' `save_pretrained` lays them out. What this engine writes, Transformers
+//! opens unchanged, and the other way round.
 
-use super::folder::{find_folder, replace_folder};
 use super::weights::{StoredTensor, Weights, read_text};
 use super::write::{Tensor, write_safetensors};
+use crate::files;
 use crate::model::{ModelConfig, TensorSpec, hf_tensor};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +12,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const CONFIG_FILE: &str = "config.json";
 const HEAD: &str = "lm_head.weight";
@@ -28,8 +29,51 @@ pub struct LoadedModel<W = Vec<f32>> {
     pub fused: Vec<W>,
 }
 
-/// Saves a model as `dir`, replacing a model folder that is there in one step: a crash or a full disk leaves the old one.
-/// `fused` holds one vector per entry of `config.parameters()`. Without a tokenizer its files are left out.
+/// Where the complete copy of a model folder is: see [`files::current_folder`].
+///
+/// # Errors
+/// If there is none, or `dir` is no folder.
+pub fn find_folder(dir: &Path) -> Result<PathBuf> {
+    match files::current_folder(dir) {
+        Some(found) if found.is_dir() => Ok(found),
+        Some(_) => bail!(
+            "{} is a file, expected a model folder (config.json, model.safetensors, ...): \
+             give the folder it lies in",
+            dir.display()
+        ),
+        None => bail!(
+            "{} does not exist, expected a model folder: check the path, or train a model first",
+            dir.display()
+        ),
+    }
+}
+
+/// Makes `dir` hold exactly what `write` puts into the folder it is given, or, on any error, what
+/// it held before: see [`files::replace_folder`]. A `dir` that exists must be empty or hold the
+/// file `marker` (e.g. `config.json`), so that a mistyped path never costs anyone's data.
+///
+/// # Errors
+/// As [`files::replace_folder`]; if `dir` holds something without `marker`.
+pub fn replace_folder(
+    dir: &Path,
+    marker: &str,
+    write: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let refusal = |dir: &Path| {
+        ensure!(
+            dir.join(marker).is_file(),
+            "{} is not empty and holds no {marker}, so it is not ours to replace: \
+             choose another folder or empty it",
+            dir.display()
+        );
+        Ok(())
+    };
+    files::replace_folder(dir, &refusal, write)
+}
+
+/// Saves a model as `dir`, replacing a model folder that is there in one step: a crash or a full
+/// disk leaves the old one. `fused` holds one vector per entry of `config.parameters()`. Without a
+/// tokenizer its files are left out.
 pub fn save_folder(
     dir: &Path,
     config: &ModelConfig,
@@ -41,8 +85,8 @@ pub fn save_folder(
     })
 }
 
-/// Writes a model's files into the existing folder `dir`, for callers that add files of their own inside
-/// [`replace_folder`]. The same model gives the same bytes.
+/// Writes a model's files into the existing folder `dir`, for callers that add files of their own
+/// inside [`replace_folder`]. The same model gives the same bytes.
 pub fn write_files(
     dir: &Path,
     config: &ModelConfig,
@@ -73,14 +117,15 @@ pub fn write_files(
     write_safetensors(&dir.join(super::weights::SINGLE_FILE), tensors)
 }
 
-/// Opens a model folder that this engine or Transformers saved: `f32`, `f16` or `bf16`, one file or several. Everything
-/// that the engine would compute wrongly is an error that names the file, what was found, what was expected.
+/// Opens a model folder that this engine or Transformers saved: `f32`, `f16` or `bf16`, one file or
+/// several. Everything that the engine would compute wrongly is an error that names the file, what
+/// was found, what was expected.
 pub fn load_folder(dir: &Path) -> Result<LoadedModel> {
     load_folder_into(dir, &|len| Ok(vec![0.0; len]))
 }
 
-/// As [`load_folder`], with the weights in buffers of zeros that `allocate` makes for a number of elements: a device's own kind
-/// of memory saves a copy of the whole model.
+/// As [`load_folder`], with the weights in buffers of zeros that `allocate` makes for a number of
+/// elements: a device's own kind of memory saves a copy of the whole model.
 pub fn load_folder_into<W: DerefMut<Target = [f32]>>(
     dir: &Path,
     allocate: &dyn Fn(usize) -> Result<W>,
@@ -116,7 +161,8 @@ pub fn load_config(dir: &Path) -> Result<ModelConfig> {
     let path = dir.join(CONFIG_FILE);
     if !path.exists() {
         bail!(
-            "{} is missing, expected the configuration of a Mixtral model: give a folder that holds config.json and model.safetensors",
+            "{} is missing, expected the configuration of a Mixtral model: give a folder that \
+            holds config.json and model.safetensors",
             path.display()
         );
     }
@@ -161,7 +207,8 @@ fn check_counts(dir: &Path, config: &ModelConfig, weights: &Weights) -> Result<(
     let found = weights.names().count();
     ensure!(
         layers <= found && layers.saturating_mul(experts) <= MAX_EXPERTS,
-        "{}: config.json says {layers} layers of {experts} experts, the weights hold {found} tensors: the files are not of one model",
+        "{}: config.json says {layers} layers of {experts} experts, the weights hold {found} \
+        tensors: the files are not of one model",
         dir.display()
     );
     Ok(())
@@ -173,8 +220,8 @@ struct Place<'a> {
     first: usize,
 }
 
-/// Finds `spec` under its hub name, or inside the tensors that Transformers 5 holds in memory (all experts of a layer in
-/// one, gate rows before up rows), which some tools save as they are.
+/// Finds `spec` under its hub name, or inside the tensors that Transformers 5 holds in memory (all
+/// experts of a layer in one, gate rows before up rows), which some tools save as they are.
 fn place<'a>(
     dir: &Path,
     config: &ModelConfig,
@@ -187,7 +234,8 @@ fn place<'a>(
             .and_then(|(name, shape, first)| Some((weights.get(&name)?, shape, first)))
             .with_context(|| {
                 format!(
-                    "{}: tensor {} is missing, expected it with shape {:?}: the folder is not complete, or not of the model that config.json describes",
+                    "{}: tensor {} is missing, expected it with shape {:?}: the folder is not \
+                    complete, or not of the model that config.json describes",
                     dir.display(),
                     spec.name,
                     spec.shape
@@ -196,7 +244,8 @@ fn place<'a>(
     };
     ensure!(
         tensor.shape == shape,
-        "{}: tensor {} has shape {:?}, expected {shape:?} from config.json: the files are not of one model",
+        "{}: tensor {} has shape {:?}, expected {shape:?} from config.json: the files are not of \
+        one model",
         tensor.path.display(),
         tensor.name,
         tensor.shape
@@ -204,7 +253,8 @@ fn place<'a>(
     Ok(Place { tensor, first })
 }
 
-/// Name, shape and first element of `spec` in the layout with fused experts; `None` where that layout has nothing else.
+/// Name, shape and first element of `spec` in the layout with fused experts; `None` where that
+/// layout has nothing else.
 fn fused_experts(config: &ModelConfig, spec: &TensorSpec) -> Option<(String, Vec<usize>, usize)> {
     let (layer, part) = spec.name.split_once(".block_sparse_moe.")?;
     if part == "gate.weight" {
@@ -215,7 +265,8 @@ fn fused_experts(config: &ModelConfig, spec: &TensorSpec) -> Option<(String, Vec
         config.hidden_size,
         config.intermediate_size,
     );
-    // The fused parameters have the same layout, so the offsets inside them are the offsets inside these.
+    // The fused parameters have the same layout, so the offsets inside them are the offsets inside
+    // these.
     let (name, shape) = if part.ends_with(".w2.weight") {
         ("down_proj", vec![experts, hidden, inner])
     } else {
@@ -234,7 +285,8 @@ fn check_head(weights: &Weights) -> Result<()> {
     });
     ensure!(
         same,
-        "{}: {HEAD} differs from {EMBEDDING}, expected a tied head (no {HEAD}, or the same bytes): this engine cannot compute an untied head",
+        "{}: {HEAD} differs from {EMBEDDING}, expected a tied head (no {HEAD}, or the same \
+        bytes): this engine cannot compute an untied head",
         head.path.display()
     );
     Ok(())
@@ -254,7 +306,9 @@ fn check_nothing_left(
         .collect();
     if let Some(first) = left.first() {
         bail!(
-            "{}: {} tensors are unknown, the first is {first}; expected only those of MixtralForCausalLM with {} layers and {} experts: convert the model, or correct config.json",
+            "{}: {} tensors are unknown, the first is {first}; expected only those of \
+            MixtralForCausalLM with {} layers and {} experts: convert the model, or correct \
+            config.json",
             dir.display(),
             left.len(),
             config.num_hidden_layers,

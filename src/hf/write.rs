@@ -1,4 +1,5 @@
-//! Writes a safetensors file as a stream from borrowed slices: no copy of the weights, the same bytes every time.
+//! Writes a safetensors file as a stream from borrowed slices: no copy of the weights, the same
+//! bytes every time.
 
 use anyhow::{Context, Result, bail};
 use safetensors::Dtype;
@@ -18,8 +19,9 @@ pub struct Tensor<'a> {
     pub values: &'a [f32],
 }
 
-/// Writes `tensors` to `path` in order of their names, as Transformers does, with the metadata it looks for.
-/// The file gets the permissions any new file gets. Errors: a length that is not the shape's; the disk.
+/// Writes `tensors` to `path` in order of their names, as Transformers does, with the metadata it
+/// looks for. The file gets the permissions any new file gets. Errors: a length that is not the
+/// shape's; the disk.
 pub fn write_safetensors(path: &Path, mut tensors: Vec<Tensor>) -> Result<()> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let header = header(&tensors).with_context(|| format!("cannot write {}", path.display()))?;
@@ -61,7 +63,8 @@ fn header(tensors: &[Tensor]) -> Result<Vec<u8>> {
         ));
         offset = end;
     }
-    // Transformers refuses a file without it. One entry: a second one would make the bytes depend on the map's order.
+    // Transformers refuses a file without it. One entry: a second one would make the bytes depend
+    // on the map's order.
     let format = HashMap::from([("format".to_string(), "pt".to_string())]);
     let mut json = serde_json::to_vec(&Metadata::new(Some(format), infos)?)?;
     json.resize(json.len().next_multiple_of(8), b' ');

@@ -1,5 +1,6 @@
-//! Reads the weights of a model folder: one safetensors file or several with an index, memory-mapped, in `f32`, `f16` or
-//! `bf16`. Nothing a header says is believed before it is held against the file's length.
+//! Reads the weights of a model folder: one safetensors file or several with an index,
+//! memory-mapped, in `f32`, `f16` or `bf16`. Nothing a header says is believed before it is held
+//! against the file's length.
 
 use anyhow::{Context, Result, anyhow, bail};
 use half::slice::HalfFloatSliceExt;
@@ -21,7 +22,8 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// An index names each tensor once; a model that this engine can hold has a few thousand.
 const MAX_INDEX_BYTES: u64 = 100_000_000;
-/// Elements one task converts: few enough that one tensor keeps all cores busy, enough to be worth a task.
+/// Elements one task converts: few enough that one tensor keeps all cores busy, enough to be worth
+/// a task.
 const CHUNK: usize = 1 << 16;
 
 /// The open weight files of one folder.
@@ -130,7 +132,8 @@ impl Weights {
                 .map(|(file, _)| &self.files[*file].path);
             if found != Some(&dir.join(name)) {
                 bail!(
-                    "{} says that tensor {tensor} is in {name}, it is {}: the files are not of one model, copy them again",
+                    "{} says that tensor {tensor} is in {name}, it is {}: the files are not of \
+                    one model, copy them again",
                     index.display(),
                     found.map_or("in none of the files".to_string(), |path| format!(
                         "in {}",
@@ -144,14 +147,15 @@ impl Weights {
 }
 
 impl StoredTensor<'_> {
-    /// Converts the elements from `first` on into `out`, on all cores. Errors: a dtype that is none of the three, a range
-    /// outside the tensor, NaN or infinity.
+    /// Converts the elements from `first` on into `out`, on all cores. Errors: a dtype that is none
+    /// of the three, a range outside the tensor, NaN or infinity.
     pub fn read(&self, first: usize, out: &mut [f32]) -> Result<()> {
         let width = match self.dtype {
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::BF16 => 2,
             other => bail!(
-                "{}: tensor {} has dtype {other:?}, expected F32, F16 or BF16: save the model unquantized in one of them",
+                "{}: tensor {} has dtype {other:?}, expected F32, F16 or BF16: save the model \
+                unquantized in one of them",
                 self.path.display(),
                 self.name
             ),
@@ -183,7 +187,8 @@ impl StoredTensor<'_> {
             .reduce(|| true, |a, b| a & b);
         if !finite {
             bail!(
-                "{}: tensor {} holds NaN or infinity, expected finite weights: the training diverged or the file is damaged, use another checkpoint",
+                "{}: tensor {} holds NaN or infinity, expected finite weights: the training \
+                diverged or the file is damaged, use another checkpoint",
                 self.path.display(),
                 self.name
             );
@@ -194,7 +199,8 @@ impl StoredTensor<'_> {
 
 /// `bytes` holds exactly `out.len()` elements of one of the three dtypes.
 fn convert(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
-    // A file made elsewhere may place its data at any byte; the fast ways need alignment and this machine's byte order.
+    // A file made elsewhere may place its data at any byte; the fast ways need alignment and this
+    // machine's byte order.
     let fast = cfg!(target_endian = "little");
     match dtype {
         Dtype::F32 => match bytemuck::try_cast_slice::<u8, f32>(bytes) {
@@ -237,15 +243,17 @@ impl MappedFile {
                 path.display()
             );
         }
-        // SAFETY: the map is read-only. It stays valid while the file keeps its length: this engine replaces weight files
-        // by renaming, never by writing into them; a person who truncates a file under a running program gets a signal.
+        // SAFETY: the map is read-only. It stays valid while the file keeps its length: this engine
+        // replaces weight files by renaming, never by writing into them; a person who truncates a
+        // file under a running program gets a signal.
         let map = unsafe { Mmap::map(&file) }
             .with_context(|| format!("cannot map {}", path.display()))?;
         let (data_start, metadata) = read_header(path, &map)?;
         let data = map.len() - data_start;
         if data != metadata.data_len() {
             bail!(
-                "{} holds {data} bytes of weights, its header describes {}: the file is cut off or damaged, copy it again",
+                "{} holds {data} bytes of weights, its header describes {}: the file is cut off \
+                or damaged, copy it again",
                 path.display(),
                 metadata.data_len()
             );
@@ -276,13 +284,18 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<(usize, Metadata)> {
     let rest = (bytes.len() - 8) as u64;
     if length > rest.min(MAX_HEADER_BYTES) {
         bail!(
-            "{}: the header claims {length} bytes, {rest} follow (at most {MAX_HEADER_BYTES} are allowed): not a safetensors file, or cut off",
+            "{}: the header claims {length} bytes, {rest} follow (at most {MAX_HEADER_BYTES} are \
+            allowed): not a safetensors file, or cut off",
             path.display()
         );
     }
     let data_start = 8 + length as usize;
     let metadata = serde_json::from_slice(&bytes[8..data_start]).with_context(|| {
-        format!("{}: the header is damaged, or names a dtype other than F32, F16 and BF16: copy the file or save the model again", path.display())
+        format!(
+            "{}: the header is damaged, or names a dtype other than F32, F16 and BF16: copy \
+            the file or save the model again",
+            path.display()
+        )
     })?;
     Ok((data_start, metadata))
 }
@@ -344,7 +357,8 @@ fn no_weights(dir: &Path) -> anyhow::Error {
             dir.display()
         ),
         Some(name) => anyhow!(
-            "{} holds {name}, {expected}: load the model in Transformers and save it with save_pretrained(DIR, safe_serialization=True)",
+            "{} holds {name}, {expected}: load the model in Transformers and save it with \
+            save_pretrained(DIR, safe_serialization=True)",
             dir.display()
         ),
         None => anyhow!(

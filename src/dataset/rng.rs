@@ -1,4 +1,5 @@
-//! Random choices that depend on nothing but a key, so that an example is the same whichever thread makes it, and when.
+//! Random choices that depend on nothing but a key, so that an example is the same whichever thread
+//! makes it, and when.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -17,11 +18,11 @@ pub enum Purpose {
 }
 
 /// A stream of random choices.
-pub struct Draw(ChaCha8Rng);
+pub struct KeyedRng(ChaCha8Rng);
 
-impl Draw {
+impl KeyedRng {
     /// The stream of this key.
-    pub fn new(seed: u64, purpose: Purpose, index: u64, attempt: u64) -> Draw {
+    pub fn new(seed: u64, purpose: Purpose, index: u64, attempt: u64) -> KeyedRng {
         let mut key = [0u8; 32];
         for (part, value) in key
             .chunks_exact_mut(8)
@@ -29,11 +30,11 @@ impl Draw {
         {
             part.copy_from_slice(&value.to_le_bytes());
         }
-        Draw(ChaCha8Rng::from_seed(key))
+        KeyedRng(ChaCha8Rng::from_seed(key))
     }
 
-    /// A number below `bound`; 0 if `bound` is 0. Written out here so that another version of a random-number crate can't
-    /// change the data set.
+    /// A number below `bound`; 0 if `bound` is 0. Written out here so that another version of a
+    /// random-number crate can't change the data set.
     pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.0.next_u64()) * bound as u128) >> 64) as usize
     }
@@ -63,7 +64,7 @@ mod tests {
     #[test]
     fn a_stream_depends_on_every_part_of_its_key() {
         let first = |seed, purpose, index, attempt| {
-            Draw::new(seed, purpose, index, attempt).below(usize::MAX)
+            KeyedRng::new(seed, purpose, index, attempt).below(usize::MAX)
         };
         let base = first(1, Purpose::Example, 2, 3);
         assert_eq!(base, first(1, Purpose::Example, 2, 3));
@@ -79,15 +80,15 @@ mod tests {
 
     #[test]
     fn choices_stay_in_bounds_and_reach_everything() {
-        let mut draw = Draw::new(7, Purpose::Example, 0, 0);
+        let mut rng = KeyedRng::new(7, Purpose::Example, 0, 0);
         let mut seen = [0; 5];
         for _ in 0..1000 {
-            seen[draw.below(5)] += 1;
+            seen[rng.below(5)] += 1;
         }
         assert!(seen.iter().all(|&count| count > 120), "{seen:?}");
-        assert_eq!(draw.choose::<u8>(&[]), None);
+        assert_eq!(rng.choose::<u8>(&[]), None);
         let mut items: Vec<u32> = (0..50).collect();
-        draw.shuffle(&mut items);
+        rng.shuffle(&mut items);
         assert!(items != (0..50).collect::<Vec<u32>>());
         items.sort_unstable();
         assert_eq!(items, (0..50).collect::<Vec<u32>>());
