@@ -32,7 +32,7 @@ pub struct GraphKey {
 const MOST: usize = 24;
 
 /// What [`Graphs`] needs of a device.
-pub trait Recorder {
+pub trait GraphRecorder {
     /// Recorded operations.
     type Graph;
 
@@ -49,7 +49,7 @@ pub trait Recorder {
     fn replay(&self, graph: &Self::Graph) -> Result<bool>;
 }
 
-impl<D: ops::Recorder> Recorder for D {
+impl<D: ops::Recorder> GraphRecorder for D {
     type Graph = D::Graph;
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<D::Graph>> {
@@ -84,7 +84,7 @@ impl<K: Eq + Hash, G> Graphs<K, G> {
     /// Whatever `work` or the device says.
     pub fn run(
         &mut self,
-        device: &impl Recorder<Graph = G>,
+        device: &impl GraphRecorder<Graph = G>,
         key: K,
         work: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
@@ -129,7 +129,7 @@ mod tests {
         work_fails: Cell<bool>,
     }
 
-    impl Recorder for Fake {
+    impl GraphRecorder for Fake {
         type Graph = usize;
 
         fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<usize>> {
