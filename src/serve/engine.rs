@@ -1,9 +1,9 @@
-//! The model's own thread: takes requests from a bounded queue into the batch and sends each its tokens. Handlers know the
+//! The model's own thread: takes requests from a bounded queue into the scheduler and sends each its tokens. Handlers know the
 //! model only through [`Queue`].
 
 use super::log;
 use super::metrics::Metrics;
-use crate::generate::{Batch, BatchEvent, Finish, GenerateSettings, TextId};
+use crate::generate::{Finish, GenerateSettings, Scheduler, SequenceEvent, SequenceId};
 use crate::ops::Device;
 use anyhow::Result;
 use serde_json::json;
@@ -132,34 +132,36 @@ impl Queue {
 /// Works until the queue is closed and everything in it done. On an error of the device the queue is closed and everybody
 /// told.
 pub(super) fn run<D: Device>(
-    batch: &mut Batch<'_, D>,
+    scheduler: &mut Scheduler<'_, D>,
     queue: &Queue,
     metrics: &Metrics,
 ) -> Result<()> {
-    let mut running: HashMap<TextId, UnboundedSender<JobEvent>> = HashMap::new();
+    let mut running: HashMap<SequenceId, UnboundedSender<JobEvent>> = HashMap::new();
     loop {
-        while batch.has_room() {
-            let Some(job) = queue.next(batch.is_empty()) else {
+        while scheduler.has_room() {
+            let Some(job) = queue.next(scheduler.is_empty()) else {
                 break;
             };
             // The handler checked what it sends, so this is rare: no memory for a cache, say.
-            match batch.join(&job.prompt, &job.settings) {
+            match scheduler.join(&job.prompt, &job.settings) {
                 Ok(id) => drop(running.insert(id, job.events)),
                 Err(error) => fail(&job.events, &error),
             }
         }
-        if queue.lock().aborted || batch.is_empty() {
+        if queue.lock().aborted || scheduler.is_empty() {
             return Ok(());
         }
         running.retain(|&id, events| {
             let wanted = !events.is_closed();
             if !wanted {
-                batch.leave(id);
+                scheduler.leave(id);
             }
             wanted
         });
-        metrics.running.store(batch.len() as u64, Ordering::Relaxed);
-        let events = match batch.step() {
+        metrics
+            .running
+            .store(scheduler.len() as u64, Ordering::Relaxed);
+        let events = match scheduler.step() {
             Ok(events) => events,
             Err(error) => {
                 queue.close(true);
@@ -170,24 +172,26 @@ pub(super) fn run<D: Device>(
         for event in events {
             tell(&mut running, event);
         }
-        metrics.running.store(batch.len() as u64, Ordering::Relaxed);
+        metrics
+            .running
+            .store(scheduler.len() as u64, Ordering::Relaxed);
     }
 }
 
-fn tell(running: &mut HashMap<TextId, UnboundedSender<JobEvent>>, event: BatchEvent) {
+fn tell(running: &mut HashMap<SequenceId, UnboundedSender<JobEvent>>, event: SequenceEvent) {
     // A receiver that is gone is noticed before the next step.
     match event {
-        BatchEvent::Token(id, token) => {
+        SequenceEvent::Token(id, token) => {
             if let Some(events) = running.get(&id) {
                 let _ = events.send(JobEvent::Token(token));
             }
         }
-        BatchEvent::Finished(id, finish) => {
+        SequenceEvent::Finished(id, finish) => {
             if let Some(events) = running.remove(&id) {
                 let _ = events.send(JobEvent::Finished(finish));
             }
         }
-        BatchEvent::Failed(id, error) => {
+        SequenceEvent::Failed(id, error) => {
             if let Some(events) = running.remove(&id) {
                 fail(&events, &error);
             }

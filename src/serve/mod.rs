@@ -30,7 +30,7 @@ pub use access::{ApiKeys, Origin};
 pub use settings::Settings;
 
 use crate::answer::Assistant;
-use crate::generate::Batch;
+use crate::generate::Scheduler;
 use crate::model::Model;
 use crate::ops::Device;
 use crate::tokenizer::Tokenizer;
@@ -64,7 +64,7 @@ pub fn serve<D: Device>(
 ) -> Result<()> {
     let context = model.config.max_position_embeddings;
     let state = Arc::new(State::new(settings, assistant, tokenizer, context)?);
-    let mut batch = Batch::new(device, model, state.settings.max_concurrent)?;
+    let mut scheduler = Scheduler::new(device, model, state.settings.max_concurrent)?;
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
@@ -92,7 +92,7 @@ pub fn serve<D: Device>(
             })
             .context("cannot start the HTTP thread")?
     };
-    let computed = engine::run(&mut batch, &state.queue, &state.metrics);
+    let computed = engine::run(&mut scheduler, &state.queue, &state.metrics);
     // The engine ends first only where the device failed.
     state.stopping.send_replace(true);
     let served = http
