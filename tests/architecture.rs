@@ -51,6 +51,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "open",
+        &[
+            "open",
+            "answer",
+            "formats",
+            "knowledge",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
         "train",
         &["train", "model", "ops", "shards", "formats", "tokenizer"],
     ),
@@ -165,9 +177,10 @@ fn modules_use_only_what_stands_below_them() {
 }
 
 #[test]
-fn the_device_is_chosen_in_the_command_line_only() {
+fn the_device_is_chosen_in_the_command_line_and_the_front_door_only() {
     for (path, code) in sources() {
-        if !path.starts_with("cli/") && !path.starts_with("ops/") {
+        let chooses = path.starts_with("cli/") || path == "open.rs";
+        if !chooses && !path.starts_with("ops/") {
             for device in [
                 "CpuDevice",
                 "CudaDevice",
@@ -235,5 +248,17 @@ fn no_unsafe_outside_kernels_mapped_files_and_signals() {
             allowed || !code.contains("unsafe "),
             "src/{path} contains unsafe code"
         );
+    }
+}
+
+#[test]
+fn questions_are_understood_and_guarded_in_answer_only() {
+    for (path, code) in sources() {
+        for call in [".understand(", ".guard("] {
+            assert!(
+                path.starts_with("answer/") || !code.contains(call),
+                "src/{path} calls {call}: drive answer::exchange instead"
+            );
+        }
     }
 }

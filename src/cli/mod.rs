@@ -11,12 +11,15 @@ mod doctor;
 mod eval;
 mod knowledge;
 mod measure;
+mod model;
+mod output;
 mod plan;
 mod progress;
 mod prompt;
 mod routing;
 mod serve;
 mod train;
+mod values;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -107,7 +107,7 @@ impl Queue {
     }
 
     /// The next job. Waits for one where `idle`; `None`: there is none now, or never again.
-    fn next(&self, idle: bool) -> Option<Job> {
+    pub fn next(&self, idle: bool) -> Option<Job> {
         let mut state = self.lock();
         loop {
             if state.aborted {
@@ -206,4 +206,85 @@ fn fail(events: &UnboundedSender<JobEvent>, error: &anyhow::Error) {
         json!({"reason": format!("{error:#}")}),
     );
     let _ = events.send(JobEvent::Failed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    fn job(token: u32) -> (Job, UnboundedReceiver<JobEvent>) {
+        let (events, receiver) = unbounded_channel();
+        let job = Job {
+            prompt: vec![token],
+            settings: GenerateSettings::default(),
+            events,
+        };
+        (job, receiver)
+    }
+
+    #[test]
+    fn queue_keeps_the_order_and_refuses_what_would_wait_too_long() {
+        let queue = Queue::new(2);
+        let (first, _first) = job(1);
+        let (second, _second) = job(2);
+        assert_eq!(
+            (queue.submit(first), queue.submit(second)),
+            (Ok(()), Ok(()))
+        );
+        let (third, _third) = job(3);
+        assert_eq!(queue.submit(third), Err(Refusal::Full(2)));
+        assert_eq!(queue.waiting(), 2);
+        for token in [1, 2] {
+            assert_eq!(queue.next(false).map(|job| job.prompt), Some(vec![token]));
+        }
+        assert!(queue.next(false).is_none());
+    }
+
+    #[test]
+    fn queue_forgets_clients_that_went_away() {
+        let queue = Queue::new(2);
+        let (gone, receiver) = job(1);
+        let (stays, _stays) = job(2);
+        queue.submit(gone).unwrap();
+        queue.submit(stays).unwrap();
+        drop(receiver);
+        // Their place is free, and they are never handed out.
+        let (next, _next) = job(3);
+        assert_eq!(queue.submit(next), Ok(()));
+        assert_eq!(queue.next(false).map(|job| job.prompt), Some(vec![2]));
+    }
+
+    #[test]
+    fn queue_that_closes_finishes_what_waits_unless_it_aborts() {
+        let queue = Queue::new(2);
+        let (waits, _waits) = job(1);
+        queue.submit(waits).unwrap();
+        queue.close(false);
+        let (late, _late) = job(2);
+        assert_eq!(queue.submit(late), Err(Refusal::Closed));
+        // Also where the thread would wait for more.
+        assert_eq!(queue.next(true).map(|job| job.prompt), Some(vec![1]));
+        assert!(queue.next(true).is_none());
+
+        let queue = Queue::new(2);
+        let (waits, _waits) = job(1);
+        queue.submit(waits).unwrap();
+        queue.close(true);
+        assert!(queue.next(true).is_none());
+    }
+
+    #[test]
+    fn queue_wakes_the_thread_that_waits() {
+        let queue = Queue::new(1);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queue.next(true).map(|job| job.prompt));
+            let (late, _late) = job(7);
+            queue.submit(late).unwrap();
+            assert_eq!(waiting.join().unwrap(), Some(vec![7]));
+            let waiting = scope.spawn(|| queue.next(true).is_none());
+            queue.close(false);
+            assert!(waiting.join().unwrap());
+        });
+    }
 }

@@ -2,14 +2,17 @@
 
 use crate::cli::assistant::KnowledgeArguments;
 use crate::cli::device::Task;
+use crate::cli::model::ModelArguments;
+use crate::cli::output::print;
 use crate::cli::progress;
-use crate::cli::prompt::{ModelArguments, OpenModel, at_least_zero, print, probability};
+use crate::cli::values::{at_least_zero, probability};
 use crate::eval::answers::{
     AnswerReport, AnswerSettings, Examination, Judge, compare, html, table, verdicts,
 };
 use crate::eval::questions::{check_services, read_questions};
 use crate::generate::SamplingSettings;
 use crate::knowledge::Dictionary;
+use crate::open::OpenModel;
 use crate::ops::Device;
 use anyhow::{Context, Result};
 use std::fs;
