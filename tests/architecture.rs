@@ -66,6 +66,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "open",
+        &[
+            "open",
+            "answer",
+            "formats",
+            "knowledge",
+            "model",
+            "ops",
+            "tokenizer",
+        ],
+    ),
+    (
         "train",
         &["files", "hf", "model", "ops", "shards", "tokenizer"],
     ),
@@ -281,9 +293,10 @@ fn no_files_import_each_other_in_a_circle() {
 }
 
 #[test]
-fn the_device_is_chosen_in_the_command_line_only() {
+fn the_device_is_chosen_in_the_command_line_and_the_front_door_only() {
     for (path, code) in sources() {
-        if !path.starts_with("cli/") && !path.starts_with("ops/") {
+        let chooses = path.starts_with("cli/") || path == "open.rs";
+        if !chooses && !path.starts_with("ops/") {
             for device in [
                 "CpuDevice",
                 "CudaDevice",
@@ -357,5 +370,17 @@ fn no_unsafe_outside_kernels_mapped_files_and_signals() {
             allowed || !code.contains("unsafe "),
             "src/{path} contains unsafe code"
         );
+    }
+}
+
+#[test]
+fn questions_are_understood_and_guarded_in_answer_only() {
+    for (path, code) in sources() {
+        for call in [".understand(", ".guard("] {
+            assert!(
+                path.starts_with("answer/") || !code.contains(call),
+                "src/{path} calls {call}: drive answer::exchange instead"
+            );
+        }
     }
 }

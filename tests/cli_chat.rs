@@ -33,6 +33,11 @@ impl Tiny {
         Tiny(folder)
     }
 
+    /// The folder without a model.
+    fn without_model() -> Tiny {
+        Tiny(tempfile::tempdir().unwrap())
+    }
+
     fn run(&self, arguments: &[&str], input: &str) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_muni-engine"))
             .current_dir(self.0.path())
@@ -253,4 +258,110 @@ fn the_knowledge_base_is_the_folder_the_named_one_or_the_built_in_one() {
     let wrong = tiny.run(&["chat", "--guard", "on"], "");
     assert_eq!(wrong.status.code(), Some(2));
     assert!(Path::new(small).is_dir());
+}
+
+/// Standard output of a run without a model, which standard error must tell in one line.
+fn from_knowledge(arguments: &[&str], input: &str) -> String {
+    let output = Tiny::without_model().run(arguments, input);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(
+        stderr.contains("the knowledge base answers alone") && stderr.contains("--model-path"),
+        "{stderr}"
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn chat_without_a_model_answers_from_the_knowledge_base() {
+    let input = "Was kostet ein neuer Personalausweis?\nUnd wo beantrage ich das?\n/quelle\n\
+                 Wie wird das Wetter morgen?\n";
+    for guard in ["replace", "mark", "off"] {
+        let text = from_knowledge(&["chat", "--guard", guard], input);
+        let parts: Vec<&str> = text.split("\n\n").collect();
+        assert!(parts[0].starts_with(FEE), "{text}");
+        assert!(parts[0].contains("\nQuelle: § 1 PAuswGebV"), "{text}");
+        assert!(!parts[0].contains("Sprachmodell"), "{text}");
+        assert!(
+            parts[1].contains("persönlich beim Einwohnermeldeamt"),
+            "{text}"
+        );
+        assert!(
+            parts[2].ends_with("Auskunft der Wissensbasis, ohne Sprachmodell"),
+            "{text}"
+        );
+        assert!(!parts[3].contains("Quelle"), "{text}");
+    }
+}
+
+#[test]
+fn demo_without_a_model_shows_the_knowledge_base() {
+    let json = from_knowledge(&["demo", "--json"], "");
+    for line in json.lines() {
+        let step: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(step["reply"]["verdict"], "knowledge");
+        assert_eq!(step["reply"]["text"], step["reference"]);
+        assert_eq!(step["office"], step["understood_office"]);
+        assert_eq!(step["model_answer"], Value::Null);
+        assert_eq!(step["first_token_ms"], Value::Null);
+        assert_eq!(
+            (&step["prompt_tokens"], &step["new_tokens"]),
+            (&Value::from(0), &Value::from(0))
+        );
+        assert!(step["total_ms"].is_number());
+    }
+    let text = from_knowledge(&["demo"], "");
+    assert!(!text.contains("Antwort des Modells: ") && !text.contains("Prüfung"));
+    assert!(
+        text.contains("beantwortet aus der Wissensbasis, ohne Sprachmodell."),
+        "{text}"
+    );
+}
+
+#[test]
+fn prompt_without_a_model_answers_from_the_knowledge_base() {
+    let asked = [
+        "prompt",
+        "--prompt",
+        "Was kostet ein neuer Personalausweis?",
+    ];
+    let text = from_knowledge(&asked, "");
+    assert!(text.starts_with(FEE) && text.contains("Quelle: "), "{text}");
+    let json = from_knowledge(&[&asked[..], &["--json"]].concat(), "");
+    let answer: Value = serde_json::from_str(&json).unwrap();
+    assert!(answer["text"].as_str().unwrap().starts_with(FEE));
+    assert_eq!(answer["reply"]["verdict"], "knowledge");
+    for field in ["token_ids", "prompt_token_ids"] {
+        assert_eq!(answer[field], serde_json::json!([]), "{field}");
+    }
+    for field in ["finish_reason", "prefill_ms", "decode_tokens_per_second"] {
+        assert_eq!(answer[field], Value::Null, "{field}");
+    }
+}
+
+#[test]
+fn what_needs_a_model_says_how_to_get_one() {
+    let none = Tiny::without_model();
+    for (arguments, part) in [
+        (&["chat", "--model-path", "gone"][..], "gone does not exist"),
+        (&["demo", "--model-path", "gone"], "train a model first"),
+        (
+            &["prompt", "--prompt", "Wo?", "--model-path", "gone"],
+            "train a model first",
+        ),
+        (
+            &["serve", "--port", "0", "--model-path", "gone"],
+            "train a model first",
+        ),
+        (
+            &["prompt", "--prompt", "Das ist", "--raw"],
+            "--model-path DIR",
+        ),
+    ] {
+        let output = none.run(arguments, "");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+    }
 }

@@ -420,7 +420,11 @@ fn what_cannot_be_done_exits_with_1_and_says_why() {
         assert!(stderr.contains(part), "{arguments:?}: {stderr}");
     }
     fs::remove_dir_all(tiny.path().join("runs")).unwrap();
-    let (code, stderr) = tiny.failure(&["prompt", "--prompt", "Wo?"]);
+    let (code, stderr) = tiny.failure(&["eval", "perplexity", "--file", "latin1.txt"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("not UTF-8"), "{stderr}");
+    fs::write(tiny.path().join("text.txt"), "Wo?").unwrap();
+    let (code, stderr) = tiny.failure(&["eval", "perplexity", "--file", "text.txt"]);
     assert_eq!(code, 1);
     assert!(stderr.contains("--model-path"), "{stderr}");
 }

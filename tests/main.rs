@@ -2,7 +2,6 @@
 
 mod answer;
 mod architecture;
-mod batch;
 mod cli_chat;
 mod cli_dataset;
 mod cli_doctor;
@@ -17,6 +16,7 @@ mod ops_cases;
 mod oracle;
 mod questions;
 mod routing;
+mod scheduler;
 mod serve;
 mod shards;
 mod tokenizer;

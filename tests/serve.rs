@@ -1,5 +1,6 @@
 //! The HTTP server as people run it: every endpoint, every refusal, clients that misbehave, and clients nobody here wrote.
 
+mod drivers;
 mod limits;
 mod server;
 
@@ -154,9 +155,93 @@ fn everything_but_answers() {
         "{figures}"
     );
 
+    assert_eq!(server.listening["knowledge_only"], false);
+    assert_eq!(server.get("/health").json()["knowledge_only"], false);
     let (status, log) = server.stop();
     assert!(status.success(), "{log}");
     assert!(!log.contains("nowhere") && !log.contains("Cargo"), "{log}");
+}
+
+#[test]
+fn without_a_model_the_knowledge_base_answers() {
+    let server = Server::without_model(&[]);
+    let name = "muni-engine-knowledge";
+    assert_eq!(server.listening["knowledge_only"], true);
+    assert_eq!(server.listening["model"], name);
+    assert_eq!(
+        server.get("/health").json(),
+        json!({"status": "ok", "knowledge_only": true})
+    );
+    assert_eq!(server.get("/v1/models").json()["data"][0]["id"], name);
+    let offices = server.get("/api/offices").json();
+    assert_eq!(
+        (&offices["model"], &offices["knowledge_only"]),
+        (&json!(name), &json!(true))
+    );
+    let notice = offices["notice"].as_str().unwrap();
+    assert!(
+        notice.contains("Wissensbasis") && !notice.contains("Intelligenz"),
+        "{notice}"
+    );
+
+    let fee = "Was kostet ein neuer Personalausweis?";
+    let reply = server.post("/v1/chat/completions", &chat(fee, json!({"model": name})));
+    assert_eq!((reply.status, reply.header("x-ai-generated")), (200, None));
+    let body = reply.json();
+    assert!(content(&body).contains("46 Euro"), "{body}");
+    let about = &body["muni"];
+    assert_eq!(about["verdict"], "knowledge");
+    assert_eq!(
+        (&about["knowledge_only"], &about["ai_generated"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(about["office"]["id"], "einwohnermeldeamt");
+    let none = json!({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0});
+    assert_eq!(
+        (&body["usage"], &body["choices"][0]["finish_reason"]),
+        (&none, &json!("stop"))
+    );
+
+    let streamed = server.post("/v1/chat/completions", &chat(fee, json!({"stream": true})));
+    let chunks = streamed.chunks();
+    let text: String = chunks
+        .iter()
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
+        .collect();
+    assert_eq!(text, content(&body));
+    let last = chunks.last().unwrap();
+    assert_eq!(
+        (&last["muni"]["replace"], &last["muni"]["verdict"]),
+        (&Value::Null, &json!("knowledge"))
+    );
+
+    for prompt in [fee.to_string(), format!("Frage: {fee}\nAntwort:")] {
+        let reply = server
+            .post("/v1/completions", &json!({"prompt": prompt}))
+            .json();
+        assert_eq!(reply["choices"][0]["text"], content(&body));
+    }
+    let foreign = server.post(
+        "/v1/chat/completions",
+        &chat("Wie wird das Wetter?", json!({})),
+    );
+    assert_eq!(foreign.json()["muni"]["verdict"], "refused");
+    let rating = json!({"rating": "up", "office": "einwohnermeldeamt", "verdict": "knowledge"});
+    assert_eq!(server.post("/api/feedback", &rating).status, 204);
+    let wrong = server.post("/v1/chat/completions", &chat(fee, json!({"model": "muni"})));
+    assert_eq!(wrong.status, 404);
+    let (status, log) = server.stop();
+    assert!(
+        status.success() && log.contains("\"event\":\"stopped\""),
+        "{log}"
+    );
+
+    // With the guard off a text is answered, not continued.
+    let server = Server::without_model(&["--guard", "off", "--model-name", "stadt"]);
+    let reply = server
+        .post("/v1/completions", &json!({"prompt": fee, "model": "stadt"}))
+        .json();
+    assert_eq!(reply["muni"]["verdict"], "knowledge");
 }
 
 #[test]

@@ -37,7 +37,7 @@ struct Candidate {
 
 /// A known sentence that the words so far are the beginning of.
 #[derive(Clone, Copy)]
-struct Live {
+struct PartialMatch {
     candidate: usize,
     sentence: usize,
     /// Words of it that have come.
@@ -55,13 +55,13 @@ pub struct Guard<'a> {
     words: Vec<Word>,
     /// Number of the sentence's first word.
     sentence: usize,
-    live: Vec<Live>,
+    matches: Vec<PartialMatch>,
     /// Whether the sentence differs from every known one.
-    strange: bool,
+    off_script: bool,
     /// Sentences that ended at the last word.
     ended: Vec<(usize, Origin)>,
     /// The last place at which a known sentence ended while a longer one went on: number of the next word, and what ended.
-    passed: Option<(usize, Vec<(usize, Origin)>)>,
+    last_match: Option<(usize, Vec<(usize, Origin)>)>,
     /// Byte of `raw` up to which it may be shown.
     safe: usize,
     /// Byte of `raw` up to which it was shown.
@@ -97,10 +97,10 @@ impl Assistant {
             raw: String::new(),
             words: Vec::new(),
             sentence: 0,
-            live: Vec::new(),
-            strange: false,
+            matches: Vec::new(),
+            off_script: false,
             ended: Vec::new(),
-            passed: None,
+            last_match: None,
             safe: 0,
             shown: 0,
             released: String::new(),
@@ -143,7 +143,7 @@ impl Guard<'_> {
         if self.mode == GuardMode::Off {
             self.safe = self.raw.len();
             let rest = self.release();
-            return (rest, self.reply(Verdict::Passed));
+            return (rest, self.reply(Verdict::Passed, false));
         }
         self.look_at(self.raw.len());
         if !self.is_lost() {
@@ -159,7 +159,19 @@ impl Guard<'_> {
         } else {
             self.release()
         };
-        (rest, self.reply(verdict))
+        let replaced = self.is_lost();
+        (rest, self.reply(verdict, replaced))
+    }
+
+    /// There is no model: the knowledge base's own answer is the reply, and all of it is left to show.
+    pub(super) fn finish_without_model(self) -> (String, Reply) {
+        let verdict = match self.refuses() {
+            true => Verdict::Refused,
+            false => Verdict::Knowledge,
+        };
+        let mut reply = self.reply(verdict, true);
+        reply.released.clone_from(&reply.text);
+        (reply.text.clone(), reply)
     }
 
     /// Whether the answer will be replaced.
@@ -236,14 +248,14 @@ impl Guard<'_> {
             self.reasons.push(format!("placeholder:{name}"));
             return;
         }
-        if !self.strange {
+        if !self.off_script {
             self.advance(&word);
         } else if self
             .words
             .last()
             .is_some_and(|last| ends_here(last, &self.raw[word.start..word.end]))
         {
-            // The strange sentence is whole; this word begins the next.
+            // The off-script sentence is whole; this word begins the next.
             self.judge_sentence();
             if self.is_lost() {
                 return;
@@ -253,7 +265,7 @@ impl Guard<'_> {
         self.words.push(word);
         if self.mode == GuardMode::Mark {
             self.safe = self.words.last().map_or(0, |word| word.end);
-        } else if !self.strange {
+        } else if !self.off_script {
             self.let_go();
         }
     }
@@ -264,29 +276,29 @@ impl Guard<'_> {
             self.begin(word);
             return;
         }
-        let going_on: Vec<Live> = self
-            .live
+        let going_on: Vec<PartialMatch> = self
+            .matches
             .iter()
-            .filter(|live| {
-                self.known(live)
-                    .get(live.matched)
+            .filter(|partial| {
+                self.known(partial)
+                    .get(partial.matched)
                     .is_some_and(|next| *next == word.key)
             })
-            .map(|live| Live {
-                matched: live.matched + 1,
-                ..*live
+            .map(|partial| PartialMatch {
+                matched: partial.matched + 1,
+                ..*partial
             })
             .collect();
         if !going_on.is_empty() {
             if !self.ended.is_empty() {
-                self.passed = Some((self.words.len(), std::mem::take(&mut self.ended)));
+                self.last_match = Some((self.words.len(), std::mem::take(&mut self.ended)));
             }
-            self.live = going_on;
+            self.matches = going_on;
             self.note_ends(word);
         } else if !self.ended.is_empty() {
             self.accept();
             self.begin(word);
-        } else if let Some((end, ended)) = self.passed.take() {
+        } else if let Some((end, ended)) = self.last_match.take() {
             // Two known sentences, and the first is the beginning of a third: go back to where it ended.
             let again = self.words.split_off(end);
             self.take(&ended);
@@ -295,12 +307,12 @@ impl Guard<'_> {
                 self.advance(&word);
                 self.words.push(word);
             }
-            if !self.strange {
+            if !self.off_script {
                 self.advance(word);
             }
         } else {
-            self.live.clear();
-            self.strange = true;
+            self.matches.clear();
+            self.off_script = true;
         }
     }
 
@@ -308,17 +320,17 @@ impl Guard<'_> {
     fn begin(&mut self, word: &Word) {
         self.sentence = self.words.len();
         self.ended.clear();
-        self.passed = None;
-        self.live.clear();
+        self.last_match = None;
+        self.matches.clear();
         for (number, candidate) in self.candidates.iter().enumerate() {
             let sentences = candidate.wordings.starting_with(&word.key).iter();
-            self.live.extend(sentences.map(|&sentence| Live {
+            self.matches.extend(sentences.map(|&sentence| PartialMatch {
                 candidate: number,
                 sentence,
                 matched: 1,
             }));
         }
-        self.strange = self.live.is_empty();
+        self.off_script = self.matches.is_empty();
         self.note_ends(word);
     }
 
@@ -327,17 +339,17 @@ impl Guard<'_> {
         if !word.ends_sentence && !word.key.ends_with('}') {
             return;
         }
-        for live in &self.live {
-            let candidate = &self.candidates[live.candidate];
-            let sentence = &candidate.wordings.sentences[live.sentence];
-            if sentence.words.len() == live.matched {
-                self.ended.push((live.candidate, sentence.origin));
+        for partial in &self.matches {
+            let candidate = &self.candidates[partial.candidate];
+            let sentence = &candidate.wordings.sentences[partial.sentence];
+            if sentence.words.len() == partial.matched {
+                self.ended.push((partial.candidate, sentence.origin));
             }
         }
     }
 
-    fn known(&self, live: &Live) -> &[String] {
-        &self.candidates[live.candidate].wordings.sentences[live.sentence].words
+    fn known(&self, partial: &PartialMatch) -> &[String] {
+        &self.candidates[partial.candidate].wordings.sentences[partial.sentence].words
     }
 
     /// Takes the known sentence that just ended.
@@ -403,7 +415,7 @@ impl Guard<'_> {
             self.take(&found);
             self.safe = end;
         }
-        self.strange = false;
+        self.off_script = false;
     }
 
     /// The end of the text: is the last sentence whole, and right?
@@ -415,7 +427,7 @@ impl Guard<'_> {
             return;
         }
         let whole = last.ends_sentence || last.key.ends_with('}');
-        if !self.ended.is_empty() && !self.strange {
+        if !self.ended.is_empty() && !self.off_script {
             self.accept();
             self.safe = self.raw.len();
         } else if whole {
@@ -486,28 +498,31 @@ impl Guard<'_> {
 
     /// Whether a known sentence goes on with a denial within two words.
     fn denial_ahead(&self) -> bool {
-        self.live.iter().any(|live| {
-            let rest = &self.known(live)[live.matched..];
+        self.matches.iter().any(|partial| {
+            let rest = &self.known(partial)[partial.matched..];
             rest.iter().take(2).any(|word| is_denial(word))
         })
     }
 
     fn verdict(&self) -> Verdict {
-        let foreign = self
-            .topic()
-            .is_some_and(|topic| self.assistant.foreign_of(topic).is_some());
-        let refuses =
-            self.understanding.act == Act::Question && (foreign || self.candidates.is_empty());
         match (self.reasons.is_empty(), self.mode) {
             (false, GuardMode::Mark) if !self.is_lost() => Verdict::Marked,
-            _ if refuses => Verdict::Refused,
+            _ if self.refuses() => Verdict::Refused,
             (true, _) => Verdict::Passed,
             (false, _) => Verdict::Replaced,
         }
     }
 
-    fn reply(self, verdict: Verdict) -> Reply {
-        let replaced = self.is_lost();
+    /// Whether the answer turns the request down.
+    fn refuses(&self) -> bool {
+        let topic = self.topic();
+        let is_foreign = topic.is_some_and(|topic| self.assistant.foreign_of(topic).is_some());
+        let has_topic = !self.understanding.topics.is_empty();
+        self.understanding.act == Act::Question && (is_foreign || !has_topic)
+    }
+
+    /// The reply, with the model's text or, where that is `replaced`, the knowledge base's own answer.
+    fn reply(self, verdict: Verdict, replaced: bool) -> Reply {
         let topic = match replaced {
             true => self.understanding.topics.first().map(|&(topic, _)| topic),
             false => self.topic(),
@@ -591,4 +606,151 @@ fn wrong_address(sentence: &str, register: Register) -> Option<String> {
         _ => false,
     };
     wrong.then(|| format!("address:{}", found.word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knowledge::Knowledge;
+    use std::sync::OnceLock;
+
+    const FEE: &str = "Der Personalausweis kostet 46 Euro, für Personen unter 24 Jahren 27,60 \
+                       Euro.";
+
+    fn guard(mode: GuardMode, register: Register) -> Guard<'static> {
+        static ASSISTANT: OnceLock<Assistant> = OnceLock::new();
+        let assistant = ASSISTANT.get_or_init(|| {
+            let knowledge = Knowledge::bundled().unwrap();
+            Assistant::new(knowledge).unwrap()
+        });
+        let about = assistant.about("ewo_personalausweis", &[Intent::Fee], register);
+        assistant.guard(about.unwrap(), mode)
+    }
+
+    fn replace() -> Guard<'static> {
+        guard(GuardMode::Replace, Register::Neutral)
+    }
+
+    fn finished(mut guard: Guard<'static>, text: &str) -> Reply {
+        guard.push(text);
+        guard.finish().1
+    }
+
+    #[test]
+    fn guard_releases_known_words_and_holds_figures_back_until_their_unit() {
+        let mut guard = replace();
+        // The last word may go on; a number may belong to another unit.
+        let pieces = ["Der Personal", "ausweis kostet ", "46 ", "Euro, ", "für"];
+        let released: Vec<String> = pieces.iter().map(|p| guard.push(p).release).collect();
+        assert_eq!(
+            released,
+            ["Der", " Personalausweis kostet", "", " 46 Euro,", ""]
+        );
+        assert!(!guard.off_script && guard.matches.iter().all(|m| m.matched == 5));
+    }
+
+    #[test]
+    fn guard_holds_an_off_script_sentence_until_it_is_judged() {
+        let mut guard = replace();
+        let progress = guard.push("Ein Personalausweis kostet 46 Euro ");
+        assert!(guard.off_script && guard.matches.is_empty());
+        assert_eq!((progress.release.as_str(), progress.stop), ("", false));
+        // The next sentence's first word says that this one is whole.
+        assert_eq!(guard.push("Gebühr. ").release, "");
+        let progress = guard.push("Der ");
+        assert!(!guard.off_script && !progress.stop);
+        assert!(
+            progress
+                .release
+                .starts_with("Ein Personalausweis kostet 46 Euro")
+        );
+
+        let mut guard = replace();
+        guard.push("Ein Personalausweis kostet 47 Euro. ");
+        assert!(guard.push("Der ").stop);
+        let (rest, reply) = guard.finish();
+        assert_eq!((rest.as_str(), reply.released.as_str()), ("", ""));
+        assert_eq!(reply.verdict, Verdict::Replaced);
+        assert!(
+            reply.reasons[0].starts_with("figure:47"),
+            "{:?}",
+            reply.reasons
+        );
+    }
+
+    #[test]
+    fn guard_goes_back_to_the_last_match_where_a_longer_sentence_breaks_off() {
+        let keys = |text: &str| words(text).into_iter().map(|word| word.key).collect();
+        // Two known sentences are made the beginning of each other.
+        let script = |mut guard: Guard<'static>| {
+            let wordings = &mut guard.candidates[0].wordings;
+            let fee: Vec<String> = keys(FEE);
+            let with_der = wordings.starting_with("der").to_vec();
+            let mut others = with_der
+                .into_iter()
+                .filter(|&at| !wordings.sentences[at].words.starts_with(&fee[..4]));
+            let (short, long) = (others.next().unwrap(), others.next().unwrap());
+            drop(others);
+            wordings.sentences[short].words = keys("Der kurze Satz.");
+            wordings.sentences[long].words = keys("Der kurze Satz. Der lange.");
+            guard
+        };
+        let mut guard = script(replace());
+        guard.push("Der kurze Satz. Der ");
+        assert!(guard.last_match.is_some() && !guard.off_script);
+        let text = format!("Der kurze Satz. {FEE}");
+        let mut guard = script(replace());
+        assert!(!guard.push(&text).stop && guard.last_match.is_none());
+        let (_, reply) = guard.finish();
+        assert_eq!((reply.verdict, reply.released), (Verdict::Passed, text));
+    }
+
+    #[test]
+    fn guard_marks_or_passes_by_its_mode() {
+        let wrong = "Der Personalausweis kostet 47 Euro.";
+        let marked = finished(guard(GuardMode::Mark, Register::Neutral), wrong);
+        assert_eq!(
+            (marked.verdict, marked.text.as_str()),
+            (Verdict::Marked, wrong)
+        );
+        let off = finished(guard(GuardMode::Off, Register::Neutral), wrong);
+        assert_eq!((off.verdict, off.reasons.len()), (Verdict::Passed, 0));
+        // A value that nobody knows is replaced even where answers are only marked.
+        let unknown = "Der Personalausweis kostet {unbekannt}.";
+        let replaced = finished(guard(GuardMode::Mark, Register::Neutral), unknown);
+        assert_eq!(replaced.verdict, Verdict::Replaced);
+        assert_eq!(replaced.reasons, ["placeholder:unbekannt"]);
+    }
+
+    #[test]
+    fn guard_names_what_is_wrong_with_the_whole() {
+        for (text, reason) in [
+            ("", "empty"),
+            ("Der Personalausweis kostet", "no_sentence_end"),
+            (&format!("{FEE} {FEE}"), "repetition"),
+        ] {
+            let reply = finished(replace(), text);
+            assert_eq!(reply.reasons, [reason], "{text}");
+        }
+        let asked_formally = guard(GuardMode::Replace, Register::Sie);
+        let reply = finished(asked_formally, "Dein Personalausweis kostet 46 Euro.");
+        assert_eq!(reply.reasons[0].to_lowercase(), "address:dein");
+    }
+
+    #[test]
+    fn sentences_end_before_a_capital_but_not_behind_an_abbreviation() {
+        let ends = |text: &str, next: &str| ends_here(words(text).last().unwrap(), next);
+        assert!(ends("Das ist alles.", "Der") && ends("Das ist alles.", "„Der"));
+        assert!(!ends("Das ist alles.", "der") && !ends("Das ist alles", "Der"));
+        assert!(!ends("am 7.", "Februar") && !ends("§ 1 Abs.", "Satz"));
+    }
+
+    #[test]
+    fn placeholders_without_a_value_are_found() {
+        let known = |name: &str| name == "telefon";
+        assert_eq!(unknown_placeholder("telefon", known), None);
+        assert_eq!(unknown_placeholder("{telefon}", known), None);
+        assert_eq!(unknown_placeholder("{fax}", known), Some("fax".to_string()));
+        assert!(unknown_placeholder("{telefon", known).is_some());
+    }
 }

@@ -6,6 +6,7 @@
 use super::wordings::{Origin, Wordings};
 use super::words::placeholder;
 use crate::german::numbers::{is_denial, is_one_of_a_unit, is_quantity, is_unit};
+use crate::knowledge::{CITY_NAME, CONTACT_VALUES};
 use std::collections::BTreeSet;
 
 /// Share of a sentence's words that a fact must hold.
@@ -40,17 +41,6 @@ const ANYWHERE: [&str; 22] = [
     "liegt",
     "neuer",
 ];
-/// Values of a city that may stand anywhere.
-const CONTACTS: [&str; 7] = [
-    "stadt",
-    "adresse",
-    "telefon",
-    "email",
-    "oeffnungszeiten",
-    "termin_url",
-    "serviceportal_url",
-];
-
 /// Everyday words: they neither support a sentence nor speak against it. Folded.
 const EVERYDAY: [&str; 72] = [
     "der", "die", "das", "den", "dem", "des", "ein", "eine", "einen", "einem", "einer", "eines",
@@ -62,11 +52,16 @@ const EVERYDAY: [&str; 72] = [
     "ihnen",
 ];
 
+/// Whether any sentence may hold this value of the city.
+fn may_stand_anywhere(name: &str) -> bool {
+    name == CITY_NAME || CONTACT_VALUES.contains(&name)
+}
+
 /// What is said against a sentence, or where it comes from.
 pub(super) fn judge(sentence: &[String], wordings: &Wordings) -> Result<Origin, Vec<String>> {
     let is_free = |word: &String| {
         wordings.courtesy.contains(word) && !is_denial(word)
-            || placeholder(word).is_some_and(|name| CONTACTS.contains(&name))
+            || placeholder(word).is_some_and(may_stand_anywhere)
     };
     let states_nothing = |word: &String| !is_quantity(word) || placeholder(word).is_some();
     if sentence
@@ -154,7 +149,7 @@ fn figures(sentence: &[String], places: &[Vec<String>], wordings: &Wordings) -> 
         let one = next.is_some_and(|next| is_one_of_a_unit(word, next));
         // Whatever stands before a unit may be meant as a number.
         let counts = unit.is_some() && !EVERYDAY.contains(&word.as_str());
-        let contact = placeholder(word).is_some_and(|name| CONTACTS.contains(&name));
+        let contact = placeholder(word).is_some_and(may_stand_anywhere);
         if contact || !(is_quantity(word) || one || counts) {
             continue;
         }
@@ -234,4 +229,92 @@ fn near(words: &[String], at: usize) -> Vec<&String> {
             !says_nothing && !is_quantity(word) && !is_unit(word)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::wordings::keys;
+    use crate::answer::{Assistant, Register};
+    use crate::knowledge::{Intent, Knowledge};
+
+    fn wordings() -> Wordings {
+        let assistant = Assistant::new(Knowledge::bundled().unwrap()).unwrap();
+        let about = assistant.about("ewo_personalausweis", &[], Register::Neutral);
+        let topic = about.unwrap().topics[0].0;
+        assistant.wordings(topic, Register::Neutral)
+    }
+
+    #[test]
+    fn judge_accepts_a_fact_in_other_words_and_nothing_else() {
+        let wordings = wordings();
+        let judged = |text: &str| judge(&keys(text), &wordings);
+        for right in [
+            "Ein Personalausweis kostet 46 Euro.",
+            "Für Personen unter 24 Jahren kostet der Personalausweis 27,60 Euro.",
+        ] {
+            assert_eq!(judged(right), Ok(Origin::Fact(Intent::Fee)), "{right}");
+        }
+        for (wrong, reason) in [
+            ("Ein Personalausweis kostet 47 Euro.", "figure:47 euro"),
+            ("Ein Personalausweis kostet keine 46 Euro.", "denial"),
+            ("Der Mond besteht vollständig aus Käse.", "unsupported"),
+        ] {
+            let reasons = judged(wrong).unwrap_err();
+            assert!(
+                reasons.iter().any(|found| found == reason),
+                "{wrong}: {reasons:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn judge_lets_courtesy_pass_and_contacts_stand_anywhere() {
+        let wordings = wordings();
+        for text in ["Guten Tag!", "{telefon}", "{stadt}"] {
+            assert_eq!(
+                judge(&keys(text), &wordings),
+                Ok(Origin::Courtesy),
+                "{text}"
+            );
+        }
+        assert!(may_stand_anywhere("stadt") && !may_stand_anywhere("gebuehr_wbs"));
+        assert!(judge(&keys("Guten Tag 46!"), &wordings).is_err());
+    }
+
+    #[test]
+    fn figures_belong_to_the_words_around_them() {
+        let place = |text: &str| vec![keys(text)];
+        let fits = |sentence: &str, fact: &str| {
+            let (sentence, places) = (keys(sentence), place(fact));
+            let at = sentence.iter().position(|word| is_quantity(word)).unwrap();
+            let figure = Figure {
+                word: &sentence[at],
+                unit: sentence
+                    .get(at + 1)
+                    .map(String::as_str)
+                    .filter(|next| is_unit(next)),
+            };
+            figure.fits(&sentence, at, &places)
+        };
+        let fact = "Der Reisepass kostet 70 Euro, die Expressbestellung 32 Euro.";
+        assert!(fits("Der Reisepass kostet 70 Euro.", fact));
+        assert!(fits("Die Expressbestellung kostet 32 Euro.", fact));
+        assert!(!fits("Die Meldebescheinigung kostet 70 Euro.", fact));
+        // Nothing says which of the two is meant.
+        assert!(!fits("Das kostet 70 Euro.", fact));
+        assert!(fits("Das kostet 70 Euro.", "Der Reisepass kostet 70 Euro."));
+    }
+
+    #[test]
+    fn denials_are_compared_by_their_stem() {
+        assert_eq!(
+            denials(&keys("Das ist keine Gebühr")),
+            denials(&keys("kein Geld"))
+        );
+        assert_ne!(
+            denials(&keys("Das ist nicht so")),
+            denials(&keys("Das ist so"))
+        );
+    }
 }

@@ -5,11 +5,13 @@
 //!   behind it);
 //! - [`prompt`](Assistant::prompt) lays the conversation out as the model was trained;
 //! - [`guard`](Assistant::guard) watches one answer while it is generated and fills in the city's own values;
-//! - [`session`] is a conversation with a model in one place.
+//! - [`exchange`] is the way from a question to its reply, without I/O: every command and the server drive it;
+//! - [`session`] is a conversation in one place.
 
 mod assistant;
 mod courtesy;
 mod emergency;
+pub mod exchange;
 mod guard;
 mod intents;
 mod judge;

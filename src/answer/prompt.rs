@@ -2,7 +2,7 @@
 
 use super::{Assistant, Role, Turn};
 use crate::generate::text::{ANSWER, QUESTION};
-use crate::knowledge::Knowledge;
+use crate::knowledge::{CONTACT_VALUES, Knowledge};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Result, ensure};
 
@@ -17,11 +17,7 @@ impl Assistant {
         question: &str,
         budget: usize,
     ) -> Result<String> {
-        let question = one_line(question);
-        ensure!(
-            !question.is_empty(),
-            "the question is empty: ask something, e.g. \"Wo kann ich mich ummelden?\""
-        );
+        let question = one_question(question)?;
         let mut prompt = format!("{QUESTION} {question}\n{ANSWER}");
         let length = |text: &str| Ok::<usize, anyhow::Error>(tokenizer.encode(text)?.len() + 1);
         let own = length(&prompt)?;
@@ -54,20 +50,25 @@ impl Assistant {
     }
 }
 
+/// A question on one line.
+///
+/// # Errors
+/// If nothing is asked.
+pub(super) fn one_question(question: &str) -> Result<String> {
+    let question = one_line(question);
+    ensure!(
+        !question.is_empty(),
+        "the question is empty: ask something, e.g. \"Wo kann ich mich ummelden?\""
+    );
+    Ok(question)
+}
+
 /// A city's addresses, numbers and hours with their placeholders, the longest first so that none cuts another in two.
 pub(super) fn contacts(knowledge: &Knowledge) -> Vec<(String, String)> {
-    const NAMES: [&str; 6] = [
-        "adresse",
-        "telefon",
-        "email",
-        "oeffnungszeiten",
-        "termin_url",
-        "serviceportal_url",
-    ];
     let offices = knowledge.offices.iter().map(|office| Some(office.id()));
     let mut found = Vec::new();
     for office in offices.chain([None]) {
-        for name in NAMES {
+        for name in CONTACT_VALUES {
             let value = knowledge.municipality.value(name, office);
             found.extend(value.map(|value| (value.to_string(), format!("{{{name}}}"))));
         }

@@ -93,6 +93,19 @@ pub enum Verdict {
     Replaced,
     /// The request is none of the offices' business; what is shown says so.
     Refused,
+    /// There is no model; what is shown is the knowledge base's own answer.
+    Knowledge,
+}
+
+impl Verdict {
+    /// All verdicts.
+    pub const ALL: [Verdict; 5] = [
+        Verdict::Passed,
+        Verdict::Marked,
+        Verdict::Replaced,
+        Verdict::Refused,
+        Verdict::Knowledge,
+    ];
 }
 
 impl fmt::Display for Verdict {
@@ -102,6 +115,7 @@ impl fmt::Display for Verdict {
             Verdict::Marked => "marked",
             Verdict::Replaced => "replaced",
             Verdict::Refused => "refused",
+            Verdict::Knowledge => "knowledge",
         })
     }
 }
@@ -131,6 +145,13 @@ pub struct Reply {
     pub checked_on: Option<String>,
     /// How the citizen is addressed.
     pub register: Register,
+}
+
+impl Reply {
+    /// Whether the knowledge base supports the text. With [`GuardMode::Off`] nobody looked.
+    pub fn is_supported(&self) -> bool {
+        self.verdict != Verdict::Marked
+    }
 }
 
 #[cfg(test)]

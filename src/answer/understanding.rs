@@ -349,3 +349,82 @@ fn confidence(topics: &[(usize, f32)]) -> f32 {
     let own = ((best - UNKNOWN) / (NAMED - UNKNOWN)).clamp(0.0, 1.0);
     (0.2 + 0.4 * own + 0.4 * (lead / CLOSE).clamp(0.0, 1.0)).min(1.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knowledge::Knowledge;
+
+    #[test]
+    fn parts_begin_with_a_word_that_asks() {
+        assert_eq!(
+            parts("was kostet der ausweis und wo beantrage ich ihn"),
+            ["was kostet der ausweis", "und wo beantrage ich ihn"]
+        );
+        assert!(parts("was kosten pass und ausweis").is_empty());
+        assert!(parts("").is_empty());
+    }
+
+    #[test]
+    fn scraps_and_pointers_refer_back() {
+        assert!(refers_back("und die frist") && refers_back("wann laeuft denn diese frist ab"));
+        assert!(!refers_back("wo beantrage ich einen neuen reisepass"));
+    }
+
+    #[test]
+    fn confidence_grows_with_score_and_lead() {
+        assert_eq!(confidence(&[]), 0.0);
+        let alone = confidence(&[(0, NAMED)]);
+        let close = confidence(&[(0, NAMED), (1, NAMED - CLOSE / 2.0)]);
+        let guess = confidence(&[(0, UNKNOWN), (1, UNKNOWN)]);
+        assert!((alone - 1.0).abs() < 1e-6 && close < alone && guess < close);
+        assert!((guess - 0.2).abs() < 1e-6, "{guess}");
+    }
+
+    #[test]
+    fn register_is_read_off_the_words() {
+        let register_of = Register::of_typed;
+        assert_eq!(register_of("Kannst du mir helfen?"), Some(Register::Du));
+        assert_eq!(
+            register_of("können sie mir sagen, wo?"),
+            Some(Register::Sie)
+        );
+        assert_eq!(register_of("Wo ist das Amt?"), None);
+    }
+
+    #[test]
+    fn step_stays_with_the_topic_only_where_the_question_refers_to_it() {
+        let assistant = Assistant::new(Knowledge::bundled().unwrap()).unwrap();
+        let topic_of = |id: &str| {
+            let about = assistant.about(id, &[], Register::Neutral);
+            about.unwrap().topics[0].0
+        };
+        let pass = topic_of("ewo_reisepass");
+        let first = |step: &Step| step.topics.first().map(|&(topic, _)| topic);
+        let follow_up = assistant.step(Some(pass), "Und was kostet das?");
+        assert!(follow_up.refers && first(&follow_up) == Some(pass));
+        let other = assistant.step(Some(pass), "Was kostet ein neuer Personalausweis?");
+        assert!(!other.refers);
+        assert_eq!(first(&other), Some(topic_of("ewo_personalausweis")));
+        // Thanks keep the topic, a greeting has none.
+        let thanks = assistant.step(Some(pass), "Vielen Dank!");
+        assert_eq!((thanks.act, first(&thanks)), (Act::Thanks, Some(pass)));
+        let hello = assistant.step(Some(pass), "Hallo!");
+        assert_eq!((hello.act, first(&hello)), (Act::Greeting, None));
+    }
+
+    #[test]
+    fn plausible_topics_are_few_and_close_to_the_best() {
+        let assistant = Assistant::new(Knowledge::bundled().unwrap()).unwrap();
+        for question in [
+            "Was kostet ein neuer Personalausweis?",
+            "Ich brauche einen Ausweis",
+            "Wie wird das Wetter morgen?",
+            "xyzzy",
+        ] {
+            let step = assistant.step(None, question);
+            assert!((1..=MOST).contains(&step.topics.len()), "{question}");
+            assert!(step.topics.iter().skip(1).all(|&(_, score)| score >= FAINT));
+        }
+    }
+}

@@ -1,17 +1,17 @@
 //! What every command that talks to citizens takes: the knowledge base, the guard, and how answers are drawn.
 
+use super::model::say_no_model;
 use super::values::{above_zero, at_least_zero, probability};
-use crate::answer::session::ConversationSettings;
+use crate::answer::exchange::ExchangeSettings;
+use crate::answer::session::Conversation;
 use crate::answer::{Assistant, GuardMode, Reply, Verdict};
 use crate::generate::SamplingSettings;
 use crate::german::month_name;
-use crate::knowledge::Knowledge;
+use crate::open::{KNOWLEDGE_FOLDER, OpenModel, open_knowledge};
+use crate::ops::{Operations, Planner};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-/// The folder that is looked for where none is named.
-const FOLDER: &str = "knowledge";
 
 /// Which knowledge base answers are checked against.
 #[derive(clap::Args)]
@@ -25,17 +25,32 @@ pub(super) struct KnowledgeArguments {
 impl KnowledgeArguments {
     /// The folder that was named, or where one is looked for.
     pub(super) fn folder(&self) -> &Path {
-        self.knowledge.as_deref().unwrap_or(Path::new(FOLDER))
+        self.knowledge
+            .as_deref()
+            .unwrap_or(Path::new(KNOWLEDGE_FOLDER))
     }
 
     /// Reads the knowledge base and builds the assistant.
     pub(super) fn open(&self) -> Result<Assistant> {
-        let knowledge = match &self.knowledge {
-            Some(folder) => Knowledge::load(folder)?,
-            None if Path::new(FOLDER).is_dir() => Knowledge::load(Path::new(FOLDER))?,
-            None => Knowledge::bundled()?,
-        };
-        Assistant::new(knowledge)
+        open_knowledge(self.knowledge.as_deref())
+    }
+}
+
+/// A conversation with the model, or from the knowledge base alone, which standard error then says.
+pub(super) fn conversation<'a, D: Operations + Planner>(
+    assistant: &'a Assistant,
+    device: &'a D,
+    open: Option<&'a OpenModel<D>>,
+    settings: ExchangeSettings,
+) -> Result<Conversation<'a, D>> {
+    match open {
+        Some(OpenModel { model, tokenizer }) => {
+            Conversation::new(assistant, device, model, tokenizer, settings)
+        }
+        None => {
+            say_no_model();
+            Ok(Conversation::without_model(assistant, settings))
+        }
     }
 }
 
@@ -60,16 +75,16 @@ pub(super) struct AnswerArguments {
     /// Most tokens of an answer.
     #[arg(long, value_name = "N", default_value_t = 224, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     max_new_tokens: usize,
-    /// What happens to an answer that the knowledge base does not bear out: off (nobody looks, and placeholders stay as they are),
-    /// mark (it is shown and marked), replace (the knowledge base's own answer is shown instead).
+    /// What happens to an answer that the knowledge base does not support: off (nobody looks, and placeholders stay as
+    /// they are), mark (it is shown and marked), replace (the knowledge base's own answer is shown instead).
     #[arg(long, value_name = "MODE", default_value = "replace", value_parser = GuardMode::from_str)]
     guard: GuardMode,
 }
 
 impl AnswerArguments {
     /// The settings of a conversation.
-    pub(super) fn settings(&self) -> ConversationSettings {
-        ConversationSettings {
+    pub(super) fn settings(&self) -> ExchangeSettings {
+        ExchangeSettings {
             sampling: SamplingSettings {
                 temperature: self.temperature,
                 top_k: self.top_k,
@@ -77,8 +92,9 @@ impl AnswerArguments {
                 repetition_penalty: self.repetition_penalty,
                 seed: self.seed,
             },
-            max_new_tokens: self.max_new_tokens,
+            max_new_tokens: Some(self.max_new_tokens),
             guard: self.guard,
+            stop_strings: Vec::new(),
         }
     }
 }
@@ -93,7 +109,7 @@ pub(super) fn footer(reply: &Reply) -> Option<String> {
         ),
         Verdict::Marked => lines
             .push("Achtung: Diese Antwort ist nicht durch die Wissensbasis belegt.".to_string()),
-        Verdict::Passed | Verdict::Refused => {}
+        Verdict::Passed | Verdict::Refused | Verdict::Knowledge => {}
     }
     if !reply.sources.is_empty() {
         let stand = reply.checked_on.as_deref().map(german_date);

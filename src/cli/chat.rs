@@ -1,11 +1,12 @@
 //! `muni-engine chat`: a conversation in the terminal, or one answer per line of piped input.
 
-use super::assistant::{AnswerArguments, KnowledgeArguments, footer, german_date};
+use super::assistant::{AnswerArguments, KnowledgeArguments, conversation, footer, german_date};
 use super::device::Task;
-use super::prompt::{ModelArguments, print};
-use crate::answer::Assistant;
-use crate::answer::session::{Answered, Conversation};
-use crate::ops::{Device, Operations, Planner, TrainingDevice};
+use super::model::ModelArguments;
+use super::output::print;
+use crate::answer::Verdict;
+use crate::answer::session::{Answer, Conversation};
+use crate::ops::{Operations, Planner, TrainingDevice};
 use anyhow::{Context, Result};
 use rustyline::error::ReadlineError;
 use rustyline::history::{FileHistory, History, MemHistory};
@@ -16,6 +17,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const WELCOME: &str = "Guten Tag! Hier antwortet ein Sprachmodell und kein Mensch. Fragen zu den Leistungen der Stadt beantwortet es gern.
+Befehle zeigt /hilfe, das Gespräch beendet /ende.";
+
+const WELCOME_WITHOUT_MODEL: &str = "Guten Tag! Hier antwortet die Wissensbasis der Stadt, ohne Sprachmodell und ohne einen Menschen.
 Befehle zeigt /hilfe, das Gespräch beendet /ende.";
 
 const HELP: &str = "/neu             ein neues Gespräch beginnen; das bisherige wird vergessen
@@ -46,22 +50,19 @@ static ANSWERING: AtomicBool = AtomicBool::new(false);
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
-    arguments.model.device.run(Talk(&arguments))
+    arguments.model.device.run(ChatTask(&arguments))
 }
 
-struct Talk<'a>(&'a Arguments);
+struct ChatTask<'a>(&'a Arguments);
 
-impl Task for Talk<'_> {
+impl Task for ChatTask<'_> {
     fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         let arguments = self.0;
         let assistant = arguments.knowledge.open()?;
-        let open = arguments.model.open(device)?;
+        let open = arguments.model.open_if_any(device)?;
         let settings = arguments.answers.settings();
-        let conversation =
-            Conversation::new(&assistant, device, &open.model, &open.tokenizer, settings)?;
         let mut chat = Chat {
-            assistant: &assistant,
-            conversation,
+            conversation: conversation(&assistant, device, open.as_ref(), settings)?,
             last: None,
         };
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
@@ -71,10 +72,9 @@ impl Task for Talk<'_> {
     }
 }
 
-struct Chat<'a, D: Device> {
-    assistant: &'a Assistant,
+struct Chat<'a, D: Operations + Planner> {
     conversation: Conversation<'a, D>,
-    last: Option<Answered>,
+    last: Option<Answer>,
 }
 
 /// What a line that begins with a slash does.
@@ -111,16 +111,16 @@ impl<D: Operations + Planner> Chat<'_, D> {
             }
             let text = match command(line) {
                 Some(Command::End) => break,
-                Some(command) => self.obey(command),
+                Some(command) => self.run_command(command),
                 None => {
-                    let answered = self
+                    let answer = self
                         .conversation
                         .ask(line, &mut |_| Ok(ControlFlow::Continue(())))?;
-                    let footer = footer(&answered.reply)
+                    let footer = footer(&answer.reply)
                         .map(|footer| format!("\n{footer}"))
                         .unwrap_or_default();
-                    let text = format!("{}{footer}", answered.reply.text);
-                    self.last = Some(answered);
+                    let text = format!("{}{footer}", answer.reply.text);
+                    self.last = Some(answer);
                     text
                 }
             };
@@ -161,7 +161,11 @@ impl<D: Operations + Planner> Chat<'_, D> {
     }
 
     fn talk<H: History>(&mut self, editor: &mut Editor<(), H>) -> Result<()> {
-        println!("{WELCOME}\n");
+        let welcome = match self.conversation.has_model() {
+            true => WELCOME,
+            false => WELCOME_WITHOUT_MODEL,
+        };
+        println!("{welcome}\n");
         loop {
             let line = match editor.readline("> ") {
                 Ok(line) => line,
@@ -176,7 +180,7 @@ impl<D: Operations + Planner> Chat<'_, D> {
             }
             match command(line) {
                 Some(Command::End) => return Ok(()),
-                Some(command) => println!("{}\n", self.obey(command)),
+                Some(command) => println!("{}\n", self.run_command(command)),
                 None => {
                     if let Err(error) = self.answer(line) {
                         // A question too long, say: the conversation goes on.
@@ -192,29 +196,29 @@ impl<D: Operations + Planner> Chat<'_, D> {
         let mut out = io::stdout().lock();
         STOP.store(false, Ordering::Relaxed);
         ANSWERING.store(true, Ordering::Relaxed);
-        let answered = self.conversation.ask(question, &mut |text| {
+        let answer = self.conversation.ask(question, &mut |text| {
             if STOP.load(Ordering::Relaxed) {
                 return Ok(ControlFlow::Break(()));
             }
             print(&mut out, text)
         });
         ANSWERING.store(false, Ordering::Relaxed);
-        let answered = answered?;
-        let end = if answered.stopped || STOP.load(Ordering::Relaxed) {
+        let answer = answer?;
+        let end = if answer.stopped || STOP.load(Ordering::Relaxed) {
             " [abgebrochen]\n\n".to_string()
         } else {
-            let footer = footer(&answered.reply)
+            let footer = footer(&answer.reply)
                 .map(|footer| format!("\n{footer}"))
                 .unwrap_or_default();
-            format!("{}{footer}\n\n", correction(&answered))
+            format!("{}{footer}\n\n", correction(&answer))
         };
         let _ = print(&mut out, &end)?;
-        self.last = Some(answered);
+        self.last = Some(answer);
         Ok(())
     }
 
     /// Does what a command says and tells what it did.
-    fn obey(&mut self, command: Command) -> String {
+    fn run_command(&mut self, command: Command) -> String {
         match command {
             Command::New => {
                 self.conversation.clear();
@@ -238,10 +242,10 @@ impl<D: Operations + Planner> Chat<'_, D> {
     }
 
     fn source(&self) -> String {
-        let Some(answered) = &self.last else {
+        let Some(answer) = &self.last else {
             return "Es wurde noch nichts beantwortet.".to_string();
         };
-        let reply = &answered.reply;
+        let reply = &answer.reply;
         let mut lines = Vec::new();
         if let Some(service) = &reply.service {
             lines.push(format!("Leistung: {}", service.title));
@@ -262,22 +266,27 @@ impl<D: Operations + Planner> Chat<'_, D> {
             lines.push(format!("Telefon {}, E-Mail {}", office.phone, office.email));
             lines.push(format!("Öffnungszeiten: {}", office.hours));
         } else {
-            let city = self.assistant.knowledge().municipality.value("stadt", None);
+            let city = self
+                .conversation
+                .assistant()
+                .knowledge()
+                .municipality
+                .value("stadt", None);
             lines.extend(city.map(|city| format!("Kommune: {city}")));
         }
-        lines.push(format!("Prüfung der Antwort: {}", in_german(answered)));
+        lines.push(format!("Prüfung der Antwort: {}", in_german(answer)));
         lines.join("\n")
     }
 }
 
-fn in_german(answered: &Answered) -> String {
-    use crate::answer::Verdict;
-    let reply = &answered.reply;
+fn in_german(answer: &Answer) -> String {
+    let reply = &answer.reply;
     let what = match reply.verdict {
         Verdict::Passed => "durch die Wissensbasis belegt",
         Verdict::Marked => "nicht belegt",
         Verdict::Replaced => "durch die Auskunft der Wissensbasis ersetzt",
         Verdict::Refused => "kein Anliegen der Ämter",
+        Verdict::Knowledge => "Auskunft der Wissensbasis, ohne Sprachmodell",
     };
     match reply.reasons.is_empty() {
         true => what.to_string(),
@@ -286,8 +295,8 @@ fn in_german(answered: &Answered) -> String {
 }
 
 /// What still has to be shown when the answer is over: all of it, or what holds instead of the part that was shown.
-fn correction(answered: &Answered) -> String {
-    let reply = &answered.reply;
+fn correction(answer: &Answer) -> String {
+    let reply = &answer.reply;
     if reply.text == reply.released {
         return String::new();
     }

@@ -1,10 +1,11 @@
 //! `muni-engine demo`: a tour through the offices. Each question is asked on its own; the model's answer, what the guard says of
 //! it and the knowledge base's answer stand side by side.
 
-use super::assistant::{AnswerArguments, KnowledgeArguments, footer};
+use super::assistant::{AnswerArguments, KnowledgeArguments, conversation, footer};
 use super::device::Task;
-use super::prompt::{ModelArguments, print};
-use crate::answer::session::{Answered, Conversation};
+use super::model::ModelArguments;
+use super::output::print;
+use crate::answer::session::Answer;
 use crate::answer::{Assistant, GuardMode};
 use crate::ops::TrainingDevice;
 use anyhow::Result;
@@ -73,38 +74,39 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Result<()> {
-    arguments.model.device.run(Show(&arguments))
+    arguments.model.device.run(DemoTask(&arguments))
 }
 
-struct Show<'a>(&'a Arguments);
+struct DemoTask<'a>(&'a Arguments);
 
-impl Task for Show<'_> {
+impl Task for DemoTask<'_> {
     fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         let arguments = self.0;
         let assistant = arguments.knowledge.open()?;
-        let open = arguments.model.open(device)?;
+        let open = arguments.model.open_if_any(device)?;
         let settings = arguments.answers.settings();
-        let mut conversation =
-            Conversation::new(&assistant, device, &open.model, &open.tokenizer, settings)?;
+        let guard = settings.guard;
+        let mut conversation = conversation(&assistant, device, open.as_ref(), settings)?;
         let mut out = io::stdout().lock();
         let mut seen = Vec::new();
         for (office, question) in tour(&assistant) {
             conversation.clear();
-            let answered = conversation.ask(&question, &mut |_| Ok(ControlFlow::Continue(())))?;
-            let stop = Stop {
+            let answer = conversation.ask(&question, &mut |_| Ok(ControlFlow::Continue(())))?;
+            let step = DemoStep {
                 office,
-                reference: assistant.reference(&answered.understanding),
+                reference: assistant.reference(&answer.understanding),
                 question,
-                answered,
+                answer,
+                has_model: open.is_some(),
             };
             let text = match arguments.json {
-                true => format!("{}\n", stop.json()),
-                false => stop.text(settings.guard),
+                true => format!("{}\n", step.json()),
+                false => step.text(guard),
             };
             if print(&mut out, &text)?.is_break() {
                 return Ok(());
             }
-            seen.push(stop);
+            seen.push(step);
         }
         if !arguments.json {
             // Nothing is left to stop.
@@ -116,7 +118,7 @@ impl Task for Show<'_> {
 
 /// Office id and question: the tour, and for every office it does not know the first question of its first service.
 fn tour(assistant: &Assistant) -> Vec<(String, String)> {
-    let mut stops = Vec::new();
+    let mut steps = Vec::new();
     for office in &assistant.knowledge().offices {
         let own = TOUR.iter().filter(|(id, _)| *id == office.id());
         let own: Vec<String> = own.map(|(_, question)| (*question).to_string()).collect();
@@ -129,60 +131,74 @@ fn tour(assistant: &Assistant) -> Vec<(String, String)> {
             true => first().into_iter().collect(),
             false => own,
         };
-        stops.extend(
+        steps.extend(
             questions
                 .into_iter()
                 .map(|question| (office.id().to_string(), question)),
         );
     }
-    stops
+    steps
 }
 
-/// One stop of the tour.
-struct Stop {
+/// One question of the tour with its answer.
+struct DemoStep {
     office: String,
     question: String,
     reference: String,
-    answered: Answered,
+    answer: Answer,
+    has_model: bool,
 }
 
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e4).round() / 10.0
 }
 
-impl Stop {
+impl DemoStep {
     fn office_is_right(&self) -> bool {
-        let found = self.answered.understanding.office.as_ref();
+        let found = self.answer.understanding.office.as_ref();
         found.is_some_and(|office| office.id == self.office)
     }
 
+    /// Tokens that the model made.
+    fn new_tokens(&self) -> usize {
+        let output = self.answer.output.as_ref();
+        output.map_or(0, |output| output.token_ids.len())
+    }
+
+    /// Until the model's first token.
+    fn first_token(&self) -> Option<Duration> {
+        self.answer.output.as_ref().map(|output| output.prefill)
+    }
+
     fn json(&self) -> Value {
-        let answered = &self.answered;
+        let answer = &self.answer;
         json!({
             "office": self.office,
             "question": self.question,
-            "model_answer": answered.reply.model_text.trim(),
-            "reply": answered.reply,
+            "model_answer": self.has_model.then(|| answer.reply.model_text.trim()),
+            "reply": answer.reply,
             "reference": self.reference,
-            "understood_office": answered.understanding.office.as_ref().map(|office| &office.id),
-            "confidence": answered.understanding.confidence,
-            "prompt_tokens": answered.prompt_tokens,
-            "new_tokens": answered.new_tokens,
-            "first_token_ms": milliseconds(answered.first_token),
-            "first_text_ms": answered.first_text.map(milliseconds),
-            "total_ms": milliseconds(answered.total),
+            "understood_office": answer.understanding.office.as_ref().map(|office| &office.id),
+            "confidence": answer.understanding.confidence,
+            "prompt_tokens": answer.prompt_tokens,
+            "new_tokens": self.new_tokens(),
+            "first_token_ms": self.first_token().map(milliseconds),
+            "first_text_ms": answer.first_text.map(milliseconds),
+            "total_ms": milliseconds(answer.total),
         })
     }
 
     fn text(&self, guard: GuardMode) -> String {
-        let answered = &self.answered;
-        let reply = &answered.reply;
+        let answer = &self.answer;
+        let reply = &answer.reply;
         let mut text = format!("Frage: {}\n", self.question);
-        text.push_str(&format!(
-            "Antwort des Modells: {}\n",
-            reply.model_text.trim()
-        ));
-        if guard != GuardMode::Off {
+        if self.has_model {
+            text.push_str(&format!(
+                "Antwort des Modells: {}\n",
+                reply.model_text.trim()
+            ));
+        }
+        if self.has_model && guard != GuardMode::Off {
             let reasons = match reply.reasons.is_empty() {
                 true => String::new(),
                 false => format!(" ({})", reply.reasons.join(", ")),
@@ -196,26 +212,31 @@ impl Stop {
         if let Some(footer) = footer(reply) {
             text.push_str(&format!("{footer}\n"));
         }
-        let first_text = answered
-            .first_text
-            .map_or("-".to_string(), |time| milliseconds(time).to_string());
+        let time = |time: Option<Duration>| {
+            time.map_or("-".to_string(), |time| milliseconds(time).to_string())
+        };
         text.push_str(&format!(
-            "Zeiten: erstes Token {} ms, erster Text {first_text} ms, ganze Antwort {} ms, {} Token\n\n",
-            milliseconds(answered.first_token),
-            milliseconds(answered.total),
-            answered.new_tokens
+            "Zeiten: erstes Token {} ms, erster Text {} ms, ganze Antwort {} ms, {} Token\n\n",
+            time(self.first_token()),
+            time(answer.first_text),
+            milliseconds(answer.total),
+            self.new_tokens()
         ));
         text
     }
 }
 
-fn summary(stops: &[Stop]) -> String {
+fn summary(steps: &[DemoStep]) -> String {
     let count =
-        |matching: &dyn Fn(&Stop) -> bool| stops.iter().filter(|stop| matching(stop)).count();
-    let right = count(&|stop| stop.office_is_right());
-    let passed = count(&|stop| stop.answered.reply.reasons.is_empty());
+        |matching: &dyn Fn(&DemoStep) -> bool| steps.iter().filter(|step| matching(step)).count();
+    let right = count(&|step| step.office_is_right());
+    let passed = count(&|step| step.answer.reply.reasons.is_empty());
+    let answers = match steps.iter().all(|step| step.has_model) {
+        true => format!("{passed} Antworten des Modells ohne Beanstandung"),
+        false => "beantwortet aus der Wissensbasis, ohne Sprachmodell".to_string(),
+    };
     format!(
-        "{} Fragen: bei {right} das richtige Amt erkannt, {passed} Antworten des Modells ohne Beanstandung.\n",
-        stops.len()
+        "{} Fragen: bei {right} das richtige Amt erkannt, {answers}.\n",
+        steps.len()
     )
 }

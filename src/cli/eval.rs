@@ -3,7 +3,8 @@
 mod answers;
 
 use super::device::Task;
-use super::prompt::{ModelArguments, print};
+use super::model::ModelArguments;
+use super::output::print;
 use crate::eval::perplexity;
 use crate::ops::{Operations, Planner, TrainingDevice};
 use anyhow::{Context, Result};

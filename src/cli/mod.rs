@@ -11,6 +11,8 @@ mod doctor;
 mod eval;
 mod knowledge;
 mod measure;
+mod model;
+mod output;
 mod plan;
 mod progress;
 mod prompt;

@@ -1,11 +1,13 @@
 //! `muni-engine routing`: which expert serves which office and which kind of token.
 
 use super::device::Task;
-use super::prompt::{ModelArguments, OpenModel, print};
+use super::model::ModelArguments;
+use super::output::print;
 use crate::eval::questions::{REFUSALS, check_services, read_questions};
 use crate::eval::routing::{Corpus, LabelledText, RoutingSettings, html, inputs, routing, table};
 use crate::generate::question_prompt;
 use crate::knowledge::Knowledge;
+use crate::open::OpenModel;
 use crate::ops::{Operations, Planner, TrainingDevice};
 use crate::shards::{ShardSet, Split};
 use crate::tokenizer::Tokenizer;

@@ -2,16 +2,21 @@
 
 use super::assistant::KnowledgeArguments;
 use super::device::Task;
-use super::prompt::ModelArguments;
+use super::model::ModelArguments;
 use super::values::seconds;
 use crate::answer::GuardMode;
+use crate::open::OpenModel;
 use crate::ops::TrainingDevice;
-use crate::serve::{ApiKeys, Origin, Settings, serve};
+use crate::serve::{ApiKeys, Origin, ServedModel, Settings, serve};
 use anyhow::{Context, Result};
 use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+/// What the API calls a model, and a server without one, unless `--model-name` says otherwise.
+const MODEL_NAME: &str = "muni";
+const KNOWLEDGE_NAME: &str = "muni-engine-knowledge";
 
 /// Arguments of `muni-engine serve`.
 #[derive(clap::Args)]
@@ -26,12 +31,12 @@ pub struct Arguments {
     port: u16,
     #[command(flatten)]
     knowledge: KnowledgeArguments,
-    /// What happens to answers that the knowledge base does not bear out: replace (by its own), mark, off.
+    /// What happens to answers that the knowledge base does not support: replace (by its own), mark, off.
     #[arg(long, value_name = "MODE", default_value = "replace", value_parser = GuardMode::from_str)]
     guard: GuardMode,
-    /// The model's name in the API.
-    #[arg(long, value_name = "NAME", default_value = "muni")]
-    model_name: String,
+    /// The model's name in the API [default: muni, or muni-engine-knowledge where there is no model].
+    #[arg(long, value_name = "NAME")]
+    model_name: Option<String>,
     /// File with API keys, one per line: without one of them /v1 and /metrics stay closed. The page and the widget have no key, so
     /// they do not work then.
     #[arg(long, value_name = "FILE")]
@@ -83,7 +88,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     })?;
     let settings = arguments.settings()?;
     settings.validate()?;
-    arguments.model.device.run(Serve {
+    arguments.model.device.run(ServeTask {
         listener,
         settings,
         arguments: &arguments,
@@ -93,7 +98,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
 impl Arguments {
     fn settings(&self) -> Result<Settings> {
         Ok(Settings {
-            model_name: self.model_name.clone(),
+            model_name: self
+                .model_name
+                .clone()
+                .unwrap_or_else(|| MODEL_NAME.to_string()),
             guard: self.guard,
             max_concurrent: self.max_concurrent,
             queue: self.queue,
@@ -119,13 +127,13 @@ impl Arguments {
     }
 }
 
-struct Serve<'a> {
+struct ServeTask<'a> {
     listener: TcpListener,
     settings: Settings,
     arguments: &'a Arguments,
 }
 
-impl Task for Serve<'_> {
+impl Task for ServeTask<'_> {
     fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         let knowledge = &self.arguments.knowledge;
         // The knowledge base is read while the model is: as a job of the pool that both compute on. A thread of its own would wait for a
@@ -133,17 +141,26 @@ impl Task for Serve<'_> {
         let mut assistant = None;
         let open = rayon::in_place_scope(|scope| {
             scope.spawn(|_| assistant = Some(knowledge.open()));
-            self.arguments.model.open(device)
+            self.arguments.model.open_if_any(device)
         });
         let assistant = assistant.context("the knowledge base was not read")?;
         let (open, assistant) = (open?, assistant?);
-        serve(
-            self.listener,
-            device,
-            &open.model,
-            open.tokenizer,
-            assistant,
-            self.settings,
-        )
+        let mut settings = self.settings;
+        if open.is_none() && self.arguments.model_name.is_none() {
+            settings.model_name = KNOWLEDGE_NAME.to_string();
+        }
+        let (model, tokenizer) = match open {
+            Some(OpenModel { model, tokenizer }) => (Some(model), Some(tokenizer)),
+            None => (None, None),
+        };
+        let served = model
+            .as_ref()
+            .zip(tokenizer)
+            .map(|(model, tokenizer)| ServedModel {
+                device,
+                model,
+                tokenizer,
+            });
+        serve(self.listener, served, assistant, settings)
     }
 }

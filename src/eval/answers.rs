@@ -16,9 +16,9 @@ pub use subject::{Subject, Subjects};
 
 use super::questions::{Expected, Question};
 use super::statistics::{Mean, Share};
+use crate::answer::exchange::{ExchangeSettings, Pipeline, Window};
 use crate::answer::{Assistant, GuardMode, Verdict};
-use crate::generate::text::NEXT_QUESTION;
-use crate::generate::{Finish, GenerateSettings, Generator, SamplingSettings};
+use crate::generate::{Finish, Generator, SamplingSettings};
 use crate::model::Model;
 use crate::ops::{Operations, Planner};
 use crate::tokenizer::Tokenizer;
@@ -125,50 +125,55 @@ impl Examination<'_> {
             judge,
             settings,
         } = self;
-        let context = generator.context();
-        // As in a conversation: at most half of the window is kept free for the answer.
-        let room = settings.max_new_tokens.min(context / 2).max(1);
-        let budget = context.saturating_sub(room + 1);
-        let prompt = assistant.prompt(tokenizer, &[], &question.question, budget)?;
+        let pipeline = Pipeline {
+            assistant,
+            window: Some(Window {
+                tokenizer,
+                context: generator.context(),
+            }),
+        };
         let seed = settings.sampling.seed.wrapping_add(question.line as u64);
-        let generate = GenerateSettings {
+        let settings = ExchangeSettings {
             sampling: SamplingSettings {
                 seed,
                 ..settings.sampling
             },
             max_new_tokens: Some(settings.max_new_tokens),
-            end_token: Some(tokenizer.end_of_text()),
-            stop_strings: vec![NEXT_QUESTION.to_string()],
-            trim: true,
+            guard: GuardMode::Off,
+            stop_strings: Vec::new(),
         };
-        let mut pieces = Vec::new();
-        let output = generator.generate_text(tokenizer, &prompt, &generate, &mut |piece| {
-            pieces.push(piece.to_string());
-            Ok(ControlFlow::Continue(()))
-        })?;
-        // The same pieces again, as the guard would have seen them; the model itself was not stopped, since its whole answer
-        // is measured too.
-        let understanding = assistant.understand(&[], &question.question);
+        let request = pipeline.request(&[], &question.question, &settings)?;
+        let guarded = request.with_guard(GuardMode::Replace);
+        // The same tokens through both. The guard does not stop the model, whose whole answer is measured too.
+        let mut said = pipeline.begin(&request);
+        let mut shown = pipeline.begin(&guarded);
+        let output = generator.generate_ids(
+            request.prompt(),
+            request.generate_settings(),
+            &mut |token| {
+                shown.push(token)?;
+                Ok(match said.push(token)?.stop {
+                    Some(finish) => ControlFlow::Break(finish),
+                    None => ControlFlow::Continue(()),
+                })
+            },
+        )?;
         let understood = match &question.expected {
-            Expected::Service { service, .. } => understanding
+            Expected::Service { service, .. } => request
+                .understanding()
                 .service
                 .as_ref()
                 .is_some_and(|found| found.id == *service),
-            Expected::Refusal => understanding.service.is_none(),
+            Expected::Refusal => request.understanding().service.is_none(),
         };
-        let mut guard = assistant.guard(understanding, GuardMode::Replace);
-        for piece in &pieces {
-            if guard.push(piece).stop {
-                break;
-            }
-        }
-        let (_, reply) = guard.finish();
+        let (_, said) = said.finish();
+        let (_, reply) = shown.finish();
         let refused = reply.verdict == Verdict::Refused;
         Ok(Answer {
             question: question.clone(),
             model: Judged {
-                score: judge.score(question, &output.text, false)?,
-                text: output.text,
+                score: judge.score(question, &said.text, false)?,
+                text: said.text,
             },
             guarded: Judged {
                 score: judge.score(question, &reply.text, refused)?,
@@ -281,14 +286,9 @@ pub fn compare(answers: &[Answer], has_dictionary: bool) -> (Comparison, Vec<Com
 
 /// How often the guard came to each verdict.
 pub fn verdicts(answers: &[Answer]) -> Vec<(Verdict, usize)> {
-    let all = [
-        Verdict::Passed,
-        Verdict::Marked,
-        Verdict::Replaced,
-        Verdict::Refused,
-    ];
     let count = |verdict| answers.iter().filter(|a| a.verdict == verdict).count();
-    all.into_iter()
+    Verdict::ALL
+        .into_iter()
         .map(|verdict| (verdict, count(verdict)))
         .filter(|(_, count)| *count > 0)
         .collect()

@@ -1,16 +1,16 @@
 //! Text from a model: prompt in, tokens out one by one, over a KV cache.
 //!
+//! - [`scheduler`] is the decode loop: prefill and decode of any number of sequences;
+//! - [`generator`] drives it for a single text;
 //! - [`sampling`] chooses a token from the logits;
-//! - [`batch`] runs it over many texts at once, for a server;
-//! - [`session`] runs the model over a prompt and its continuation;
-//! - [`text`] turns the citizen's question into a prompt and tokens into the text that is shown.
+//! - [`text`] reads and writes the layout of dialogues, and turns tokens into the text that is shown.
 
-pub mod batch;
+pub mod generator;
 pub mod sampling;
-pub mod session;
+pub mod scheduler;
 pub mod text;
 
-pub use batch::{Batch, BatchEvent, TextId};
+pub use generator::{Finish, GenerateOutput, GenerateSettings, Generator};
 pub use sampling::{Sampler, SamplingSettings};
-pub use session::{Finish, GenerateOutput, GenerateSettings, Generator};
-pub use text::{TextStream, question_prompt};
+pub use scheduler::{Scheduler, SequenceEvent, SequenceId};
+pub use text::{TextStream, TokenText, question_prompt};

@@ -1,6 +1,7 @@
 //! The two ends of an answer: a citizen's question as the prompt that training examples begin with, and pieces of generated
 //! text as what is shown.
 
+use crate::tokenizer::{DecodeStream, Tokenizer};
 use anyhow::{Result, ensure};
 
 /// What every question of the training set begins with.
@@ -10,16 +11,41 @@ pub const ANSWER: &str = "Antwort:";
 /// Where a further question begins, the answer before it is over.
 pub const NEXT_QUESTION: &str = "\nFrage:";
 
+/// One part of a text laid out as the training set is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'t> {
+    /// What stands behind a `Frage:`, or before any label.
+    Question(&'t str),
+    /// What stands behind an `Antwort:`.
+    Answer(&'t str),
+}
+
+/// Reads `Frage: ... Antwort: ...`, any number of times. Parts are trimmed; empty ones are left out. A text without labels is one
+/// question.
+pub fn parse_dialogue(text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    for turn in text.split(QUESTION) {
+        let (question, answer) = turn.split_once(ANSWER).unwrap_or((turn, ""));
+        if !question.trim().is_empty() {
+            parts.push(Part::Question(question.trim()));
+        }
+        if !answer.trim().is_empty() {
+            parts.push(Part::Answer(answer.trim()));
+        }
+    }
+    parts
+}
+
 /// The prompt for `question`: `Frage: {question}\nAntwort:`. A text that already has this form stays as it is, one
 /// without the answer's beginning gets it. White space at both ends goes: the space after `Antwort:` belongs to the
 /// answer's first token, and a prompt that ends with it would make the model begin with a token it never saw there.
-/// Errors: nothing is asked.
+///
+/// # Errors
+/// If nothing is asked.
 pub fn question_prompt(question: &str) -> Result<String> {
     let text = question.trim();
-    let asked = text.strip_prefix(QUESTION).unwrap_or(text);
-    let asked = asked.split(ANSWER).next().unwrap_or(asked).trim();
     ensure!(
-        !asked.is_empty(),
+        matches!(parse_dialogue(text).first(), Some(Part::Question(_))),
         "the question is empty: ask something, e.g. \"Wo kann ich mich ummelden?\""
     );
     Ok(match (text.contains(QUESTION), text.contains(ANSWER)) {
@@ -27,6 +53,57 @@ pub fn question_prompt(question: &str) -> Result<String> {
         (true, false) => format!("{text}\n{ANSWER}"),
         (false, _) => format!("{QUESTION} {text}\n{ANSWER}"),
     })
+}
+
+/// A prompt's tokens behind the separator that every training example begins with.
+///
+/// # Errors
+/// If the tokenizer fails.
+pub fn prompt_ids(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
+    let mut ids = vec![tokenizer.end_of_text()];
+    ids.extend(tokenizer.encode(prompt)?);
+    Ok(ids)
+}
+
+/// Turns generated tokens into the text that is shown: whole characters, up to a stop string, trimmed where wanted.
+pub struct TokenText<'t> {
+    decoder: DecodeStream<'t>,
+    stream: TextStream,
+}
+
+impl<'t> TokenText<'t> {
+    /// `stops` and `trim` as in [`TextStream::new`].
+    pub fn new(tokenizer: &'t Tokenizer, stops: &[String], trim: bool) -> Self {
+        Self {
+            decoder: tokenizer.decode_stream(),
+            stream: TextStream::new(stops, trim),
+        }
+    }
+
+    /// Takes a token; returns what can be shown now.
+    ///
+    /// # Errors
+    /// If the token is outside the vocabulary.
+    pub fn push(&mut self, token: u32) -> Result<String> {
+        Ok(self.stream.push(&self.decoder.push(token)?))
+    }
+
+    /// The end of the text: what was held back after all.
+    pub fn finish(mut self) -> String {
+        let mut rest = self.stream.push(&self.decoder.finish());
+        rest.push_str(&self.stream.finish());
+        rest
+    }
+
+    /// Whether a stop string came, or the end.
+    pub fn stopped(&self) -> bool {
+        self.stream.stopped()
+    }
+
+    /// Everything shown so far.
+    pub fn shown(&self) -> &str {
+        self.stream.text()
+    }
 }
 
 /// Passes generated text on piece by piece, except what must not be shown: everything from a stop string on, and, when
@@ -147,6 +224,18 @@ mod tests {
         for empty in ["", " \n", "Frage:", "Frage:\nAntwort:"] {
             assert!(question_prompt(empty).is_err(), "{empty:?}");
         }
+    }
+
+    #[test]
+    fn a_dialogue_is_read_part_by_part() {
+        use Part::{Answer, Question};
+        assert_eq!(
+            parse_dialogue("Frage: Wo?\nAntwort: Hier.\nFrage: Wann?\nAntwort:"),
+            [Question("Wo?"), Answer("Hier."), Question("Wann?")]
+        );
+        assert_eq!(parse_dialogue(" Wo? "), [Question("Wo?")]);
+        assert_eq!(parse_dialogue("Frage:\nAntwort: Im"), [Answer("Im")]);
+        assert_eq!(parse_dialogue("Frage:\nAntwort:"), []);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod source;
 
 pub use check::{Date, Finding, Severity, check, check_with};
 pub use import::{Import, ImportedOffice, import_xzufi};
-pub use municipality::{LocalValue, Municipality};
+pub use municipality::{CITY_NAME, CONTACT_VALUES, LocalValue, Municipality};
 pub use phrases::{PhraseList, Phrases};
 pub use schema::{Fact, ForeignRequest, Intent, Office, OfficeAbout, OutOfRemit, Service};
 pub use source::{SourceFile, Text};

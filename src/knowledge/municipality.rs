@@ -5,6 +5,18 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+/// Name of the value with the city's name.
+pub const CITY_NAME: &str = "stadt";
+/// Names of the values that say how to reach the city or an office. Any answer may hold them.
+pub const CONTACT_VALUES: [&str; 6] = [
+    "adresse",
+    "telefon",
+    "email",
+    "oeffnungszeiten",
+    "termin_url",
+    "serviceportal_url",
+];
+
 /// One value of a city.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,11 +1,11 @@
 //! `/v1/chat/completions` and `/v1/completions`: an answer as one body, or as server-sent events while it is made.
 
-use super::chat::{Answered, Asked};
 use super::error::ApiError;
 use super::log;
 use super::openai::request::{ChatRequest, CompletionRequest};
-use super::openai::response::{DONE, Envelope, Kind, Usage, event, muni, muni_ahead};
+use super::openai::response::{DONE, Envelope, Kind, event, muni, muni_ahead};
 use super::state::State;
+use super::submission::{Answer, Submission};
 use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request};
@@ -30,8 +30,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers `POST /v1/chat/completions` and `POST /v1/completions`.
 pub(super) async fn complete(state: Arc<State>, kind: Kind, request: Request<Body>) -> Response {
     match begin(&state, kind, request).await {
-        Ok(begun) if begun.asked.options.stream => begun.stream(state),
-        Ok(begun) => begun
+        Ok(completion) if completion.submission.options.stream => completion.stream(state),
+        Ok(completion) => completion
             .whole(&state)
             .await
             .unwrap_or_else(ApiError::into_response),
@@ -40,30 +40,30 @@ pub(super) async fn complete(state: Arc<State>, kind: Kind, request: Request<Bod
 }
 
 /// An answer that is being made, and how its client wants it.
-struct Begun {
-    asked: Asked,
+struct Completion {
+    submission: Submission,
     envelope: Envelope,
     widget: bool,
     arrived: Instant,
 }
 
-async fn begin(state: &State, kind: Kind, request: Request<Body>) -> Result<Begun, ApiError> {
+async fn begin(state: &State, kind: Kind, request: Request<Body>) -> Result<Completion, ApiError> {
     let arrived = Instant::now();
     let widget = request.headers().contains_key(WIDGET);
     let body = read_body(state, request).await?;
     let model = &state.settings.model_name;
-    let asked = match kind {
-        Kind::Chat => Asked::chat(state, ChatRequest::parse(&body, model)?, arrived)?,
+    let submission = match kind {
+        Kind::Chat => Submission::chat(state, ChatRequest::parse(&body, model)?, arrived)?,
         Kind::Completion => {
-            Asked::completion(state, CompletionRequest::parse(&body, model)?, arrived)?
+            Submission::completion(state, CompletionRequest::parse(&body, model)?, arrived)?
         }
     };
     let prefix = match kind {
         Kind::Chat => "chatcmpl",
         Kind::Completion => "cmpl",
     };
-    Ok(Begun {
-        asked,
+    Ok(Completion {
+        submission,
         envelope: Envelope {
             kind,
             id: format!("{prefix}-{:016x}{:016x}", state.random(), state.random()),
@@ -95,25 +95,28 @@ pub(super) async fn read_body(state: &State, request: Request<Body>) -> Result<B
     }
 }
 
-impl Begun {
+impl Completion {
     /// The answer as one body.
     async fn whole(mut self, state: &State) -> Result<Response, ApiError> {
         // Dropped with this future when the client goes away.
         let gone = CountIfDropped::new(state);
-        let answered = self.asked.answer(state, &mut |_| {}).await;
+        let answer = self.submission.answer(state, &mut |_| {}).await;
         gone.done();
-        let answered = answered?;
-        let about = muni(&answered.reply, None, state.conversations.is_some());
-        let body =
-            self.envelope
-                .whole(&answered.reply.text, answered.finish, answered.usage, about);
-        self.record(state, &answered);
-        Ok(generated("application/json", Body::from(body.to_string())))
+        let answer = answer?;
+        let about = muni(&answer.reply, None, state.disclosure());
+        let body = self
+            .envelope
+            .whole(&answer.reply.text, answer.finish, answer.usage, about);
+        self.record(state, &answer);
+        let body = Body::from(body.to_string());
+        Ok(answer_response(state, "application/json", body))
     }
 
     /// The answer piece by piece, made by a task of its own that ends when the client goes away.
     fn stream(self, state: Arc<State>) -> Response {
         let (events, receiver) = unbounded_channel();
+        let kind = "text/event-stream; charset=utf-8";
+        let response = answer_response(&state, kind, Body::new(Events(receiver)));
         tokio::spawn(async move {
             let client_gone = events.clone();
             tokio::select! {
@@ -123,10 +126,7 @@ impl Begun {
                 }
             }
         });
-        generated(
-            "text/event-stream; charset=utf-8",
-            Body::new(Events(receiver)),
-        )
+        response
     }
 
     async fn send(mut self, state: &State, events: UnboundedSender<Bytes>) {
@@ -134,22 +134,25 @@ impl Begun {
         // A receiver that is gone ends this task; see `stream`.
         let send = |chunk: Value| drop(events.send(event(&chunk).into()));
         let mut first = self.envelope.chunk(Some(""), None);
-        if let Some(office) = self.asked.office(&state.assistant) {
-            first["muni"] =
-                muni_ahead(&office, self.asked.understanding().service.as_ref(), logged);
+        if let Some(office) = self.submission.office(&state.assistant) {
+            first["muni"] = muni_ahead(
+                &office,
+                self.submission.understanding().service.as_ref(),
+                logged,
+            );
         }
         send(first);
         let envelope = self.envelope.clone();
         let mut show = |text: &str| send(envelope.chunk(Some(text), None));
-        let answered = match self.asked.answer(state, &mut show).await {
-            Ok(answered) => answered,
+        let answer = match self.submission.answer(state, &mut show).await {
+            Ok(answer) => answer,
             Err(error) => {
                 send(error.to_json());
                 let _ = events.send(DONE.into());
                 return;
             }
         };
-        let reply = &answered.reply;
+        let reply = &answer.reply;
         let replace = (reply.text != reply.released).then_some(reply.text.as_str());
         if let Some(text) = replace.filter(|_| !self.widget) {
             let separator = if reply.released.is_empty() {
@@ -159,53 +162,55 @@ impl Begun {
             };
             send(envelope.chunk(Some(&format!("{separator}{text}")), None));
         }
-        let about = muni(reply, replace, logged);
-        let mut last = self.envelope.chunk(None, Some(answered.finish));
+        let about = muni(reply, replace, state.disclosure());
+        let mut last = self.envelope.chunk(None, Some(answer.finish));
         last["muni"] = about.clone();
         send(last);
-        if self.asked.options.include_usage {
-            let mut counts = self.envelope.usage_chunk(answered.usage);
+        if self.submission.options.include_usage {
+            let mut counts = self.envelope.usage_chunk(answer.usage);
             counts["muni"] = about;
             send(counts);
         }
         let _ = events.send(DONE.into());
-        self.record(state, &answered);
+        self.record(state, &answer);
     }
 
     /// What remains of an exchange: counts in the log, and the words where the operator keeps conversations.
-    fn record(&self, state: &State, answered: &Answered) {
-        let Usage { prompt, answer } = answered.usage;
+    fn record(&self, state: &State, answer: &Answer) {
+        let usage = answer.usage;
         log::event(
             "info",
             "answer",
             json!({
                 "id": self.envelope.id,
                 "milliseconds": self.arrived.elapsed().as_millis() as u64,
-                "prompt_tokens": prompt,
-                "completion_tokens": answer,
-                "finish_reason": answered.finish,
-                "verdict": answered.reply.verdict,
+                "prompt_tokens": usage.prompt,
+                "completion_tokens": usage.answer,
+                "finish_reason": answer.finish,
+                "verdict": answer.reply.verdict,
             }),
         );
         if let Some(conversations) = &state.conversations {
             let mut exchange = Map::new();
             exchange.insert("id".into(), json!(self.envelope.id));
-            exchange.insert("history".into(), json!(self.asked.history));
-            exchange.insert("question".into(), json!(self.asked.question));
-            exchange.insert("answer".into(), json!(answered.reply.text));
-            exchange.insert("model_text".into(), json!(answered.reply.model_text));
-            exchange.insert("verdict".into(), json!(answered.reply.verdict));
-            exchange.insert("reasons".into(), json!(answered.reply.reasons));
+            exchange.insert("history".into(), json!(self.submission.history));
+            exchange.insert("question".into(), json!(self.submission.question));
+            exchange.insert("answer".into(), json!(answer.reply.text));
+            exchange.insert("model_text".into(), json!(answer.reply.model_text));
+            exchange.insert("verdict".into(), json!(answer.reply.verdict));
+            exchange.insert("reasons".into(), json!(answer.reply.reasons));
             conversations.write(exchange);
         }
     }
 }
 
-fn generated(content_type: &'static str, body: Body) -> Response {
+fn answer_response(state: &State, content_type: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
     let headers: &mut HeaderMap = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(AI_GENERATED, HeaderValue::from_static("true"));
+    if !state.is_knowledge_only() {
+        headers.insert(AI_GENERATED, HeaderValue::from_static("true"));
+    }
     // nginx would otherwise collect a stream before it passes anything on.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response

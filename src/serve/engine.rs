@@ -1,9 +1,9 @@
-//! The model's own thread: takes requests from a bounded queue into the batch and sends each its tokens. Handlers know the
+//! The model's own thread: takes requests from a bounded queue into the scheduler and sends each its tokens. Handlers know the
 //! model only through [`Queue`].
 
 use super::log;
 use super::metrics::Metrics;
-use crate::generate::{Batch, BatchEvent, Finish, GenerateSettings, TextId};
+use crate::generate::{Finish, GenerateSettings, Scheduler, SequenceEvent, SequenceId};
 use crate::ops::{Operations, Planner};
 use anyhow::Result;
 use serde_json::json;
@@ -107,7 +107,7 @@ impl Queue {
     }
 
     /// The next job. Waits for one where `idle`; `None`: there is none now, or never again.
-    fn next(&self, idle: bool) -> Option<Job> {
+    pub fn next(&self, idle: bool) -> Option<Job> {
         let mut state = self.lock();
         loop {
             if state.aborted {
@@ -132,34 +132,36 @@ impl Queue {
 /// Works until the queue is closed and everything in it done. On an error of the device the queue is closed and everybody
 /// told.
 pub(super) fn run<D: Operations + Planner>(
-    batch: &mut Batch<'_, D>,
+    scheduler: &mut Scheduler<'_, D>,
     queue: &Queue,
     metrics: &Metrics,
 ) -> Result<()> {
-    let mut running: HashMap<TextId, UnboundedSender<JobEvent>> = HashMap::new();
+    let mut running: HashMap<SequenceId, UnboundedSender<JobEvent>> = HashMap::new();
     loop {
-        while batch.has_room() {
-            let Some(job) = queue.next(batch.is_empty()) else {
+        while scheduler.has_room() {
+            let Some(job) = queue.next(scheduler.is_empty()) else {
                 break;
             };
             // The handler checked what it sends, so this is rare: no memory for a cache, say.
-            match batch.join(&job.prompt, &job.settings) {
+            match scheduler.join(&job.prompt, &job.settings) {
                 Ok(id) => drop(running.insert(id, job.events)),
                 Err(error) => fail(&job.events, &error),
             }
         }
-        if queue.lock().aborted || batch.is_empty() {
+        if queue.lock().aborted || scheduler.is_empty() {
             return Ok(());
         }
         running.retain(|&id, events| {
             let wanted = !events.is_closed();
             if !wanted {
-                batch.leave(id);
+                scheduler.leave(id);
             }
             wanted
         });
-        metrics.running.store(batch.len() as u64, Ordering::Relaxed);
-        let events = match batch.step() {
+        metrics
+            .running
+            .store(scheduler.len() as u64, Ordering::Relaxed);
+        let events = match scheduler.step() {
             Ok(events) => events,
             Err(error) => {
                 queue.close(true);
@@ -170,24 +172,26 @@ pub(super) fn run<D: Operations + Planner>(
         for event in events {
             tell(&mut running, event);
         }
-        metrics.running.store(batch.len() as u64, Ordering::Relaxed);
+        metrics
+            .running
+            .store(scheduler.len() as u64, Ordering::Relaxed);
     }
 }
 
-fn tell(running: &mut HashMap<TextId, UnboundedSender<JobEvent>>, event: BatchEvent) {
+fn tell(running: &mut HashMap<SequenceId, UnboundedSender<JobEvent>>, event: SequenceEvent) {
     // A receiver that is gone is noticed before the next step.
     match event {
-        BatchEvent::Token(id, token) => {
+        SequenceEvent::Token(id, token) => {
             if let Some(events) = running.get(&id) {
                 let _ = events.send(JobEvent::Token(token));
             }
         }
-        BatchEvent::Finished(id, finish) => {
+        SequenceEvent::Finished(id, finish) => {
             if let Some(events) = running.remove(&id) {
                 let _ = events.send(JobEvent::Finished(finish));
             }
         }
-        BatchEvent::Failed(id, error) => {
+        SequenceEvent::Failed(id, error) => {
             if let Some(events) = running.remove(&id) {
                 fail(&events, &error);
             }
@@ -202,4 +206,85 @@ fn fail(events: &UnboundedSender<JobEvent>, error: &anyhow::Error) {
         json!({"reason": format!("{error:#}")}),
     );
     let _ = events.send(JobEvent::Failed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    fn job(token: u32) -> (Job, UnboundedReceiver<JobEvent>) {
+        let (events, receiver) = unbounded_channel();
+        let job = Job {
+            prompt: vec![token],
+            settings: GenerateSettings::default(),
+            events,
+        };
+        (job, receiver)
+    }
+
+    #[test]
+    fn queue_keeps_the_order_and_refuses_what_would_wait_too_long() {
+        let queue = Queue::new(2);
+        let (first, _first) = job(1);
+        let (second, _second) = job(2);
+        assert_eq!(
+            (queue.submit(first), queue.submit(second)),
+            (Ok(()), Ok(()))
+        );
+        let (third, _third) = job(3);
+        assert_eq!(queue.submit(third), Err(Refusal::Full(2)));
+        assert_eq!(queue.waiting(), 2);
+        for token in [1, 2] {
+            assert_eq!(queue.next(false).map(|job| job.prompt), Some(vec![token]));
+        }
+        assert!(queue.next(false).is_none());
+    }
+
+    #[test]
+    fn queue_forgets_clients_that_went_away() {
+        let queue = Queue::new(2);
+        let (gone, receiver) = job(1);
+        let (stays, _stays) = job(2);
+        queue.submit(gone).unwrap();
+        queue.submit(stays).unwrap();
+        drop(receiver);
+        // Their place is free, and they are never handed out.
+        let (next, _next) = job(3);
+        assert_eq!(queue.submit(next), Ok(()));
+        assert_eq!(queue.next(false).map(|job| job.prompt), Some(vec![2]));
+    }
+
+    #[test]
+    fn queue_that_closes_finishes_what_waits_unless_it_aborts() {
+        let queue = Queue::new(2);
+        let (waits, _waits) = job(1);
+        queue.submit(waits).unwrap();
+        queue.close(false);
+        let (late, _late) = job(2);
+        assert_eq!(queue.submit(late), Err(Refusal::Closed));
+        // Also where the thread would wait for more.
+        assert_eq!(queue.next(true).map(|job| job.prompt), Some(vec![1]));
+        assert!(queue.next(true).is_none());
+
+        let queue = Queue::new(2);
+        let (waits, _waits) = job(1);
+        queue.submit(waits).unwrap();
+        queue.close(true);
+        assert!(queue.next(true).is_none());
+    }
+
+    #[test]
+    fn queue_wakes_the_thread_that_waits() {
+        let queue = Queue::new(1);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queue.next(true).map(|job| job.prompt));
+            let (late, _late) = job(7);
+            queue.submit(late).unwrap();
+            assert_eq!(waiting.join().unwrap(), Some(vec![7]));
+            let waiting = scope.spawn(|| queue.next(true).is_none());
+            queue.close(false);
+            assert!(waiting.join().unwrap());
+        });
+    }
 }

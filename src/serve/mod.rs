@@ -5,14 +5,13 @@
 //! only through the queue. An answer that nobody waits for any more is found by its closed channel and dropped.
 //!
 //! - `connection` accepts; `gate` decides who may ask (`access`, `rate`) and puts the security headers on;
-//! - `completions` and `openai` speak OpenAI's API, `chat` makes the answer;
+//! - `completions` and `openai` speak OpenAI's API, `submission` makes the answer;
 //! - `site` and `assets` are everything else that is served.
 //!
 //! Nothing that was asked or answered is kept or logged, unless the operator names a file for it.
 
 mod access;
 pub mod assets;
-mod chat;
 mod completions;
 mod connection;
 mod engine;
@@ -25,12 +24,13 @@ mod rate;
 mod settings;
 mod site;
 mod state;
+mod submission;
 
 pub use access::{ApiKeys, Origin};
 pub use settings::Settings;
 
 use crate::answer::Assistant;
-use crate::generate::Batch;
+use crate::generate::Scheduler;
 use crate::model::Model;
 use crate::ops::{Operations, Planner};
 use crate::tokenizer::Tokenizer;
@@ -49,22 +49,45 @@ use std::sync::Arc;
 /// Threads that speak HTTP: they wait nearly always.
 const HTTP_THREADS: usize = 2;
 
+/// A model that a server answers with.
+pub struct ServedModel<'a, D: Operations + Planner> {
+    /// Where it computes.
+    pub device: &'a D,
+    /// The model.
+    pub model: &'a Model<D>,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
 /// Serves until the process is told to stop (SIGTERM, SIGINT); then answers under way are finished. The calling thread is the
-/// model's, so an operation of the CPU device runs on the pool that it belongs to.
+/// model's, so an operation of the CPU device runs on the pool that it belongs to. Without a model the knowledge base
+/// answers alone.
 ///
 /// # Errors
 /// If the settings are out of range, there is no memory, a thread cannot be started, or the device fails.
 pub fn serve<D: Operations + Planner>(
     listener: TcpListener,
-    device: &D,
-    model: &Model<D>,
-    tokenizer: Tokenizer,
+    model: Option<ServedModel<'_, D>>,
     assistant: Assistant,
     settings: Settings,
 ) -> Result<()> {
-    let context = model.config.max_position_embeddings;
-    let state = Arc::new(State::new(settings, assistant, tokenizer, context)?);
-    let mut batch = Batch::new(device, model, state.settings.max_concurrent)?;
+    let (engine, tokenizer) = match model {
+        Some(served) => {
+            let context = served.model.config.max_position_embeddings;
+            let engine = (served.device, served.model);
+            (Some(engine), Some((served.tokenizer, context)))
+        }
+        None => (None, None),
+    };
+    let state = Arc::new(State::new(settings, assistant, tokenizer)?);
+    let mut scheduler = match engine {
+        Some((device, model)) => Some(Scheduler::new(
+            device,
+            model,
+            state.settings.max_concurrent,
+        )?),
+        None => None,
+    };
     let address = listener
         .local_addr()
         .context("the listener has no address")?;
@@ -75,7 +98,8 @@ pub fn serve<D: Operations + Planner>(
             "address": address.to_string(),
             "url": format!("http://{address}/"),
             "model": state.settings.model_name,
-            "device": device.name(),
+            "knowledge_only": state.is_knowledge_only(),
+            "device": engine.map(|(device, _)| device.name()),
             "guard": state.settings.guard.to_string(),
             "logs_conversations": state.conversations.is_some(),
         }),
@@ -92,9 +116,16 @@ pub fn serve<D: Operations + Planner>(
             })
             .context("cannot start the HTTP thread")?
     };
-    let computed = engine::run(&mut batch, &state.queue, &state.metrics);
-    // The engine ends first only where the device failed.
-    state.stopping.send_replace(true);
+    let computed = match &mut scheduler {
+        Some(scheduler) => {
+            let computed = engine::run(scheduler, &state.queue, &state.metrics);
+            // The engine ends first only where the device failed.
+            state.stopping.send_replace(true);
+            computed
+        }
+        // The HTTP thread ends when the process is told to stop.
+        None => Ok(()),
+    };
     let served = http
         .join()
         .unwrap_or_else(|_| Err(anyhow!("the HTTP thread ended unexpectedly")));
@@ -178,7 +209,10 @@ fn router(state: &Arc<State>) -> Router {
                 site::model(&state, &name)
             }),
         )
-        .route("/health", get(async || site::health()))
+        .route(
+            "/health",
+            get(async |Extract(state): Shared| site::health(&state)),
+        )
         .route(
             "/ready",
             get(async |Extract(state): Shared| site::ready(&state)),

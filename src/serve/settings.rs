@@ -2,7 +2,7 @@
 
 use super::access::{ApiKeys, Origin};
 use crate::answer::GuardMode;
-use crate::generate::batch::MAX_TEXTS;
+use crate::generate::scheduler::MAX_SEQUENCES;
 use anyhow::{Result, ensure};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use std::time::Duration;
 pub struct Settings {
     /// What `/v1/models` calls the model.
     pub model_name: String,
-    /// What happens to answers that the knowledge base does not bear out.
+    /// What happens to answers that the knowledge base does not support.
     pub guard: GuardMode,
     /// Answers made at the same time.
     pub max_concurrent: usize,
@@ -45,8 +45,8 @@ impl Settings {
     /// A value outside its range, by name.
     pub fn validate(&self) -> Result<()> {
         ensure!(
-            (1..=MAX_TEXTS).contains(&self.max_concurrent),
-            "{} answers at the same time, expected 1 to {MAX_TEXTS}",
+            (1..=MAX_SEQUENCES).contains(&self.max_concurrent),
+            "{} answers at the same time, expected 1 to {MAX_SEQUENCES}",
             self.max_concurrent
         );
         ensure!(

@@ -5,6 +5,7 @@ use super::completions::read_body;
 use super::error::ApiError;
 use super::openai::fields::Fields;
 use super::state::State;
+use crate::answer::Verdict;
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
@@ -42,8 +43,8 @@ fn model_json(state: &State) -> Value {
 }
 
 /// `GET /health`: the process answers.
-pub(super) fn health() -> Response {
-    json_body(&json!({"status": "ok"}))
+pub(super) fn health(state: &State) -> Response {
+    json_body(&json!({"status": "ok", "knowledge_only": state.is_knowledge_only()}))
 }
 
 /// `GET /ready`: questions are taken.
@@ -71,6 +72,7 @@ pub(super) fn offices(state: &State) -> Response {
         "model": state.settings.model_name,
         "notice": state.notice(),
         "guard": state.settings.guard.to_string(),
+        "knowledge_only": state.is_knowledge_only(),
         "logs_conversations": state.conversations.is_some(),
     }))
 }
@@ -96,7 +98,8 @@ pub(super) async fn feedback(state: &State, request: Request<Body>) -> Result<Re
         .collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let office = one_of(&mut fields, "office", &ids)?.unwrap_or_default();
-    let verdicts = ["passed", "marked", "replaced", "refused"];
+    let verdicts = Verdict::ALL.map(|verdict| verdict.to_string());
+    let verdicts = verdicts.each_ref().map(String::as_str);
     let verdict = one_of(&mut fields, "verdict", &verdicts)?.unwrap_or_default();
     state.metrics.feedback.add(format!(
         "rating=\"{rating}\",office=\"{office}\",verdict=\"{verdict}\""

@@ -3,9 +3,11 @@
 use super::engine::Queue;
 use super::log::{ConversationLog, unix_seconds};
 use super::metrics::Metrics;
+use super::openai::response::Disclosure;
 use super::rate::RateLimit;
 use super::settings::Settings;
 use crate::answer::Assistant;
+use crate::answer::exchange::{Pipeline, Window};
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;
 use std::hash::{BuildHasher, RandomState};
@@ -18,13 +20,12 @@ use tokio::sync::watch;
 pub(super) struct State {
     pub settings: Settings,
     pub assistant: Assistant,
-    pub tokenizer: Tokenizer,
+    /// The model's tokenizer, and most tokens of prompt and answer together; `None` where there is no model.
+    model: Option<(Tokenizer, usize)>,
     pub queue: Arc<Queue>,
     pub metrics: Arc<Metrics>,
     pub rate: RateLimit,
     pub conversations: Option<ConversationLog>,
-    /// Tokens of prompt and answer together at most.
-    pub context: usize,
     /// True from the signal to stop on.
     pub stopping: watch::Sender<bool>,
     /// When the server started, in seconds since 1970.
@@ -35,13 +36,14 @@ pub(super) struct State {
 }
 
 impl State {
+    /// `model`: the model's tokenizer and context, where there is a model.
+    ///
     /// # Errors
     /// If the settings are out of range or the conversation file cannot be opened.
     pub fn new(
         settings: Settings,
         assistant: Assistant,
-        tokenizer: Tokenizer,
-        context: usize,
+        model: Option<(Tokenizer, usize)>,
     ) -> Result<Self> {
         settings.validate()?;
         Ok(Self {
@@ -59,9 +61,33 @@ impl State {
             drawn: AtomicU64::new(0),
             settings,
             assistant,
-            tokenizer,
-            context,
+            model,
         })
+    }
+
+    /// The way from a question to its reply.
+    pub fn pipeline(&self) -> Pipeline<'_> {
+        let model = self.model.as_ref();
+        Pipeline {
+            assistant: &self.assistant,
+            window: model.map(|(tokenizer, context)| Window {
+                tokenizer,
+                context: *context,
+            }),
+        }
+    }
+
+    /// Whether there is no model, and the knowledge base answers alone.
+    pub fn is_knowledge_only(&self) -> bool {
+        self.model.is_none()
+    }
+
+    /// What a client is told about every answer.
+    pub fn disclosure(&self) -> Disclosure {
+        Disclosure {
+            logged: self.conversations.is_some(),
+            knowledge_only: self.is_knowledge_only(),
+        }
     }
 
     /// Whether the server is about to stop.
@@ -83,8 +109,13 @@ impl State {
             }
             None => "Ihre Fragen und die Antworten werden nicht gespeichert.",
         };
+        let machine = match self.is_knowledge_only() {
+            false => "(künstliche Intelligenz) erzeugt die Antworten",
+            true => "wählt die Antworten aus der Wissensbasis der Stadt aus",
+        };
         format!(
-            "Sie schreiben mit einer Maschine. Ein Computerprogramm (künstliche Intelligenz) erzeugt die Antworten; sie können Fehler enthalten. Verbindlich ist nur, was das Amt Ihnen mitteilt. {kept}"
+            "Sie schreiben mit einer Maschine. Ein Computerprogramm {machine}; sie können Fehler \
+             enthalten. Verbindlich ist nur, was das Amt Ihnen mitteilt. {kept}"
         )
     }
 }

@@ -44,9 +44,11 @@ fn defaults(given: &[&str]) -> Vec<&'static str> {
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
-    /// Everything it wrote to standard error after the first line.
+    /// The first line that it wrote to standard error.
+    pub listening: Value,
+    /// Everything that it wrote there after that.
     log: Option<JoinHandle<String>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -58,11 +60,26 @@ impl Server {
     pub fn with_context(context: usize, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let model = tiny_model(folder.path(), context);
+        Self::launch(folder, Some(&model), arguments)
+    }
+
+    /// Starts in a folder that holds no model.
+    pub fn without_model(arguments: &[&str]) -> Self {
+        Self::launch(tempfile::tempdir().unwrap(), None, arguments)
+    }
+
+    /// The folder of its model.
+    pub fn model(&self) -> PathBuf {
+        self.folder.path().join("model")
+    }
+
+    fn launch(folder: tempfile::TempDir, model: Option<&Path>, arguments: &[&str]) -> Self {
         let knowledge = Path::new(env!("CARGO_MANIFEST_DIR")).join("knowledge");
         let mut child = Command::new(env!("CARGO_BIN_EXE_muni-engine"))
+            .current_dir(folder.path())
             .args(["serve", "--port", "0", "--device", "cpu", "--threads", "1"])
-            .arg("--model-path")
-            .arg(&model)
+            .args(model.map(|_| "--model-path"))
+            .args(model)
             .args(defaults(arguments))
             .arg("--knowledge")
             .arg(knowledge)
@@ -88,8 +105,9 @@ impl Server {
         Self {
             child,
             address: line["address"].as_str().unwrap().parse().unwrap(),
+            listening: line,
             log: Some(log),
-            _folder: folder,
+            folder,
         }
     }
 

@@ -2,8 +2,9 @@
 
 use crate::cli::assistant::KnowledgeArguments;
 use crate::cli::device::Task;
+use crate::cli::model::ModelArguments;
+use crate::cli::output::print;
 use crate::cli::progress;
-use crate::cli::prompt::{ModelArguments, OpenModel, print};
 use crate::cli::values::{at_least_zero, probability};
 use crate::eval::answers::{
     AnswerReport, AnswerSettings, Examination, Judge, compare, html, table, verdicts,
@@ -11,6 +12,7 @@ use crate::eval::answers::{
 use crate::eval::questions::{check_services, read_questions};
 use crate::generate::SamplingSettings;
 use crate::german::Dictionary;
+use crate::open::OpenModel;
 use crate::ops::{Operations, Planner, TrainingDevice};
 use anyhow::{Context, Result};
 use std::fs;

@@ -6,21 +6,10 @@ use super::repetition::{repeated_share, repeats, word_count};
 use super::subject::{Subject, Subjects};
 use crate::eval::questions::{Expected, Question, REFUSALS};
 use crate::german::{Dictionary, Register, ends_sentence, month_name, spelled_words};
-use crate::knowledge::{Knowledge, Service};
+use crate::knowledge::{CITY_NAME, CONTACT_VALUES, Knowledge, Service};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeSet;
-
-/// Values of `kommune.toml` that every office may name in any answer: how to reach it.
-const CONTACT: [&str; 7] = [
-    "stadt",
-    "adresse",
-    "telefon",
-    "email",
-    "oeffnungszeiten",
-    "termin_url",
-    "serviceportal_url",
-];
 
 /// One answer, judged.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -196,7 +185,7 @@ impl<'a> Judge<'a> {
 
     fn contact(&self, office: Option<&str>) -> BTreeSet<Figure> {
         let mut allowed = BTreeSet::new();
-        for name in CONTACT {
+        for name in [CITY_NAME].into_iter().chain(CONTACT_VALUES) {
             allowed.extend(figures(&format!("{{{name}}}")));
             if let Some(value) = self.knowledge.municipality.value(name, office) {
                 allowed.extend(figures(value));

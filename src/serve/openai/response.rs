@@ -138,8 +138,25 @@ pub(in crate::serve) fn muni_ahead(
     })
 }
 
+/// What a client is told about every answer of a server.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::serve) struct Disclosure {
+    /// Whether questions and answers are kept.
+    pub logged: bool,
+    /// Whether there is no model, so that no machine worded the answer.
+    pub knowledge_only: bool,
+}
+
 /// What this program adds to OpenAI's answer. `replace` is the text to show instead of what was streamed.
-pub(in crate::serve) fn muni(reply: &Reply, replace: Option<&str>, logged: bool) -> Value {
+pub(in crate::serve) fn muni(
+    reply: &Reply,
+    replace: Option<&str>,
+    disclosure: Disclosure,
+) -> Value {
+    let Disclosure {
+        logged,
+        knowledge_only,
+    } = disclosure;
     json!({
         "office": reply.office.as_ref().map(office_json),
         "service": reply.service.as_ref().map(service_json),
@@ -149,7 +166,8 @@ pub(in crate::serve) fn muni(reply: &Reply, replace: Option<&str>, logged: bool)
         "reasons": reply.reasons,
         "replace": replace,
         "logged": logged,
-        "ai_generated": true,
+        "ai_generated": !knowledge_only,
+        "knowledge_only": knowledge_only,
     })
 }
 

@@ -238,7 +238,7 @@ class MuniChat extends HTMLElement {
     text.replaceChildren(...linked(final));
     this.#nameOffice(bubble, about.office);
     // Without a guard "passed" means that nobody looked; a greeting needs no comparison.
-    const courtesy = !about.service && ["passed", "replaced"].includes(about.verdict);
+    const courtesy = !about.service && ["passed", "replaced", "knowledge"].includes(about.verdict);
     const verdict = courtesy || this.#city?.guard === "off" ? null : about.verdict;
     if (verdict) theirs.classList.add(verdict);
     const under = aboutAnswer({ ...about, verdict }, speech);

@@ -1,9 +1,9 @@
-//! A batch of texts gives each what it gets alone.
+//! A batch of sequences gives each what it gets alone.
 
 use crate::hf::{fixture, integers, upload};
-use muni_engine::generate::batch::MAX_TEXTS;
+use muni_engine::generate::scheduler::MAX_SEQUENCES;
 use muni_engine::generate::{
-    Batch, BatchEvent, Finish, GenerateSettings, Generator, SamplingSettings, TextId,
+    Finish, GenerateSettings, Generator, SamplingSettings, Scheduler, SequenceEvent, SequenceId,
 };
 use muni_engine::hf::load_folder;
 use muni_engine::model::{KvCache, Model, Workspace};
@@ -60,46 +60,46 @@ fn together(
     device: &CpuDevice,
     model: &Model<CpuDevice>,
     requests: &[(Vec<u32>, GenerateSettings)],
-    max_texts: usize,
+    max_sequences: usize,
 ) -> Vec<(Vec<u32>, Finish)> {
-    let mut batch = Batch::new(device, model, max_texts).unwrap();
+    let mut scheduler = Scheduler::new(device, model, max_sequences).unwrap();
     let mut waiting = requests.iter().enumerate();
-    let mut running: BTreeMap<TextId, (usize, Vec<u32>)> = BTreeMap::new();
+    let mut running: BTreeMap<SequenceId, (usize, Vec<u32>)> = BTreeMap::new();
     let mut done = BTreeMap::new();
     while done.len() < requests.len() {
-        while batch.has_room() {
+        while scheduler.has_room() {
             let Some((index, (prompt, settings))) = waiting.next() else {
                 break;
             };
-            let id = batch.join(prompt, settings).unwrap();
+            let id = scheduler.join(prompt, settings).unwrap();
             running.insert(id, (index, Vec::new()));
         }
-        assert!(batch.len() <= max_texts && !batch.is_empty());
-        for event in batch.step().unwrap() {
+        assert!(scheduler.len() <= max_sequences && !scheduler.is_empty());
+        for event in scheduler.step().unwrap() {
             match event {
-                BatchEvent::Token(id, token) => running.get_mut(&id).unwrap().1.push(token),
-                BatchEvent::Finished(id, finish) => {
+                SequenceEvent::Token(id, token) => running.get_mut(&id).unwrap().1.push(token),
+                SequenceEvent::Finished(id, finish) => {
                     let (index, tokens) = running.remove(&id).unwrap();
                     done.insert(index, (tokens, finish));
                 }
-                BatchEvent::Failed(id, error) => panic!("{id:?}: {error:#}"),
+                SequenceEvent::Failed(id, error) => panic!("{id:?}: {error:#}"),
             }
         }
     }
-    assert!(batch.is_empty() && running.is_empty());
+    assert!(scheduler.is_empty() && running.is_empty());
     done.into_values().collect()
 }
 
 #[test]
-fn every_text_of_a_batch_is_what_it_is_alone() {
+fn every_sequence_of_a_batch_is_what_it_is_alone() {
     let device = CpuDevice::new();
     for name in ["gqa", "mha"] {
         let model = model_of(&device, name);
         let requests = requests(30);
         let expected: Vec<_> = requests.iter().map(|r| alone(&device, &model, r)).collect();
-        for max_texts in [1, 3, 8, MAX_TEXTS] {
-            let found = together(&device, &model, &requests, max_texts);
-            assert_eq!(found, expected, "{name}, {max_texts} at once");
+        for max_sequences in [1, 3, 8, MAX_SEQUENCES] {
+            let found = together(&device, &model, &requests, max_sequences);
+            assert_eq!(found, expected, "{name}, {max_sequences} at once");
         }
     }
 }
@@ -109,9 +109,9 @@ fn a_pass_over_many_texts_has_the_bits_of_each_alone() {
     let device = CpuDevice::new();
     let model = model_of(&device, "gqa");
     let config = &model.config;
-    let mut workspace = Workspace::for_inference(&device, config, MAX_TEXTS, 1, 1)
+    let mut workspace = Workspace::for_inference(&device, config, MAX_SEQUENCES, 1, 1)
         .unwrap()
-        .with_sequences(&device, MAX_TEXTS)
+        .with_sequences(&device, MAX_SEQUENCES)
         .unwrap();
     let read = |count: usize, workspace: &mut Workspace<CpuDevice>| -> Vec<KvCache<CpuDevice>> {
         (0..count as u32)
@@ -125,7 +125,7 @@ fn a_pass_over_many_texts_has_the_bits_of_each_alone() {
             })
             .collect()
     };
-    for count in [1, 2, 5, 8, MAX_TEXTS] {
+    for count in [1, 2, 5, 8, MAX_SEQUENCES] {
         let tokens: Vec<u32> = (0..count as u32).map(|i| i * 11 % 131).collect();
         let mut caches = read(count, &mut workspace);
         let mut refs: Vec<_> = caches.iter_mut().collect();
@@ -185,29 +185,29 @@ fn a_text_that_leaves_changes_nobody_and_makes_room() {
         "generate.prompt",
     );
     let expected = alone(&device, &model, &(prompt.clone(), greedy.clone()));
-    let mut batch = Batch::new(&device, &model, 2).unwrap();
-    let stays = batch.join(&prompt, &greedy).unwrap();
-    let leaves = batch.join(&[9, 8, 7], &greedy).unwrap();
-    assert!(!batch.has_room());
-    let error = batch.join(&[1], &greedy).unwrap_err().to_string();
+    let mut scheduler = Scheduler::new(&device, &model, 2).unwrap();
+    let stays = scheduler.join(&prompt, &greedy).unwrap();
+    let leaves = scheduler.join(&[9, 8, 7], &greedy).unwrap();
+    assert!(!scheduler.has_room());
+    let error = scheduler.join(&[1], &greedy).unwrap_err().to_string();
     assert!(error.contains("full with 2"), "{error}");
     let mut tokens = Vec::new();
     for step in 0.. {
         if step == 4 {
-            batch.leave(leaves);
-            batch.leave(leaves);
-            assert!(batch.has_room());
+            scheduler.leave(leaves);
+            scheduler.leave(leaves);
+            assert!(scheduler.has_room());
             // The one that joins gets the cache of the one that left.
-            batch.join(&[5], &greedy).unwrap();
+            scheduler.join(&[5], &greedy).unwrap();
         }
         let mut finished = None;
-        for event in batch.step().unwrap() {
+        for event in scheduler.step().unwrap() {
             match event {
-                BatchEvent::Token(id, token) if id == stays => tokens.push(token),
-                BatchEvent::Finished(id, finish) if id == stays => finished = Some(finish),
-                BatchEvent::Token(id, _) => assert!(id != leaves || step < 4),
-                BatchEvent::Finished(..) => {}
-                BatchEvent::Failed(_, error) => panic!("{error:#}"),
+                SequenceEvent::Token(id, token) if id == stays => tokens.push(token),
+                SequenceEvent::Finished(id, finish) if id == stays => finished = Some(finish),
+                SequenceEvent::Token(id, _) => assert!(id != leaves || step < 4),
+                SequenceEvent::Finished(..) => {}
+                SequenceEvent::Failed(_, error) => panic!("{error:#}"),
             }
         }
         if let Some(finish) = finished {
@@ -221,24 +221,24 @@ fn a_text_that_leaves_changes_nobody_and_makes_room() {
 fn what_cannot_join_is_an_error_and_a_damaged_model_fails_text_by_text() {
     let device = CpuDevice::new();
     let mut model = model_of(&device, "gqa");
-    for max_texts in [0, MAX_TEXTS + 1] {
-        assert!(Batch::new(&device, &model, max_texts).is_err());
+    for max_sequences in [0, MAX_SEQUENCES + 1] {
+        assert!(Scheduler::new(&device, &model, max_sequences).is_err());
     }
     let greedy = GenerateSettings::default();
-    let mut batch = Batch::new(&device, &model, 4).unwrap();
+    let mut scheduler = Scheduler::new(&device, &model, 4).unwrap();
     for (prompt, part) in [
         (vec![], "empty"),
         (vec![1; 64], "context of 64"),
         (vec![3, 131], "token 131"),
     ] {
-        let error = batch.join(&prompt, &greedy).unwrap_err().to_string();
+        let error = scheduler.join(&prompt, &greedy).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
     let none = GenerateSettings {
         max_new_tokens: Some(0),
         ..greedy.clone()
     };
-    assert!(batch.join(&[1], &none).is_err());
+    assert!(scheduler.join(&[1], &none).is_err());
     let hot = GenerateSettings {
         sampling: SamplingSettings {
             temperature: -1.0,
@@ -246,19 +246,19 @@ fn what_cannot_join_is_an_error_and_a_damaged_model_fails_text_by_text() {
         },
         ..greedy.clone()
     };
-    assert!(batch.join(&[1], &hot).is_err());
-    assert!(batch.is_empty() && batch.step().unwrap().is_empty());
+    assert!(scheduler.join(&[1], &hot).is_err());
+    assert!(scheduler.is_empty() && scheduler.step().unwrap().is_empty());
 
     // A damaged embedding shows in the logits: the texts fail, each with the reason, and leave.
     model.parameters.values[0][7] = f32::NAN;
-    let mut batch = Batch::new(&device, &model, 4).unwrap();
-    batch.join(&[1, 2], &greedy).unwrap();
-    batch.join(&[3], &greedy).unwrap();
-    let events = batch.step().unwrap();
+    let mut scheduler = Scheduler::new(&device, &model, 4).unwrap();
+    scheduler.join(&[1, 2], &greedy).unwrap();
+    scheduler.join(&[3], &greedy).unwrap();
+    let events = scheduler.step().unwrap();
     let failed = events
         .iter()
-        .filter(|event| matches!(event, BatchEvent::Failed(_, error) if error.to_string().contains("NaN")))
+        .filter(|event| matches!(event, SequenceEvent::Failed(_, error) if error.to_string().contains("NaN")))
         .count();
     assert_eq!((events.len(), failed), (2, 2), "{events:?}");
-    assert!(batch.is_empty());
+    assert!(scheduler.is_empty());
 }
