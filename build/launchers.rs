@@ -1,19 +1,22 @@
-//! Writes `kernels.rs`: a table of all kernels and one typed launcher for each, or for each pair `_f16`/`_bf16`.
+//! Writes `kernels.rs`: a table of all kernels, one typed launcher for each or for each pair
+//! `_f16`/`_bf16`, and the constants that the host shares with them.
 
 use std::fs;
 use std::path::Path;
 
+use crate::constants;
 use crate::nvcc::Fatbins;
-use crate::signatures::{Kernel, Kind, Parameter, Pointer, Source};
+use crate::signatures::{Kernel, Kernels, Kind, Parameter, Pointer, Source};
 use crate::simulator::Simulator;
 use crate::{display, literal};
 
 pub fn write(
     path: &Path,
-    sources: &[Source],
+    kernels: &Kernels,
     fatbins: &Fatbins,
     simulator: &Simulator,
 ) -> Result<(), String> {
+    let sources = &kernels.sources;
     let mut text = String::from("// Made by build.rs from the signatures in kernels/*.cu.\n\n");
     let (images, archs, missing) = match fatbins {
         Fatbins::Built { files, archs } => (files.clone(), archs.clone(), None),
@@ -113,7 +116,31 @@ pub fn write(
             text += &launcher(source, &kernel.name, kernel, &[index]);
         }
     }
+    text += &dynamic_shared(&all);
+    for (file, constants) in &kernels.constants {
+        text += &constants::rust_module(file, constants);
+    }
     fs::write(path, text).map_err(|e| format!("{}: {e}", display(path)))
+}
+
+/// Dynamic shared memory by launcher.
+fn dynamic_shared(all: &[(usize, &Kernel)]) -> String {
+    let mut text = String::from(
+        "/// Most bytes of dynamic shared memory, by launcher.\npub mod dynamic_shared {\n",
+    );
+    // Both of a pair have the same.
+    let ones = all
+        .iter()
+        .filter(|(_, kernel)| !kernel.name.ends_with("_bf16"));
+    for (_, kernel) in ones.filter(|(_, kernel)| kernel.dynamic > 0) {
+        let name = kernel.name.strip_suffix("_f16").unwrap_or(&kernel.name);
+        text += &format!(
+            "    /// Of `{name}`.\n    pub const {}: u32 = {};\n",
+            name.to_uppercase(),
+            kernel.dynamic
+        );
+    }
+    text + "}\n\n"
 }
 
 /// The parameters as the table has them.

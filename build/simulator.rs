@@ -133,12 +133,14 @@ fn archive(objects: &[PathBuf]) -> Result<(), String> {
     Ok(())
 }
 
-/// The translation unit of one source: its kernels in a namespace of their own, so that equal names of helpers in two files
-/// do not meet, and an entry of the simulator's calling convention for each.
+/// The translation unit of one source: its kernels in a namespace of their own, so that equal
+/// names of helpers in two files do not meet, and an entry of the simulator's calling convention
+/// for each.
 pub fn wrapper(source: &Source) -> String {
     let mut text = format!(
-        "#include \"common.cuh\"\n#include \"../sim/invoke.h\"\nnamespace {0} {{\n#include \"{0}.cu\"\n}}\n",
-        source.name
+        "#include \"common.cuh\"\n#include \"../sim/invoke.h\"\nnamespace {} {{\n{}}}\n",
+        source.name,
+        source.unit()
     );
     for kernel in &source.kernels {
         text += &format!("SIM_EXPORT({0}::{1}, {1})\n", source.name, kernel.name);

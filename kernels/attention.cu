@@ -21,7 +21,7 @@
 #include "common.cuh"
 #include "segments.cuh"
 
-constexpr int kTile = 64;      // tokens that a block owns
+TO_HOST constexpr int kTile = 64;      // tokens that a block owns
 constexpr int kThreads = 128;  // 4 warps of 16 tokens
 constexpr float kLog2E = 1.4426950408889634f;
 
@@ -162,8 +162,11 @@ __device__ __forceinline__ float quad_max(float value) {
 // Rows and columns of an accumulator's element r of product j: row lane / 4 + 8 (r / 2), column 8 j + 2 (lane % 4) + r % 2.
 __device__ __forceinline__ int element_column(int j, int r) { return 8 * j + 2 * int(threadIdx.x % 4) + (r & 1); }
 
+VARIANTS(T = f16 | bf16, (D, KEYS) = (16, 64) | (32, 64) | (64, 64) | (128, 32))
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(2 * 2 * KEYS * D * 2)
 template <class T, int D, int KEYS>
-__device__ __forceinline__ void forward(T* out, float* log_sum, const T* qkv, const unsigned* segments, int segment_count, int count,
+KERNEL attention_fwd(T* out, float* log_sum, const T* qkv, const unsigned* segments, int segment_count, int count,
                                         int heads, int kv_heads, float scale) {
   DYN_SMEM(T, smem);  // [2 stages][keys, values][KEYS][D]; the queries pass through it first, the outputs last
   SHARED(int, first_keys, [kTile]);
@@ -253,8 +256,11 @@ __device__ __forceinline__ void forward(T* out, float* log_sum, const T* qkv, co
 }
 
 // Gradient of the queries of one head, and delta.
+VARIANTS(T = f16 | bf16, (D, KEYS) = (16, 32) | (32, 32) | (64, 32) | (128, 32))
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(2 * 2 * KEYS * D * 2)
 template <class T, int D, int KEYS>
-__device__ __forceinline__ void backward_queries(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out, const float* log_sum, const unsigned* segments, int segment_count, int count,
+KERNEL attention_dq(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out, const float* log_sum, const unsigned* segments, int segment_count, int count,
                                                  int heads, int kv_heads, float scale) {
   DYN_SMEM(T, smem);  // [2 stages][keys, values][KEYS][D]; queries and grad_out pass through it first
   SHARED(int, first_keys, [kTile]);
@@ -343,8 +349,11 @@ __device__ __forceinline__ void backward_queries(T* grad_qkv, float* delta, cons
 // Gradients of the keys and values of one key/value head. Products are made transposed, keys as rows: so that the probabilities
 // come out in the layout that the sums over queries read. KEEP: the block's keys and values stay in registers, else in
 // shared memory.
+VARIANTS(T = f16 | bf16, (D, QUERIES, KEEP) = (16, 32, true) | (32, 32, true) | (64, 32, true) | (128, 32, false))
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(2 * 2 * QUERIES * D * 2 + (KEEP ? 0 : 2 * kTile * D * 2))
 template <class T, int D, int QUERIES, bool KEEP>
-__device__ __forceinline__ void backward_keys(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum, const float* delta, const unsigned* segments, int segment_count, int count, int heads,
+KERNEL attention_dkv(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum, const float* delta, const unsigned* segments, int segment_count, int count, int heads,
                                               int kv_heads, float scale) {
   // [2 stages][queries, grad_out][QUERIES][D]; keys and values [kTile][D] before that (KEEP: in its place).
   DYN_SMEM(T, smem);
@@ -433,149 +442,4 @@ __device__ __forceinline__ void backward_keys(T* grad_qkv, const T* grad_out, co
   store_rows<T, D>(grad_qkv + key_column, stride, smem, grad_k, scale, scale, k0, count);
   __syncwarp();
   store_rows<T, D>(grad_qkv + value_column, stride, smem, grad_v, 1.0f, 1.0f, k0, count);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_fwd_d16_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__half, 16, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(4096)
-    attention_dq_d16_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__half, 16, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(4096)
-    attention_dkv_d16_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__half, 16, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_fwd_d16_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__nv_bfloat16, 16, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(4096)
-    attention_dq_d16_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__nv_bfloat16, 16, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(4096)
-    attention_dkv_d16_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__nv_bfloat16, 16, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_fwd_d32_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__half, 32, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_dq_d32_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__half, 32, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_dkv_d32_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__half, 32, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_fwd_d32_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__nv_bfloat16, 32, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_dq_d32_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__nv_bfloat16, 32, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_dkv_d32_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__nv_bfloat16, 32, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_fwd_d64_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__half, 64, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_dq_d64_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__half, 64, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_dkv_d64_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__half, 64, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_fwd_d64_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__nv_bfloat16, 64, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_dq_d64_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__nv_bfloat16, 64, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_dkv_d64_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__nv_bfloat16, 64, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_fwd_d128_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__half, 128, 32>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_dq_d128_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__half, 128, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(65536)
-    attention_dkv_d128_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__half, 128, 32, false>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_fwd_d128_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__nv_bfloat16, 128, 32>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_dq_d128_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__nv_bfloat16, 128, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(65536)
-    attention_dkv_d128_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__nv_bfloat16, 128, 32, false>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
 }

@@ -1,18 +1,21 @@
 // Causal grouped-query attention for any head size up to 256: formulas, buffers and order of launches as in attention.cu, arithmetic
 // in f32 outside the tensor cores. One warp per (token, head): its lanes share out the other side's tokens for the scores, and the
 // columns for the sums, so every gradient is summed by one warp in one order.
-//   Launch: grid ceil(count * heads / 4), where heads is H, for dK and dV G; 128 threads.
+//   Launch: grid ceil(count * heads / kWarps), where heads is H, for dK and dV G; 128 threads.
 //   FLOPs as attention.cu; every key and value is read once per query: for head sizes that no model of ours has.
 #include "common.cuh"
 #include "segments.cuh"
 
 constexpr int kThreads = 128;
-constexpr int kMaxColumns = 256;
+/// (token, head) pairs of a block, one per warp.
+TO_HOST constexpr int kWarps = kThreads / 32;
+/// Largest head size.
+TO_HOST constexpr int kMaxColumns = 256;
 constexpr int kLaneColumns = kMaxColumns / 32;
 
 // The (token, head) of this warp, or false behind the last one.
 __device__ __forceinline__ bool warp_item(int count, int heads, int& t, int& head) {
-  const unsigned item = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+  const unsigned item = blockIdx.x * kWarps + threadIdx.x / 32;
   t = int(item / unsigned(heads));
   head = int(item % unsigned(heads));
   return t < count;
@@ -46,8 +49,10 @@ __device__ __forceinline__ void store_columns(T* row, const float (&acc)[kLaneCo
   }
 }
 
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void forward_any(T* out, float* log_sum, const T* qkv, const unsigned* segments, int segment_count,
+KERNEL attention_fwd_any(T* out, float* log_sum, const T* qkv, const unsigned* segments, int segment_count,
                                             int count, int heads, int kv_heads, int size, float scale) {
   int t, head;
   if (!warp_item(count, heads, t, head)) return;
@@ -72,8 +77,10 @@ __device__ __forceinline__ void forward_any(T* out, float* log_sum, const T* qkv
   store_columns(out + (size_t(t) * heads + head) * size, acc, 1.0f / sum, size);
 }
 
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void backward_queries_any(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out, const float* log_sum, const unsigned* segments, int segment_count,
+KERNEL attention_dq_any(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out, const float* log_sum, const unsigned* segments, int segment_count,
                                                      int count, int heads, int kv_heads, int size, float scale) {
   int t, head;
   if (!warp_item(count, heads, t, head)) return;
@@ -99,8 +106,10 @@ __device__ __forceinline__ void backward_queries_any(T* grad_qkv, float* delta, 
   store_columns(grad_qkv + size_t(t) * stride + size_t(head) * size, acc, scale, size);
 }
 
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void backward_keys_any(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum, const float* delta, const unsigned* segments, int segment_count, int count, int heads,
+KERNEL attention_dkv_any(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum, const float* delta, const unsigned* segments, int segment_count, int count, int heads,
                                                   int kv_heads, int size, float scale) {
   int t, kv_head;
   if (!warp_item(count, kv_heads, t, kv_head)) return;
@@ -126,41 +135,4 @@ __device__ __forceinline__ void backward_keys_any(T* grad_qkv, const T* grad_out
   }
   store_columns(grad_qkv + key_at, grad_k, scale, size);
   store_columns(grad_qkv + value_at, grad_v, 1.0f, size);
-}
-
-extern "C" __global__ void __launch_bounds__(128)
-    attention_fwd_any_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                          int heads, int kv_heads, int size, float scale) {
-  forward_any(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, size, scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_dq_any_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                         const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                         int kv_heads, int size, float scale) {
-  backward_queries_any(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads, kv_heads, size,
-                       scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_dkv_any_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                          const unsigned* segments, int segment_count, int count, int heads, int kv_heads, int size,
-                          float scale) {
-  backward_keys_any(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads, kv_heads, size, scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_fwd_any_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                          int heads, int kv_heads, int size, float scale) {
-  forward_any(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, size, scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_dq_any_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                         const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                         int kv_heads, int size, float scale) {
-  backward_queries_any(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads, kv_heads, size,
-                       scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_dkv_any_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                          const unsigned* segments, int segment_count, int count, int heads, int kv_heads, int size,
-                          float scale) {
-  backward_keys_any(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads, kv_heads, size, scale);
 }

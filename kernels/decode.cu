@@ -14,10 +14,14 @@
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
-constexpr int kMaxColumns = 256;
+/// Largest head size.
+TO_HOST constexpr int kMaxColumns = 256;
 constexpr int kLaneColumns = kMaxColumns / 32;
-constexpr int kMaxRows = 4;
+/// Most rows of gemv.
+TO_HOST constexpr int kMaxRows = 4;
+/// Outputs of a warp of gemv.
 constexpr int kOutputs = 2;
+TO_HOST constexpr int kBlockOutputs = kWarps * kOutputs;
 
 /// query . key over `size` elements.
 template <class T>
@@ -36,8 +40,11 @@ __device__ __forceinline__ float score_of(const float* query, const T* key, int 
   return sum;
 }
 
+// Grid (H, count).
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void attend(T* out, T* keys, T* values, const T* qkv, int past, int heads, int kv_heads, int size,
+KERNEL attention_cached(T* out, T* keys, T* values, const T* qkv, int past, int heads, int kv_heads, int size,
                                        float scale) {
   SHARED(float, query, [kMaxColumns]);
   SHARED(float, sums, [kWarps][kMaxColumns]);
@@ -98,7 +105,7 @@ __device__ __forceinline__ void attend(T* out, T* keys, T* values, const T* qkv,
 }
 
 template <class Y, class T>
-__device__ __forceinline__ void gemv(Y* y, const T* x, const T* weight, const T* residual, int add_residual, int rows, int inputs,
+__device__ __forceinline__ void multiply_rows(Y* y, const T* x, const T* weight, const T* residual, int add_residual, int rows, int inputs,
                                      int outputs) {
   constexpr int kPack = Pack<T>::kCount;
   const int lane = threadIdx.x % 32, width = inputs % kPack == 0 ? kPack : 1;
@@ -147,36 +154,18 @@ __device__ __forceinline__ void gemv(Y* y, const T* x, const T* weight, const T*
     }
 }
 
-// Grid (H, count).
-extern "C" __global__ void __launch_bounds__(128)
-    attention_cached_f16(__half* out, __half* keys, __half* values, const __half* qkv, int past, int heads, int kv_heads,
-                         int size, float scale) {
-  attend(out, keys, values, qkv, past, heads, kv_heads, size, scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_cached_bf16(__nv_bfloat16* out, __nv_bfloat16* keys, __nv_bfloat16* values, const __nv_bfloat16* qkv, int past,
-                          int heads, int kv_heads, int size, float scale) {
-  attend(out, keys, values, qkv, past, heads, kv_heads, size, scale);
+// Grid ceil(outputs / kBlockOutputs). Without `add_residual`, `residual` is not read. y may be the residual itself.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+template <class T>
+KERNEL gemv(T* y, const T* x, const T* weight, const T* residual, int add_residual, int rows, int inputs, int outputs) {
+  multiply_rows(y, x, weight, residual, add_residual, rows, inputs, outputs);
 }
 
-// Grid ceil(outputs / 8). Without `add_residual`, `residual` is not read. y may be the residual itself.
-extern "C" __global__ void __launch_bounds__(128)
-    gemv_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int add_residual, int rows, int inputs,
-             int outputs) {
-  gemv(y, x, weight, residual, add_residual, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    gemv_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual,
-              int add_residual, int rows, int inputs, int outputs) {
-  gemv(y, x, weight, residual, add_residual, rows, inputs, outputs);
-}
-
-// As gemv, to f32. Grid ceil(outputs / 8).
-extern "C" __global__ void __launch_bounds__(128)
-    gemv_logits_f16(float* y, const __half* x, const __half* weight, int rows, int inputs, int outputs) {
-  gemv(y, x, weight, weight, 0, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    gemv_logits_bf16(float* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, int rows, int inputs, int outputs) {
-  gemv(y, x, weight, weight, 0, rows, inputs, outputs);
+// As gemv, to f32. Grid ceil(outputs / kBlockOutputs).
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+template <class T>
+KERNEL gemv_logits(float* y, const T* x, const T* weight, int rows, int inputs, int outputs) {
+  multiply_rows(y, x, weight, weight, 0, rows, inputs, outputs);
 }

@@ -21,7 +21,8 @@
 // Cost: per slot 6 C F FLOP forward and 12 C F backward.
 #include "gemm.cuh"
 
-namespace {
+/// Threads of the kernels that make no product.
+TO_HOST constexpr int kThreads = 256;
 
 // Finds tiles by their number, which must not fall from call to call.
 template <class S>
@@ -63,8 +64,11 @@ struct GatesAndUps {
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void up_forward(T* gate_up, T* act, const T* x, const T* w13, const unsigned* offsets,
+KERNEL experts_up_fwd(T* gate_up, T* act, const T* x, const T* w13, const unsigned* offsets,
                                            const unsigned* slot_source, int experts, int top_k, int hidden,
                                            int intermediate) {
   DYN_SMEM(T, shared);
@@ -98,8 +102,11 @@ __device__ __forceinline__ void up_forward(T* gate_up, T* act, const T* x, const
   }
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void down_forward(T* slot_out, const T* act, const T* w2, const float* weights,
+KERNEL experts_down_fwd(T* slot_out, const T* act, const T* w2, const float* weights,
                                              const unsigned* offsets, const unsigned* slot_source, int experts,
                                              int hidden, int intermediate) {
   DYN_SMEM(T, shared);
@@ -127,13 +134,15 @@ __device__ __forceinline__ void down_forward(T* slot_out, const T* act, const T*
 }
 
 // One thread per 8 columns of a token; residual may be null.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void combine(T* out, const T* slot_rows, const T* residual, const unsigned* source_slot,
+KERNEL experts_combine_fwd(T* out, const T* slot_rows, const T* residual, const unsigned* source_slot,
                                         int count, int top_k, int hidden) {
-  const int pieces = (hidden + 7) / 8;
+  const int pieces = (hidden + gemm::kPiece - 1) / gemm::kPiece;
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= (long long)count * pieces) return;
-  const int token = int(at / pieces), col = int(at % pieces) * 8, left = hidden - col;
+  const int token = int(at / pieces), col = int(at % pieces) * gemm::kPiece, left = hidden - col;
   const bool aligned = hidden % 8 == 0;
   float sum[8] = {};
   if (residual) gemm::load8(sum, residual + size_t(token) * hidden + col, left, aligned);
@@ -146,8 +155,11 @@ __device__ __forceinline__ void combine(T* out, const T* slot_rows, const T* res
   gemm::store8(out + size_t(token) * hidden + col, sum, left, aligned);
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void act_backward(T* grad_gate_up, T* weighted_act, float* parts, const T* grad_out,
+KERNEL experts_act_bwd(T* grad_gate_up, T* weighted_act, float* parts, const T* grad_out,
                                              const T* gate_up, const T* w2, const float* weights,
                                              const unsigned* offsets, const unsigned* slot_source, int experts,
                                              int top_k, int hidden, int intermediate) {
@@ -194,8 +206,11 @@ __device__ __forceinline__ void act_backward(T* grad_gate_up, T* weighted_act, f
   }
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void x_backward(T* slot_grad, const T* grad_gate_up, const T* w13, const unsigned* offsets,
+KERNEL experts_x_bwd(T* slot_grad, const T* grad_gate_up, const T* w13, const unsigned* offsets,
                                            int experts, int hidden, int intermediate) {
   DYN_SMEM(T, shared);
   const gemm::Place<S> place;
@@ -213,8 +228,11 @@ __device__ __forceinline__ void x_backward(T* slot_grad, const T* grad_gate_up, 
   }
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void w13_backward(T* grad_w13, const T* grad_gate_up, const T* x, const unsigned* offsets,
+KERNEL experts_w13_bwd(T* grad_w13, const T* grad_gate_up, const T* x, const unsigned* offsets,
                                              const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   DYN_SMEM(T, shared);
   const gemm::Place<S> place;
@@ -233,8 +251,11 @@ __device__ __forceinline__ void w13_backward(T* grad_w13, const T* grad_gate_up,
     gemm::store_tile<S>(grad_w13 + expert * size_t(rows) * hidden, shared, sums, place, m0, n0, rows, hidden, true);
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void w2_backward(T* grad_w2, const T* grad_out, const T* weighted_act,
+KERNEL experts_w2_bwd(T* grad_w2, const T* grad_out, const T* weighted_act,
                                             const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden,
                                             int intermediate) {
   DYN_SMEM(T, shared);
@@ -256,99 +277,13 @@ __device__ __forceinline__ void w2_backward(T* grad_w2, const T* grad_out, const
                         intermediate, true);
 }
 
-}  // namespace
 
 // One thread per (token, choice).
-extern "C" __global__ void __launch_bounds__(256) experts_weights_bwd(float* grad_weights, const float* parts, const unsigned* source_slot, int slots, int part_count) {
+extern "C" __global__ void __launch_bounds__(kThreads) experts_weights_bwd(float* grad_weights, const float* parts, const unsigned* source_slot, int slots, int part_count) {
   const int source = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (source >= slots) return;
   const float* from = parts + size_t(source_slot[source]) * part_count;
   float sum = 0.0f;
   for (int i = 0; i < part_count; ++i) sum += from[i];
   grad_weights[source] = sum;
-}
-
-extern "C" __global__ void __launch_bounds__(256) experts_combine_fwd_f16(__half* out, const __half* slot_rows, const __half* residual, const unsigned* source_slot, int count, int top_k, int hidden) {
-  combine<__half>(out, slot_rows, residual, source_slot, count, top_k, hidden);
-}
-extern "C" __global__ void __launch_bounds__(256) experts_combine_fwd_bf16(__nv_bfloat16* out, const __nv_bfloat16* slot_rows, const __nv_bfloat16* residual, const unsigned* source_slot, int count, int top_k, int hidden) {
-  combine<__nv_bfloat16>(out, slot_rows, residual, source_slot, count, top_k, hidden);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_up_fwd_f16(__half* gate_up, __half* act, const __half* x, const __half* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
-  up_forward<__half, gemm::Large>(gate_up, act, x, w13, offsets, slot_source, experts, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_up_fwd_bf16(__nv_bfloat16* gate_up, __nv_bfloat16* act, const __nv_bfloat16* x, const __nv_bfloat16* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
-  up_forward<__nv_bfloat16, gemm::Large>(gate_up, act, x, w13, offsets, slot_source, experts, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_up_small_fwd_f16(__half* gate_up, __half* act, const __half* x, const __half* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
-  up_forward<__half, gemm::Small>(gate_up, act, x, w13, offsets, slot_source, experts, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_up_small_fwd_bf16(__nv_bfloat16* gate_up, __nv_bfloat16* act, const __nv_bfloat16* x, const __nv_bfloat16* w13, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
-  up_forward<__nv_bfloat16, gemm::Small>(gate_up, act, x, w13, offsets, slot_source, experts, top_k, hidden, intermediate);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_down_fwd_f16(__half* slot_out, const __half* act, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
-  down_forward<__half, gemm::Large>(slot_out, act, w2, weights, offsets, slot_source, experts, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_down_fwd_bf16(__nv_bfloat16* slot_out, const __nv_bfloat16* act, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
-  down_forward<__nv_bfloat16, gemm::Large>(slot_out, act, w2, weights, offsets, slot_source, experts, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_down_small_fwd_f16(__half* slot_out, const __half* act, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
-  down_forward<__half, gemm::Small>(slot_out, act, w2, weights, offsets, slot_source, experts, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_down_small_fwd_bf16(__nv_bfloat16* slot_out, const __nv_bfloat16* act, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int hidden, int intermediate) {
-  down_forward<__nv_bfloat16, gemm::Small>(slot_out, act, w2, weights, offsets, slot_source, experts, hidden, intermediate);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_act_bwd_f16(__half* grad_gate_up, __half* weighted_act, float* parts, const __half* grad_out, const __half* gate_up, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
-  act_backward<__half, gemm::Large>(grad_gate_up, weighted_act, parts, grad_out, gate_up, w2, weights, offsets, slot_source, experts, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_act_bwd_bf16(__nv_bfloat16* grad_gate_up, __nv_bfloat16* weighted_act, float* parts, const __nv_bfloat16* grad_out, const __nv_bfloat16* gate_up, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
-  act_backward<__nv_bfloat16, gemm::Large>(grad_gate_up, weighted_act, parts, grad_out, gate_up, w2, weights, offsets, slot_source, experts, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_act_small_bwd_f16(__half* grad_gate_up, __half* weighted_act, float* parts, const __half* grad_out, const __half* gate_up, const __half* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
-  act_backward<__half, gemm::Small>(grad_gate_up, weighted_act, parts, grad_out, gate_up, w2, weights, offsets, slot_source, experts, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_act_small_bwd_bf16(__nv_bfloat16* grad_gate_up, __nv_bfloat16* weighted_act, float* parts, const __nv_bfloat16* grad_out, const __nv_bfloat16* gate_up, const __nv_bfloat16* w2, const float* weights, const unsigned* offsets, const unsigned* slot_source, int experts, int top_k, int hidden, int intermediate) {
-  act_backward<__nv_bfloat16, gemm::Small>(grad_gate_up, weighted_act, parts, grad_out, gate_up, w2, weights, offsets, slot_source, experts, top_k, hidden, intermediate);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_x_bwd_f16(__half* slot_grad, const __half* grad_gate_up, const __half* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
-  x_backward<__half, gemm::Large>(slot_grad, grad_gate_up, w13, offsets, experts, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_x_bwd_bf16(__nv_bfloat16* slot_grad, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
-  x_backward<__nv_bfloat16, gemm::Large>(slot_grad, grad_gate_up, w13, offsets, experts, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_x_small_bwd_f16(__half* slot_grad, const __half* grad_gate_up, const __half* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
-  x_backward<__half, gemm::Small>(slot_grad, grad_gate_up, w13, offsets, experts, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_x_small_bwd_bf16(__nv_bfloat16* slot_grad, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* w13, const unsigned* offsets, int experts, int hidden, int intermediate) {
-  x_backward<__nv_bfloat16, gemm::Small>(slot_grad, grad_gate_up, w13, offsets, experts, hidden, intermediate);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_w13_bwd_f16(__half* grad_w13, const __half* grad_gate_up, const __half* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
-  w13_backward<__half, gemm::Large>(grad_w13, grad_gate_up, x, offsets, slot_source, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_w13_bwd_bf16(__nv_bfloat16* grad_w13, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
-  w13_backward<__nv_bfloat16, gemm::Large>(grad_w13, grad_gate_up, x, offsets, slot_source, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_w13_small_bwd_f16(__half* grad_w13, const __half* grad_gate_up, const __half* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
-  w13_backward<__half, gemm::Small>(grad_w13, grad_gate_up, x, offsets, slot_source, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_w13_small_bwd_bf16(__nv_bfloat16* grad_w13, const __nv_bfloat16* grad_gate_up, const __nv_bfloat16* x, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
-  w13_backward<__nv_bfloat16, gemm::Small>(grad_w13, grad_gate_up, x, offsets, slot_source, top_k, hidden, intermediate);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_w2_bwd_f16(__half* grad_w2, const __half* grad_out, const __half* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
-  w2_backward<__half, gemm::Large>(grad_w2, grad_out, weighted_act, offsets, slot_source, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) experts_w2_bwd_bf16(__nv_bfloat16* grad_w2, const __nv_bfloat16* grad_out, const __nv_bfloat16* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
-  w2_backward<__nv_bfloat16, gemm::Large>(grad_w2, grad_out, weighted_act, offsets, slot_source, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_w2_small_bwd_f16(__half* grad_w2, const __half* grad_out, const __half* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
-  w2_backward<__half, gemm::Small>(grad_w2, grad_out, weighted_act, offsets, slot_source, top_k, hidden, intermediate);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) experts_w2_small_bwd_bf16(__nv_bfloat16* grad_w2, const __nv_bfloat16* grad_out, const __nv_bfloat16* weighted_act, const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden, int intermediate) {
-  w2_backward<__nv_bfloat16, gemm::Small>(grad_w2, grad_out, weighted_act, offsets, slot_source, top_k, hidden, intermediate);
 }

@@ -25,19 +25,22 @@
 // Cost per counted token: 6 C V FLOP; the chunk's logits are written, read and written again, and read twice.
 #include "gemm.cuh"
 
-namespace {
-
-constexpr unsigned kIgnoreTarget = 0xffffffffu;
+/// Threads of the kernels that make no product.
+TO_HOST constexpr int kThreads = 256;
+TO_HOST constexpr unsigned kIgnoreTarget = 0xffffffffu;
 constexpr float kLog2E = 1.44269504f;
 
 // Counted tokens of the chunk that begins with the `first` one.
 __device__ __forceinline__ int in_chunk(const unsigned* counted, int first, int chunk) {
   return min(chunk, int(counted[0]) - first);
 }
-__device__ __forceinline__ int row_length(int vocab) { return (vocab + 7) / 8 * 8; }
+__device__ __forceinline__ int row_length(int vocab) { return (vocab + gemm::kPiece - 1) / gemm::kPiece * gemm::kPiece; }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void logits_forward(T* exponentials, float* stats, float* target_logit, const T* x,
+KERNEL head_logits_fwd(T* exponentials, float* stats, float* target_logit, const T* x,
                                                const T* table, const unsigned* rows, const unsigned* targets,
                                                const unsigned* counted, int first, int chunk, int vocab, int hidden) {
   DYN_SMEM(T, shared);
@@ -102,8 +105,11 @@ __device__ __forceinline__ void logits_forward(T* exponentials, float* stats, fl
   });
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void x_backward(float* sums_of_splits, const T* dlogits, const T* table,
+KERNEL head_x_bwd(float* sums_of_splits, const T* dlogits, const T* table,
                                            const unsigned* counted, int first, int chunk, int vocab, int hidden,
                                            int splits) {
   DYN_SMEM(T, shared);
@@ -131,11 +137,13 @@ __device__ __forceinline__ void x_backward(float* sums_of_splits, const T* dlogi
 }
 
 // One thread per 8 columns of a row.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void x_sum_backward(T* grad_x, const float* sums_of_splits, const unsigned* rows,
+KERNEL head_x_sum_bwd(T* grad_x, const float* sums_of_splits, const unsigned* rows,
                                                const unsigned* counted, int first, int chunk, int hidden, int splits) {
-  const int pieces = (hidden + 7) / 8, at = int(blockIdx.x * blockDim.x + threadIdx.x);
-  const int row = at / pieces, col = at % pieces * 8, left = hidden - col;
+  const int pieces = (hidden + gemm::kPiece - 1) / gemm::kPiece, at = int(blockIdx.x * blockDim.x + threadIdx.x);
+  const int row = at / pieces, col = at % pieces * gemm::kPiece, left = hidden - col;
   if (row >= in_chunk(counted, first, chunk)) return;
   const bool aligned = hidden % 8 == 0;
   float sum[8] = {};
@@ -148,8 +156,11 @@ __device__ __forceinline__ void x_sum_backward(T* grad_x, const float* sums_of_s
   gemm::store8(grad_x + size_t(rows[first + row]) * hidden + col, sum, left, aligned);
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void table_backward(T* grad_table, const T* dlogits, const T* x, const unsigned* rows,
+KERNEL head_table_bwd(T* grad_table, const T* dlogits, const T* x, const unsigned* rows,
                                                const unsigned* counted, int first, int chunk, int vocab, int hidden) {
   DYN_SMEM(T, shared);
   const int tiles_n = (hidden + S::N - 1) / S::N;
@@ -166,8 +177,11 @@ __device__ __forceinline__ void table_backward(T* grad_table, const T* dlogits, 
   if (active) gemm::store_tile<S>(grad_table, shared, sums, place, m0, n0, vocab, hidden, true);
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void rows_forward(float* logits, const T* x, const T* table, int first, int rows, int vocab,
+KERNEL head_rows_fwd(float* logits, const T* x, const T* table, int first, int rows, int vocab,
                                              int hidden) {
   DYN_SMEM(T, shared);
   const int tiles_m = (rows + S::M - 1) / S::M;
@@ -182,31 +196,31 @@ __device__ __forceinline__ void rows_forward(float* logits, const T* x, const T*
   if (active) gemm::store_tile<S>(logits, shared, sums, place, m0, n0, rows, vocab, false);
 }
 
-constexpr int kBlock = 256;
-
 // Greatest logit and sum of exp(logit - greatest) of a row, the same in all threads of the block.
 struct RowStatistics {
   float greatest, sum;
   __device__ __forceinline__ float loss(float target_logit) const { return greatest + logf(sum) - target_logit; }
 };
 __device__ __forceinline__ RowStatistics row_statistics(const float* stats, int parts) {
-  SHARED(float, warps, [kBlock / 32]);
+  SHARED(float, warps, [kThreads / 32]);
   float greatest = -INFINITY;
-  for (int p = threadIdx.x; p < parts; p += kBlock) greatest = fmaxf(greatest, stats[2 * p]);
+  for (int p = threadIdx.x; p < parts; p += kThreads) greatest = fmaxf(greatest, stats[2 * p]);
   greatest = warp_max(greatest);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = greatest;
   __syncthreads();
 #pragma unroll
-  for (int w = 0; w < kBlock / 32; ++w) greatest = fmaxf(greatest, warps[w]);
+  for (int w = 0; w < kThreads / 32; ++w) greatest = fmaxf(greatest, warps[w]);
   float sum = 0.0f;
-  for (int p = threadIdx.x; p < parts; p += kBlock)
+  for (int p = threadIdx.x; p < parts; p += kThreads)
     sum += stats[2 * p + 1] * ptx::ex2_approx((stats[2 * p] - greatest) * kLog2E);
-  return {greatest, block_sum<kBlock>(sum)};
+  return {greatest, block_sum<kThreads>(sum)};
 }
 
 // One block per row of the chunk.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void grad_backward(T* exponentials, float* row_losses, const float* stats,
+KERNEL head_grad_bwd(T* exponentials, float* row_losses, const float* stats,
                                               const float* target_logit, const unsigned* targets,
                                               const unsigned* counted, const float* loss_scale, const float* scale, int first,
                                               int chunk, int vocab, int part_width) {
@@ -220,7 +234,7 @@ __device__ __forceinline__ void grad_backward(T* exponentials, float* row_losses
   const float unit = target < unsigned(vocab) ? scale[0] * loss_scale[0] : NAN, share = unit / whole.sum;
   const int length = row_length(vocab);
   T* logits = exponentials + size_t(row) * length;
-  for (int col = threadIdx.x * 8; col < length; col += kBlock * 8) {
+  for (int col = threadIdx.x * 8; col < length; col += kThreads * 8) {
     const float factor = share * ptx::ex2_approx((stats[col / part_width * 2] - whole.greatest) * kLog2E);
     float v[8];
     gemm::load8(v, logits + col, 8, true);
@@ -230,14 +244,13 @@ __device__ __forceinline__ void grad_backward(T* exponentials, float* row_losses
   }
 }
 
-}  // namespace
 
 // One block. rows[i], row_targets[i] = the i-th counted token and its target, counted[0] = their number, target_logit = NaN.
-extern "C" __global__ void __launch_bounds__(256) head_compact(unsigned* rows, unsigned* row_targets, float* target_logit, unsigned* counted, const unsigned* targets, int count) {
-  SHARED(unsigned, warps, [kBlock / 32]);
+extern "C" __global__ void __launch_bounds__(kThreads) head_compact(unsigned* rows, unsigned* row_targets, float* target_logit, unsigned* counted, const unsigned* targets, int count) {
+  SHARED(unsigned, warps, [kThreads / 32]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   unsigned before = 0;
-  for (int begin = 0; begin < count; begin += kBlock) {
+  for (int begin = 0; begin < count; begin += kThreads) {
     const int token = begin + int(threadIdx.x);
     const unsigned target = token < count ? targets[token] : kIgnoreTarget;
     const unsigned votes = __ballot_sync(0xffffffffu, target != kIgnoreTarget);
@@ -245,7 +258,7 @@ extern "C" __global__ void __launch_bounds__(256) head_compact(unsigned* rows, u
     if (lane == 0) warps[warp] = __popc(votes);
     __syncthreads();
     unsigned at = before + __popc(votes & ((1u << lane) - 1));
-    for (int w = 0; w < kBlock / 32; ++w) {
+    for (int w = 0; w < kThreads / 32; ++w) {
       if (w < warp) at += warps[w];
       before += warps[w];
     }
@@ -259,7 +272,7 @@ extern "C" __global__ void __launch_bounds__(256) head_compact(unsigned* rows, u
 }
 
 // One block per row of the chunk: losses of the counted tokens at their positions; the others are left as they are.
-extern "C" __global__ void __launch_bounds__(256) head_losses_fwd(float* losses, const float* stats, const float* target_logit, const unsigned* rows, const unsigned* counted, int first, int chunk, int parts) {
+extern "C" __global__ void __launch_bounds__(kThreads) head_losses_fwd(float* losses, const float* stats, const float* target_logit, const unsigned* rows, const unsigned* counted, int first, int chunk, int parts) {
   const int row = blockIdx.x;
   if (row >= in_chunk(counted, first, chunk)) return;
   const RowStatistics whole = row_statistics(stats + size_t(row) * parts * 2, parts);
@@ -267,76 +280,10 @@ extern "C" __global__ void __launch_bounds__(256) head_losses_fwd(float* losses,
 }
 
 // One block: loss[0] += sum of row_losses.
-extern "C" __global__ void __launch_bounds__(256) head_loss_fwd(float* loss, const float* row_losses, const unsigned* counted) {
+extern "C" __global__ void __launch_bounds__(kThreads) head_loss_fwd(float* loss, const float* row_losses, const unsigned* counted) {
   const int count = counted[0];
   float sum = 0.0f;
-  for (int i = threadIdx.x; i < count; i += kBlock) sum += row_losses[i];
-  sum = block_sum<kBlock>(sum);
+  for (int i = threadIdx.x; i < count; i += kThreads) sum += row_losses[i];
+  sum = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) loss[0] += sum;
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) head_logits_fwd_f16(__half* exponentials, float* stats, float* target_logit, const __half* x, const __half* table, const unsigned* rows, const unsigned* targets, const unsigned* counted, int first, int chunk, int vocab, int hidden) {
-  logits_forward<__half, gemm::Large>(exponentials, stats, target_logit, x, table, rows, targets, counted, first, chunk, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) head_logits_fwd_bf16(__nv_bfloat16* exponentials, float* stats, float* target_logit, const __nv_bfloat16* x, const __nv_bfloat16* table, const unsigned* rows, const unsigned* targets, const unsigned* counted, int first, int chunk, int vocab, int hidden) {
-  logits_forward<__nv_bfloat16, gemm::Large>(exponentials, stats, target_logit, x, table, rows, targets, counted, first, chunk, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) head_logits_small_fwd_f16(__half* exponentials, float* stats, float* target_logit, const __half* x, const __half* table, const unsigned* rows, const unsigned* targets, const unsigned* counted, int first, int chunk, int vocab, int hidden) {
-  logits_forward<__half, gemm::Small>(exponentials, stats, target_logit, x, table, rows, targets, counted, first, chunk, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) head_logits_small_fwd_bf16(__nv_bfloat16* exponentials, float* stats, float* target_logit, const __nv_bfloat16* x, const __nv_bfloat16* table, const unsigned* rows, const unsigned* targets, const unsigned* counted, int first, int chunk, int vocab, int hidden) {
-  logits_forward<__nv_bfloat16, gemm::Small>(exponentials, stats, target_logit, x, table, rows, targets, counted, first, chunk, vocab, hidden);
-}
-
-extern "C" __global__ void __launch_bounds__(256) head_grad_bwd_f16(__half* exponentials, float* row_losses, const float* stats, const float* target_logit, const unsigned* targets, const unsigned* counted, const float* loss_scale, const float* scale, int first, int chunk, int vocab, int part_width) {
-  grad_backward<__half>(exponentials, row_losses, stats, target_logit, targets, counted, loss_scale, scale, first, chunk, vocab, part_width);
-}
-extern "C" __global__ void __launch_bounds__(256) head_grad_bwd_bf16(__nv_bfloat16* exponentials, float* row_losses, const float* stats, const float* target_logit, const unsigned* targets, const unsigned* counted, const float* loss_scale, const float* scale, int first, int chunk, int vocab, int part_width) {
-  grad_backward<__nv_bfloat16>(exponentials, row_losses, stats, target_logit, targets, counted, loss_scale, scale, first, chunk, vocab, part_width);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) head_x_bwd_f16(float* sums_of_splits, const __half* dlogits, const __half* table, const unsigned* counted, int first, int chunk, int vocab, int hidden, int splits) {
-  x_backward<__half, gemm::Large>(sums_of_splits, dlogits, table, counted, first, chunk, vocab, hidden, splits);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) head_x_bwd_bf16(float* sums_of_splits, const __nv_bfloat16* dlogits, const __nv_bfloat16* table, const unsigned* counted, int first, int chunk, int vocab, int hidden, int splits) {
-  x_backward<__nv_bfloat16, gemm::Large>(sums_of_splits, dlogits, table, counted, first, chunk, vocab, hidden, splits);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) head_x_small_bwd_f16(float* sums_of_splits, const __half* dlogits, const __half* table, const unsigned* counted, int first, int chunk, int vocab, int hidden, int splits) {
-  x_backward<__half, gemm::Small>(sums_of_splits, dlogits, table, counted, first, chunk, vocab, hidden, splits);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) head_x_small_bwd_bf16(float* sums_of_splits, const __nv_bfloat16* dlogits, const __nv_bfloat16* table, const unsigned* counted, int first, int chunk, int vocab, int hidden, int splits) {
-  x_backward<__nv_bfloat16, gemm::Small>(sums_of_splits, dlogits, table, counted, first, chunk, vocab, hidden, splits);
-}
-
-extern "C" __global__ void __launch_bounds__(256) head_x_sum_bwd_f16(__half* grad_x, const float* sums_of_splits, const unsigned* rows, const unsigned* counted, int first, int chunk, int hidden, int splits) {
-  x_sum_backward<__half>(grad_x, sums_of_splits, rows, counted, first, chunk, hidden, splits);
-}
-extern "C" __global__ void __launch_bounds__(256) head_x_sum_bwd_bf16(__nv_bfloat16* grad_x, const float* sums_of_splits, const unsigned* rows, const unsigned* counted, int first, int chunk, int hidden, int splits) {
-  x_sum_backward<__nv_bfloat16>(grad_x, sums_of_splits, rows, counted, first, chunk, hidden, splits);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) head_table_bwd_f16(__half* grad_table, const __half* dlogits, const __half* x, const unsigned* rows, const unsigned* counted, int first, int chunk, int vocab, int hidden) {
-  table_backward<__half, gemm::Large>(grad_table, dlogits, x, rows, counted, first, chunk, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) head_table_bwd_bf16(__nv_bfloat16* grad_table, const __nv_bfloat16* dlogits, const __nv_bfloat16* x, const unsigned* rows, const unsigned* counted, int first, int chunk, int vocab, int hidden) {
-  table_backward<__nv_bfloat16, gemm::Large>(grad_table, dlogits, x, rows, counted, first, chunk, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) head_table_small_bwd_f16(__half* grad_table, const __half* dlogits, const __half* x, const unsigned* rows, const unsigned* counted, int first, int chunk, int vocab, int hidden) {
-  table_backward<__half, gemm::Small>(grad_table, dlogits, x, rows, counted, first, chunk, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) head_table_small_bwd_bf16(__nv_bfloat16* grad_table, const __nv_bfloat16* dlogits, const __nv_bfloat16* x, const unsigned* rows, const unsigned* counted, int first, int chunk, int vocab, int hidden) {
-  table_backward<__nv_bfloat16, gemm::Small>(grad_table, dlogits, x, rows, counted, first, chunk, vocab, hidden);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) head_rows_fwd_f16(float* logits, const __half* x, const __half* table, int first, int rows, int vocab, int hidden) {
-  rows_forward<__half, gemm::Large>(logits, x, table, first, rows, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) head_rows_fwd_bf16(float* logits, const __nv_bfloat16* x, const __nv_bfloat16* table, int first, int rows, int vocab, int hidden) {
-  rows_forward<__nv_bfloat16, gemm::Large>(logits, x, table, first, rows, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) head_rows_small_fwd_f16(float* logits, const __half* x, const __half* table, int first, int rows, int vocab, int hidden) {
-  rows_forward<__half, gemm::Small>(logits, x, table, first, rows, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) head_rows_small_fwd_bf16(float* logits, const __nv_bfloat16* x, const __nv_bfloat16* table, int first, int rows, int vocab, int hidden) {
-  rows_forward<__nv_bfloat16, gemm::Small>(logits, x, table, first, rows, vocab, hidden);
 }

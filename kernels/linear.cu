@@ -11,10 +11,11 @@
 // Cost: 2 R I O FLOP; each input is read once per row (column) of tiles, mostly from L2.
 #include "gemm.cuh"
 
-namespace {
-
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void forward(T* y, const T* x, const T* weight, const T* residual, int rows, int inputs,
+KERNEL linear_fwd(T* y, const T* x, const T* weight, const T* residual, int rows, int inputs,
                                         int outputs) {
   DYN_SMEM(T, shared);
   const int tiles = (outputs + S::N - 1) / S::N;
@@ -54,8 +55,11 @@ __device__ __forceinline__ void gradient(T* result, T* shared, A& a, B& b, bool 
   gemm::store_tile<S>(result, shared, sums, place, m0, n0, rows, cols, accumulate);
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void input_gradient(T* grad_x, const T* grad_y, const T* weight, int accumulate, int rows,
+KERNEL linear_input_bwd(T* grad_x, const T* grad_y, const T* weight, int accumulate, int rows,
                                                int inputs, int outputs) {
   DYN_SMEM(T, shared);
   const int tiles = (inputs + S::N - 1) / S::N;
@@ -65,8 +69,11 @@ __device__ __forceinline__ void input_gradient(T* grad_x, const T* grad_y, const
   gradient<T, S>(grad_x, shared, a, b, accumulate != 0, m0, n0, rows, inputs, outputs);
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void weight_gradient(T* grad_weight, const T* grad_y, const T* x, int rows, int inputs,
+KERNEL linear_weight_bwd(T* grad_weight, const T* grad_y, const T* x, int rows, int inputs,
                                                 int outputs) {
   DYN_SMEM(T, shared);
   const int tiles = (inputs + S::N - 1) / S::N;
@@ -74,45 +81,4 @@ __device__ __forceinline__ void weight_gradient(T* grad_weight, const T* grad_y,
   gemm::Across<S, T, S::M> a(grad_y, outputs, m0, outputs, rows);
   gemm::Across<S, T, S::N> b(x, inputs, n0, inputs, rows);
   gradient<T, S>(grad_weight, shared, a, b, true, m0, n0, outputs, inputs, rows);
-}
-
-}  // namespace
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_fwd_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int rows, int inputs, int outputs) {
-  forward<__half, gemm::Large>(y, x, weight, residual, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_fwd_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual, int rows, int inputs, int outputs) {
-  forward<__nv_bfloat16, gemm::Large>(y, x, weight, residual, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_small_fwd_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int rows, int inputs, int outputs) {
-  forward<__half, gemm::Small>(y, x, weight, residual, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_small_fwd_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual, int rows, int inputs, int outputs) {
-  forward<__nv_bfloat16, gemm::Small>(y, x, weight, residual, rows, inputs, outputs);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_input_bwd_f16(__half* grad_x, const __half* grad_y, const __half* weight, int accumulate, int rows, int inputs, int outputs) {
-  input_gradient<__half, gemm::Large>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_input_bwd_bf16(__nv_bfloat16* grad_x, const __nv_bfloat16* grad_y, const __nv_bfloat16* weight, int accumulate, int rows, int inputs, int outputs) {
-  input_gradient<__nv_bfloat16, gemm::Large>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_input_small_bwd_f16(__half* grad_x, const __half* grad_y, const __half* weight, int accumulate, int rows, int inputs, int outputs) {
-  input_gradient<__half, gemm::Small>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_input_small_bwd_bf16(__nv_bfloat16* grad_x, const __nv_bfloat16* grad_y, const __nv_bfloat16* weight, int accumulate, int rows, int inputs, int outputs) {
-  input_gradient<__nv_bfloat16, gemm::Small>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_weight_bwd_f16(__half* grad_weight, const __half* grad_y, const __half* x, int rows, int inputs, int outputs) {
-  weight_gradient<__half, gemm::Large>(grad_weight, grad_y, x, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_weight_bwd_bf16(__nv_bfloat16* grad_weight, const __nv_bfloat16* grad_y, const __nv_bfloat16* x, int rows, int inputs, int outputs) {
-  weight_gradient<__nv_bfloat16, gemm::Large>(grad_weight, grad_y, x, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_weight_small_bwd_f16(__half* grad_weight, const __half* grad_y, const __half* x, int rows, int inputs, int outputs) {
-  weight_gradient<__half, gemm::Small>(grad_weight, grad_y, x, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_weight_small_bwd_bf16(__nv_bfloat16* grad_weight, const __nv_bfloat16* grad_y, const __nv_bfloat16* x, int rows, int inputs, int outputs) {
-  weight_gradient<__nv_bfloat16, gemm::Small>(grad_weight, grad_y, x, rows, inputs, outputs);
 }

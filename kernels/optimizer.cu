@@ -17,9 +17,16 @@ constexpr int kThreads = 256;
 constexpr int kOwn = 8;
 /// Packs of a thread in the norm.
 constexpr int kRounds = 8;
+/// Elements of a block of the norm.
+TO_HOST constexpr int kNormElements = kThreads * kOwn * kRounds;
+/// Elements of a block of AdamW.
+TO_HOST constexpr int kAdamElements = kThreads * kOwn;
 
+// Grid ceil(len / kNormElements): one part each.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void sum_squares(float* part, const T* gradient, int len) {
+KERNEL grad_squares(float* part, const T* gradient, int len) {
   static_assert(Pack<T>::kCount == kOwn, "a pack of 16-bit elements");
   float sum = 0.0f;
 #pragma unroll
@@ -57,7 +64,7 @@ __device__ __forceinline__ void update_loss_scale(float* scale_state, bool finit
 }
 
 // Grid 1: norm from `count` parts, and the scale of the gradients to come.
-extern "C" __global__ void __launch_bounds__(256) grad_norm(float* norm, float* scale_state, const float* parts, int count) {
+extern "C" __global__ void __launch_bounds__(kThreads) grad_norm(float* norm, float* scale_state, const float* parts, int count) {
   SHARED(double, sums, [kThreads]);
   double sum = 0.0;
   for (int i = threadIdx.x; i < count; i += kThreads) sum += double(parts[i]);
@@ -98,9 +105,12 @@ __device__ __forceinline__ void clear(T* gradient, long long begin, int len, boo
   for (long long i = begin; i < len; ++i) gradient[i] = from_float<T>(0.0f);
 }
 
+// Grid ceil(len / kAdamElements). norm [2], rate [1]; log_beta1 = ln beta1.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void adamw(T* weight, float* master, float* first, float* second, T* gradient, const float* norm,
-                                      const float* scale_state, const float* rates, float beta1, float beta2, float log_beta1,
+KERNEL adamw(T* weight, float* master, float* first, float* second, T* gradient, const float* norm,
+                                      const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1,
                                       float log_beta2, float decay, float epsilon, float max_norm, int len) {
   const long long begin = ((long long)(blockIdx.x) * kThreads + threadIdx.x) * kOwn;
   const bool whole = begin + kOwn <= len;
@@ -110,10 +120,10 @@ __device__ __forceinline__ void adamw(T* weight, float* master, float* first, fl
     return;
   }
   // 1 - beta^updates, without the cancellation of that difference.
-  const float rate = rates[0], updates = norm[1];
+  const float step = rate[0], updates = norm[1];
   const float correction1 = -expm1f(updates * log_beta1), correction2 = -expm1f(updates * log_beta2);
-  const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)), beta1, beta2, 1.0f - rate * decay,
-                 rate / correction1, 1.0f / correction2, epsilon};
+  const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)), beta1, beta2, 1.0f - step * decay,
+                 step / correction1, 1.0f / correction2, epsilon};
   if (!whole) {
     for (long long i = begin; i < len; ++i) weight[i] = from_float<T>(update(u, to_float(gradient[i]), master[i], first[i], second[i]));
     clear(gradient, begin, len, whole);
@@ -140,28 +150,4 @@ __device__ __forceinline__ void adamw(T* weight, float* master, float* first, fl
   }
   store16(weight + begin, w);
   clear(gradient, begin, len, whole);
-}
-
-// Grid ceil(len / 16384): one part each.
-extern "C" __global__ void __launch_bounds__(256) grad_squares_f16(float* part, const __half* gradient, int len) {
-  sum_squares(part, gradient, len);
-}
-extern "C" __global__ void __launch_bounds__(256) grad_squares_bf16(float* part, const __nv_bfloat16* gradient, int len) {
-  sum_squares(part, gradient, len);
-}
-
-// Grid ceil(len / 2048). norm [2], rate [1]; log_beta1 = ln beta1.
-extern "C" __global__ void __launch_bounds__(256)
-    adamw_f16(__half* weight, float* master, float* first, float* second, __half* gradient, const float* norm,
-              const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1, float log_beta2,
-              float decay, float epsilon, float max_norm, int len) {
-  adamw(weight, master, first, second, gradient, norm, scale_state, rate, beta1, beta2, log_beta1, log_beta2, decay, epsilon,
-        max_norm, len);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    adamw_bf16(__nv_bfloat16* weight, float* master, float* first, float* second, __nv_bfloat16* gradient,
-               const float* norm, const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1,
-               float log_beta2, float decay, float epsilon, float max_norm, int len) {
-  adamw(weight, master, first, second, gradient, norm, scale_state, rate, beta1, beta2, log_beta1, log_beta2, decay, epsilon,
-        max_norm, len);
 }

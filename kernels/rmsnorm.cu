@@ -10,12 +10,13 @@
 // Forward moves 2 elements per element, backward 4; both are bound by memory.
 #include "common.cuh"
 
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / 32;
+TO_HOST constexpr int kThreads = 128;
+/// Rows of one block of the forward pass, one per warp.
+TO_HOST constexpr int kWarps = kThreads / 32;
 /// Rows of one block of the backward pass.
-constexpr int kRows = 32;
+TO_HOST constexpr int kRows = 32;
 /// Columns of the weight's gradient that one launch of the backward pass sums.
-constexpr int kWidth = 1024;
+TO_HOST constexpr int kWidth = 1024;
 
 /// Calls `f(c, count)` for this lane's columns of a row: packs of 8 where the row allows it, single columns otherwise.
 template <class T, class F>
@@ -44,8 +45,11 @@ __device__ __forceinline__ void store(T* p, const Pack<T>& pack, int count) {
     *p = pack.v[0];
 }
 
+// Grid ceil(rows / kWarps).
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void forward(T* out, float* inv_rms, const T* x, const T* weight, float epsilon, int rows,
+KERNEL rmsnorm_fwd(T* __restrict__ out, float* __restrict__ inv_rms, const T* __restrict__ x, const T* __restrict__ weight, float epsilon, int rows,
                                         int cols) {
   const int lane = threadIdx.x % 32, row = blockIdx.x * kWarps + threadIdx.x / 32;
   if (row >= rows) return;
@@ -71,9 +75,13 @@ __device__ __forceinline__ void forward(T* out, float* inv_rms, const T* x, cons
 }
 
 /// `first` and `width` are the columns whose weight gradient is summed; `add_x` is 0 in all launches but one.
+// Grid ceil(rows / kRows), 4 kWarps width bytes of dynamic shared memory, width at most kWidth.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads, 4)
+MAX_DYN_SMEM(4 * kWarps * kWidth)
 template <class T>
-__device__ __forceinline__ void backward(T* grad_x, float* parts, const T* grad_out, const T* x, const T* weight,
-                                         const float* inv_rms, int rows, int cols, int first, int width, int add_x) {
+KERNEL rmsnorm_bwd(T* __restrict__ grad_x, float* __restrict__ parts, const T* __restrict__ grad_out, const T* __restrict__ x, const T* __restrict__ weight,
+                                         const float* __restrict__ inv_rms, int rows, int cols, int first, int width, int add_x) {
   DYN_SMEM(float, sums);  // [kWarps, width]: each warp adds its own rows
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float* mine = sums + warp * width;
@@ -118,50 +126,14 @@ __device__ __forceinline__ void backward(T* grad_x, float* parts, const T* grad_
   }
 }
 
+// Grid ceil(width / kThreads).
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void backward_sum(T* grad_weight, const float* parts, int blocks, int first, int width) {
+KERNEL rmsnorm_bwd_sum(T* __restrict__ grad_weight, const float* __restrict__ parts, int blocks, int first, int width) {
   const int c = blockIdx.x * kThreads + threadIdx.x;
   if (c >= width) return;
   float sum = 0;
   for (int b = 0; b < blocks; ++b) sum += parts[size_t(b) * width + c];
   grad_weight[first + c] = from_float<T>(to_float(grad_weight[first + c]) + sum);
-}
-
-// Grid ceil(rows / 4).
-extern "C" __global__ void __launch_bounds__(128)
-    rmsnorm_fwd_f16(__half* __restrict__ out, float* __restrict__ inv_rms, const __half* __restrict__ x,
-                    const __half* __restrict__ weight, float epsilon, int rows, int cols) {
-  forward(out, inv_rms, x, weight, epsilon, rows, cols);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    rmsnorm_fwd_bf16(__nv_bfloat16* __restrict__ out, float* __restrict__ inv_rms, const __nv_bfloat16* __restrict__ x,
-                     const __nv_bfloat16* __restrict__ weight, float epsilon, int rows, int cols) {
-  forward(out, inv_rms, x, weight, epsilon, rows, cols);
-}
-
-// Grid ceil(rows / kRows), 4 * width * 4 bytes of dynamic shared memory, width at most kWidth.
-extern "C" __global__ void __launch_bounds__(128, 4) MAX_DYN_SMEM(16384)
-    rmsnorm_bwd_f16(__half* __restrict__ grad_x, float* __restrict__ parts, const __half* __restrict__ grad_out,
-                    const __half* __restrict__ x, const __half* __restrict__ weight, const float* __restrict__ inv_rms,
-                    int rows, int cols, int first, int width, int add_x) {
-  backward(grad_x, parts, grad_out, x, weight, inv_rms, rows, cols, first, width, add_x);
-}
-extern "C" __global__ void __launch_bounds__(128, 4) MAX_DYN_SMEM(16384)
-    rmsnorm_bwd_bf16(__nv_bfloat16* __restrict__ grad_x, float* __restrict__ parts,
-                     const __nv_bfloat16* __restrict__ grad_out, const __nv_bfloat16* __restrict__ x,
-                     const __nv_bfloat16* __restrict__ weight, const float* __restrict__ inv_rms, int rows, int cols,
-                     int first, int width, int add_x) {
-  backward(grad_x, parts, grad_out, x, weight, inv_rms, rows, cols, first, width, add_x);
-}
-
-// Grid ceil(width / 128).
-extern "C" __global__ void __launch_bounds__(128)
-    rmsnorm_bwd_sum_f16(__half* __restrict__ grad_weight, const float* __restrict__ parts, int blocks, int first,
-                        int width) {
-  backward_sum(grad_weight, parts, blocks, first, width);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    rmsnorm_bwd_sum_bf16(__nv_bfloat16* __restrict__ grad_weight, const float* __restrict__ parts, int blocks, int first,
-                         int width) {
-  backward_sum(grad_weight, parts, blocks, first, width);
 }

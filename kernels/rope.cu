@@ -9,7 +9,7 @@
 // Launch: one thread per (token, head, 8 pairs or 1), 256 per block. Moves 4 bytes per element; about 30 FLOPs per pair.
 #include "common.cuh"
 
-constexpr int kThreads = 256;
+TO_HOST constexpr int kThreads = 256;
 
 /// Sine and cosine in f32, to about one unit in the last place for |angle| < 1e5: the library's go through local memory for
 /// angles that no position has.
@@ -71,22 +71,16 @@ __device__ __forceinline__ void rotate(T* qkv, const unsigned* positions, float 
   }
 }
 
-// Grid ceil(count heads parts / 256), parts = size / 16 where 16-byte accesses are possible, else size / 2.
-extern "C" __global__ void __launch_bounds__(256)
-    rope_fwd_f16(__half* qkv, const unsigned* positions, float log_theta, int count, int heads, int size, int columns) {
+// Grid ceil(count heads parts / kThreads), parts = size / 16 where 16-byte accesses are possible, else size / 2.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+template <class T>
+KERNEL rope_fwd(T* qkv, const unsigned* positions, float log_theta, int count, int heads, int size, int columns) {
   rotate(qkv, positions, log_theta, 1.0f, count, heads, size, columns);
 }
-extern "C" __global__ void __launch_bounds__(256)
-    rope_fwd_bf16(__nv_bfloat16* qkv, const unsigned* positions, float log_theta, int count, int heads, int size,
-                  int columns) {
-  rotate(qkv, positions, log_theta, 1.0f, count, heads, size, columns);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    rope_bwd_f16(__half* qkv, const unsigned* positions, float log_theta, int count, int heads, int size, int columns) {
-  rotate(qkv, positions, log_theta, -1.0f, count, heads, size, columns);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    rope_bwd_bf16(__nv_bfloat16* qkv, const unsigned* positions, float log_theta, int count, int heads, int size,
-                  int columns) {
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+template <class T>
+KERNEL rope_bwd(T* qkv, const unsigned* positions, float log_theta, int count, int heads, int size, int columns) {
   rotate(qkv, positions, log_theta, -1.0f, count, heads, size, columns);
 }

@@ -19,13 +19,15 @@
 #include "scan.cuh"
 #include "segments.cuh"
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr int kMaxExperts = 128;
+TO_HOST constexpr int kThreads = 256;
+TO_HOST constexpr int kWarps = kThreads / 32;
+TO_HOST constexpr int kMaxExperts = 128;
 /// Tokens of a block of the first two kernels: 4 per warp, and one per lane of the warp that chooses.
-constexpr int kTokens = 32;
+TO_HOST constexpr int kTokens = 32;
+/// Experts whose sums a thread holds at once.
+TO_HOST constexpr int kExpertsAtOnce = 8;
 /// Tokens of a block of the backward pass.
-constexpr int kBackTokens = 64;
+TO_HOST constexpr int kBackTokens = 64;
 
 /// Sums 2 Half values per lane over the lanes that differ in the bits of 2 Half - 1, until one is left: from 32 values on, lane l gets
 /// the warp's sum of the values v[l]. All sums have the same tree, so equal values give equal bits.
@@ -85,8 +87,12 @@ __device__ __forceinline__ void make_logits(float* logits, const T* x, const T* 
   }
 }
 
+// Grid tiles = ceil(count / 32); E * 128 bytes of dynamic shared memory.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(4 * kMaxExperts * kTokens)
 template <class T>
-__device__ __forceinline__ void choose(float* probs, unsigned* chosen, float* weights, unsigned* tile_counts, const T* x,
+KERNEL router_fwd(float* probs, unsigned* chosen, float* weights, unsigned* tile_counts, const T* x,
                                        const T* weight, int count, int hidden, int experts, int top_k) {
   DYN_SMEM(float, p);  // [E][kTokens]
   SHARED(unsigned, counts, [kMaxExperts]);
@@ -134,7 +140,7 @@ __device__ __forceinline__ void choose(float* probs, unsigned* chosen, float* we
 
 // Block 0: tile_counts [E, tiles], the choices per expert and tile of kTokens tokens, becomes the tile's first slot of the expert;
 // offsets. Block 1 + g: the sums of group g. Grid 1 + group_count.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(kThreads)
     router_offsets(unsigned* offsets, unsigned* tile_counts, float* counts, float* prob_sums, const float* probs,
                    const unsigned* chosen, const unsigned* groups, int count, int tiles, int experts, int top_k) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -186,7 +192,7 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // A warp per tile of kTokens tokens: its choices, in order, take the slots from first_slots [E, tiles] on. Grid ceil(tiles / 8).
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(kThreads)
     router_slots(unsigned* slot_source, unsigned* source_slot, const unsigned* first_slots, const unsigned* chosen, int count,
                  int tiles, int experts, int top_k) {
   SHARED(unsigned, next, [kWarps][kMaxExperts]);
@@ -212,7 +218,7 @@ __device__ __forceinline__ void grad_logits(float* grads, const float* grad_weig
                                             const float* counts, const unsigned* groups, const float* scale_state,
                                             int group_count, int layers, float balance_scale, int first, int count, int experts,
                                             int top_k) {
-  const int padded = (experts + 7) / 8 * 8, row = threadIdx.x;
+  const int padded = (experts + kExpertsAtOnce - 1) / kExpertsAtOnce * kExpertsAtOnce, row = threadIdx.x;
   if (row >= kBackTokens) return;
   float* mine = grads + row;
   const int t = first + row;
@@ -287,19 +293,19 @@ __device__ __forceinline__ void spread(T* grad_x, float* part, const float* grad
       }
     }
     const T* in = x + size_t(first) * hidden + c;
-    for (int e0 = 0; e0 < experts; e0 += 8) {
-      float sums[8][kWidth] = {};
+    for (int e0 = 0; e0 < experts; e0 += kExpertsAtOnce) {
+      float sums[kExpertsAtOnce][kWidth] = {};
 #pragma unroll 4
       for (int t = 0; t < tokens; ++t) {
         float a[kWidth];
         load_columns(a, in + size_t(t) * hidden);
 #pragma unroll
-        for (int e = 0; e < 8; ++e)
+        for (int e = 0; e < kExpertsAtOnce; ++e)
 #pragma unroll
           for (int i = 0; i < kWidth; ++i) sums[e][i] += grads[(e0 + e) * kBackTokens + t] * a[i];
       }
 #pragma unroll
-      for (int e = 0; e < 8; ++e)
+      for (int e = 0; e < kExpertsAtOnce; ++e)
 #pragma unroll
         for (int i = 0; i < kWidth; ++i)
           if (e0 + e < experts) part[size_t(e0 + e) * hidden + c + i] = sums[e][i];
@@ -307,8 +313,12 @@ __device__ __forceinline__ void spread(T* grad_x, float* part, const float* grad
   }
 }
 
+// Grid blocks = ceil(count / 64), parts [blocks, E, C]; E rounded up to a multiple of 8, times 256 bytes of dynamic shared memory.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(4 * kMaxExperts * kBackTokens)
 template <class T>
-__device__ __forceinline__ void backward(T* grad_x, float* parts, const float* grad_weights, const T* x, const T* weight,
+KERNEL router_bwd(T* grad_x, float* parts, const float* grad_weights, const T* x, const T* weight,
                                          const float* probs, const unsigned* chosen, const float* counts, const unsigned* groups,
                                          const float* scale_state, int group_count, int layers, float balance_scale, int count,
                                          int hidden, int experts, int top_k) {
@@ -324,52 +334,15 @@ __device__ __forceinline__ void backward(T* grad_x, float* parts, const float* g
     spread<1>(grad_x, part, grads, x, weight, first, count, hidden, experts);
 }
 
+// Grid ceil(size / 256), size = E C.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void add_parts(T* grad_weight, const float* parts, int blocks, int size) {
+KERNEL router_bwd_sum(T* grad_weight, const float* parts, int blocks, int size) {
   const int i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= size) return;
   float sum = 0.0f;
 #pragma unroll 8
   for (int b = 0; b < blocks; ++b) sum += parts[size_t(b) * size + i];
   grad_weight[i] = from_float<T>(to_float(grad_weight[i]) + sum);
-}
-
-// Grid tiles = ceil(count / 32); E * 128 bytes of dynamic shared memory.
-extern "C" __global__ void __launch_bounds__(256) MAX_DYN_SMEM(16384)
-    router_fwd_f16(float* probs, unsigned* chosen, float* weights, unsigned* tile_counts, const __half* x, const __half* weight,
-                   int count, int hidden, int experts, int top_k) {
-  choose(probs, chosen, weights, tile_counts, x, weight, count, hidden, experts, top_k);
-}
-extern "C" __global__ void __launch_bounds__(256) MAX_DYN_SMEM(16384)
-    router_fwd_bf16(float* probs, unsigned* chosen, float* weights, unsigned* tile_counts, const __nv_bfloat16* x,
-                    const __nv_bfloat16* weight, int count, int hidden, int experts, int top_k) {
-  choose(probs, chosen, weights, tile_counts, x, weight, count, hidden, experts, top_k);
-}
-
-// Grid blocks = ceil(count / 64), parts [blocks, E, C]; E rounded up to a multiple of 8, times 256 bytes of dynamic shared memory.
-extern "C" __global__ void __launch_bounds__(256) MAX_DYN_SMEM(32768)
-    router_bwd_f16(__half* grad_x, float* parts, const float* grad_weights, const __half* x, const __half* weight,
-                   const float* probs, const unsigned* chosen, const float* counts, const unsigned* groups,
-                   const float* scale_state, int group_count, int layers, float balance_scale, int count, int hidden,
-                   int experts, int top_k) {
-  backward(grad_x, parts, grad_weights, x, weight, probs, chosen, counts, groups, scale_state, group_count, layers, balance_scale,
-           count, hidden, experts, top_k);
-}
-extern "C" __global__ void __launch_bounds__(256) MAX_DYN_SMEM(32768)
-    router_bwd_bf16(__nv_bfloat16* grad_x, float* parts, const float* grad_weights, const __nv_bfloat16* x,
-                    const __nv_bfloat16* weight, const float* probs, const unsigned* chosen, const float* counts,
-                    const unsigned* groups, const float* scale_state, int group_count, int layers, float balance_scale,
-                    int count, int hidden, int experts, int top_k) {
-  backward(grad_x, parts, grad_weights, x, weight, probs, chosen, counts, groups, scale_state, group_count, layers, balance_scale,
-           count, hidden, experts, top_k);
-}
-
-// Grid ceil(size / 256), size = E C.
-extern "C" __global__ void __launch_bounds__(256)
-    router_bwd_sum_f16(__half* grad_weight, const float* parts, int blocks, int size) {
-  add_parts(grad_weight, parts, blocks, size);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    router_bwd_sum_bf16(__nv_bfloat16* grad_weight, const float* parts, int blocks, int size) {
-  add_parts(grad_weight, parts, blocks, size);
 }

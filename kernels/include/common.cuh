@@ -1,5 +1,6 @@
 // common.cuh - what every kernel needs: conversions, 16-byte vectors, reductions in a fixed order.
 #pragma once
+#include "kernel.cuh"
 #include "ptx.cuh"
 
 /// Widens; exact.
@@ -23,10 +24,13 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-/// 16 bytes of T: what one thread moves at once.
+/// Bytes that one thread moves at once.
+TO_HOST constexpr int kPackBytes = 16;
+
+/// kPackBytes of T.
 template <class T>
 struct __align__(16) Pack {
-  static constexpr int kCount = 16 / sizeof(T);
+  static constexpr int kCount = kPackBytes / sizeof(T);
   T v[kCount];
 };
 

@@ -20,6 +20,7 @@
 
 namespace gemm {
 
+TO_HOST constexpr int kPiece = 8;   // elements of a 16-byte piece of a row
 constexpr int kDepth = 32;  // depth of one stage
 constexpr int kStages = 3;
 
@@ -27,7 +28,8 @@ constexpr int kStages = 3;
 // must be multiples of 8 elements.
 template <int M_, int N_, int WarpM_, int WarpN_, bool AnyAlignment_>
 struct Tile {
-  static constexpr int M = M_, N = N_, WarpM = WarpM_, WarpN = WarpN_;
+  TO_HOST static constexpr int M = M_, WarpN = WarpN_, SharedBytes = kStages * (M_ + N_) * kDepth * 2;
+  static constexpr int N = N_, WarpM = WarpM_;
   static constexpr bool AnyAlignment = AnyAlignment_;
   static constexpr int WarpsN = N / WarpN;
   static constexpr int Threads = 32 * (M / WarpM) * WarpsN;
@@ -36,7 +38,6 @@ struct Tile {
   // bank conflicts.
   static constexpr int StagingStride = WarpN + 8;
   static constexpr int Staging = 16 * StagingStride;
-  static constexpr int SharedBytes = kStages * (M + N) * kDepth * 2;
   static_assert(Threads / 32 * Staging * 4 <= SharedBytes, "the staging area lies over the stages");
 };
 
@@ -46,6 +47,7 @@ using Large = Tile<128, 128, 64, 64, false>;
 using Small = Tile<64, 64, 32, 32, true>;
 constexpr int kThreads = 128;
 static_assert(Large::Threads == kThreads && Small::Threads == kThreads, "both tiles have the same launch bounds");
+static_assert(Large::M == Large::N && Small::M == Small::N, "the host counts square tiles");
 
 template <class S>
 using Sums = float[S::FragsM][S::FragsN][4];

@@ -116,7 +116,6 @@ constexpr int warpSize = 32;
 #define DYN_SMEM(T, name)                                                            \
   T* name = reinterpret_cast<T*>(::sim::shared_array(                                \
       &::sim::dynamic_key, ::sim::runner->request->shared_bytes, ::sim::Site{__FILE__, __LINE__, "DYN_SMEM"}))
-#define MAX_DYN_SMEM(bytes)
 namespace sim {
 inline char dynamic_key;
 template <class T>

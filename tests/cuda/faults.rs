@@ -90,7 +90,7 @@ fn faults() -> &'static Path {
 /// The translation unit of all cases.
 pub fn unit() -> (String, String) {
     let names: Vec<&str> = CASES.iter().map(|(name, _)| *name).collect();
-    library::unit_of("faults", &names)
+    library::unit_of("faults", "#include \"faults.cu\"\n", &names)
 }
 
 /// Of every kernel of `faults.cu`.

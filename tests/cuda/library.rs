@@ -56,10 +56,11 @@ pub fn compile(name: &str, units: &[(String, String)], flags: &[&str]) -> PathBu
     library
 }
 
-/// A unit with the kernels of `NAME.cu`: each in a namespace of its own, as the build has them.
-pub fn unit_of(name: &str, kernels: &[&str]) -> (String, String) {
+/// A unit with the kernels of `NAME.cu`, which `text` includes: in a namespace of their own, as the
+/// build has them.
+pub fn unit_of(name: &str, text: &str, kernels: &[&str]) -> (String, String) {
     let mut unit = format!(
-        "#include \"common.cuh\"\n#include \"../sim/invoke.h\"\nnamespace {name} {{\n#include \"{name}.cu\"\n}}\n"
+        "#include \"common.cuh\"\n#include \"../sim/invoke.h\"\nnamespace {name} {{\n{text}}}\n"
     );
     for kernel in kernels {
         unit += &format!("SIM_EXPORT({name}::{kernel}, {kernel})\n");

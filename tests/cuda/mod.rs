@@ -2,11 +2,13 @@
 //! read. The operations themselves are in the case table (`ops_cases`).
 
 pub(crate) mod conformance;
+mod constants;
 mod counting;
 pub(crate) mod device;
 mod faults;
 mod library;
 mod memory;
+mod parser;
 mod ptxas;
 mod recording;
 mod sanitizer;

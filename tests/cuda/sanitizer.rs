@@ -38,12 +38,13 @@ fn run_tests(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 
 fn all_kernels() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let sources = super::signatures::parser::read_folder(&folder).unwrap();
-    let units: Vec<_> = sources
+    let declared = super::parser::signatures::read_folder(&folder).unwrap();
+    let units: Vec<_> = declared
+        .sources
         .iter()
         .map(|source| {
             let kernels: Vec<&str> = source.kernels.iter().map(|k| k.name.as_str()).collect();
-            library::unit_of(&source.name, &kernels)
+            library::unit_of(&source.name, &source.unit(), &kernels)
         })
         .collect();
     library::compile("kernels_asan", &units, &FLAGS)

@@ -2,17 +2,14 @@
 
 use anyhow::{Result, ensure};
 
-use super::attention::MAX_HEAD_DIM;
-use super::kernels;
+use super::kernels::{self, decode};
 use super::memory::{DeviceBuffer, Element, Ptr, PtrMut};
 use super::{CudaDevice, blocks, head, int};
 use crate::ops::checks::{expect_attention_shape, expect_nonzero, expect_room};
 use crate::ops::{AttentionShape, CachedText};
 
 /// Most rows that one reading of a weight serves; more are the tensor cores' work.
-pub(super) const GEMV_ROWS: usize = 4;
-/// Outputs of a block.
-const GEMV_OUTPUTS: usize = 8;
+pub(super) const GEMV_ROWS: usize = decode::MAX_ROWS;
 /// Rows of a launch: CUDA's bound on a grid's second dimension.
 const MAX_ROWS: usize = 65_535;
 
@@ -89,9 +86,10 @@ fn cached<E: Element>(
     expect_attention_shape(op, shape)?;
     expect_room(op, past, count, capacity)?;
     ensure!(
-        shape.head_dim <= MAX_HEAD_DIM,
-        "{op}: the head size is {}, the kernel has room for {MAX_HEAD_DIM}",
-        shape.head_dim
+        shape.head_dim <= decode::MAX_COLUMNS,
+        "{op}: the head size is {}, the kernel has room for {}",
+        shape.head_dim,
+        decode::MAX_COLUMNS
     );
     let end = first_row.saturating_add(count);
     let qkv = qkv.read(op, "qkv", &[end, shape.qkv_size()])?;
@@ -162,7 +160,7 @@ pub(super) unsafe fn gemv<E: Element>(
     unsafe {
         kernels::gemv::<E>(
             device.driver(),
-            [blocks(op, outputs, GEMV_OUTPUTS)?, 1, 1],
+            [blocks(op, outputs, decode::BLOCK_OUTPUTS)?, 1, 1],
             0,
             y,
             x,
@@ -204,7 +202,7 @@ pub(super) fn logits<E: Element>(
     unsafe {
         kernels::gemv_logits::<E>(
             device.driver(),
-            [blocks(op, vocab, GEMV_OUTPUTS)?, 1, 1],
+            [blocks(op, vocab, decode::BLOCK_OUTPUTS)?, 1, 1],
             0,
             logits,
             x.at(first_row * hidden),

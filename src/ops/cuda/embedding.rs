@@ -2,15 +2,13 @@
 
 use anyhow::Result;
 
-use super::kernels;
+use super::kernels::{self, common, embedding};
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr};
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::expect_tokens_in_range;
 
-/// Threads of a block.
-const THREADS: usize = 256;
 /// Elements of a 16-byte access.
-const PACK: usize = 8;
+const PACK: usize = common::PACK_BYTES / size_of::<u16>();
 
 /// The tokens, of which those that the host knows are rows of the table. (The kernel passes over others.)
 fn checked(op: &str, tokens: &IndexBuffer, count: usize, vocab: usize) -> Result<Ptr<u32>> {
@@ -49,7 +47,7 @@ pub(super) fn forward<E: Element>(
     unsafe {
         kernels::embedding_fwd::<E>(
             device.driver(),
-            [blocks(op, threads, THREADS)?, 1, 1],
+            [blocks(op, threads, embedding::THREADS)?, 1, 1],
             0,
             out,
             table,
@@ -63,7 +61,9 @@ pub(super) fn forward<E: Element>(
 
 /// Passes of 8 bits that sort numbers up to `vocab` itself, which stands for tokens out of range.
 fn sort_passes(vocab: usize) -> i32 {
-    (usize::BITS - vocab.leading_zeros()).div_ceil(8).max(1) as i32
+    (usize::BITS - vocab.leading_zeros())
+        .div_ceil(embedding::DIGIT_BITS as u32)
+        .max(1) as i32
 }
 
 pub(super) fn backward<E: Element>(
@@ -112,7 +112,7 @@ pub(super) fn backward<E: Element>(
         driver.moves(2 * count * hidden + 8 * count + rows, rows);
         kernels::embedding_bwd::<E>(
             device.driver(),
-            [blocks(op, warps, THREADS / 32)?, 1, 1],
+            [blocks(op, warps, embedding::WARPS)?, 1, 1],
             0,
             grad_table,
             grad_out,

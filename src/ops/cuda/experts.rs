@@ -2,15 +2,12 @@
 
 use anyhow::Result;
 
-use super::kernels;
+use super::kernels::{self, experts::THREADS, gemm};
 use super::memory::{DeviceBuffer, Element, Ptr, PtrMut};
 use super::tile::Tile;
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::{RoutingIndices, expect_moe_shape, expect_routing};
 use crate::ops::{MoeShape, Routing};
-
-/// Threads of the kernels that make no product.
-const THREADS: usize = 256;
 
 /// Where the router's decisions lie.
 struct Slots {
@@ -174,7 +171,9 @@ fn combine<E: Element>(
     slots: &Slots,
     sizes: &Sizes,
 ) -> Result<()> {
-    let pieces = sizes.count.saturating_mul(sizes.shape.hidden.div_ceil(8));
+    let pieces = sizes
+        .count
+        .saturating_mul(sizes.shape.hidden.div_ceil(gemm::PIECE));
     let bytes = Bytes::new(sizes);
     let added = if residual.is_null() { 0 } else { bytes.tokens };
     device

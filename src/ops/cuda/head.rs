@@ -2,19 +2,20 @@
 
 use anyhow::Result;
 
-use super::kernels;
+use super::kernels::{self, gemm, head::THREADS};
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut, Scratch};
 use super::tile::Tile;
 use super::{CudaDevice, blocks, int, scale_state};
+use crate::ops::IGNORE_TARGET;
 use crate::ops::checks::{expect_len, expect_nonzero, expect_targets_in_range};
 
 /// Most tokens of a chunk. More need more memory (206 MB of logits at GPT-2's vocabulary), fewer read the table and its
 /// gradient more often: 116 MB per chunk.
 const CHUNK: usize = 2048;
-/// Threads of the kernels that make no product.
-const THREADS: usize = 256;
 /// Most parts of the vocabulary that the gradient of `x` is summed in.
 const SPLITS: usize = 8;
+
+const _: () = assert!(kernels::head::IGNORE_TARGET == IGNORE_TARGET as usize);
 
 /// The counted tokens' list and what is kept of a chunk.
 struct Pass {
@@ -86,7 +87,7 @@ impl Pass {
 
     /// Elements of a chunk's logits: rows begin at multiples of 16 bytes.
     fn logits(&self) -> usize {
-        self.chunk * self.vocab.next_multiple_of(8)
+        self.chunk * self.vocab.next_multiple_of(gemm::PIECE)
     }
 
     fn logits_bytes(&self) -> usize {
@@ -258,7 +259,11 @@ pub(super) fn loss<E: Element>(
             driver.moves(sums_bytes, rows_bytes);
             kernels::head_x_sum_bwd::<E>(
                 driver,
-                [blocks(op, chunk * hidden.div_ceil(8), THREADS)?, 1, 1],
+                [
+                    blocks(op, chunk * hidden.div_ceil(gemm::PIECE), THREADS)?,
+                    1,
+                    1,
+                ],
                 0,
                 grad_x,
                 sums.read(),

@@ -2,19 +2,10 @@
 
 use anyhow::Result;
 
-use super::kernels;
+use super::kernels::{self, rmsnorm};
 use super::memory::{DeviceBuffer, Element};
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::expect_nonzero;
-
-/// Rows of one block, forward.
-const FORWARD_ROWS: usize = 4;
-/// Rows of one block, backward.
-const BACKWARD_ROWS: usize = 32;
-/// Columns of the weight's gradient that one launch sums.
-const WIDTH: usize = 1024;
-/// Warps of a block, each with its own sums.
-const WARPS: usize = 4;
 
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward<E: Element>(
@@ -36,7 +27,7 @@ pub(super) fn forward<E: Element>(
     let (read, written) = (2 * (rows + 1) * cols, 2 * rows * cols + 4 * rows);
     device.driver().operation(op, read + written);
     device.driver().moves(read, written);
-    let grid = [blocks(op, rows, FORWARD_ROWS)?, 1, 1];
+    let grid = [blocks(op, rows, rmsnorm::WARPS)?, 1, 1];
     let (rows, cols) = (int(op, "rows", rows)?, int(op, "cols", cols)?);
     // SAFETY: all buffers are as long as the kernel's contract says.
     unsafe {
@@ -75,13 +66,13 @@ pub(super) fn backward<E: Element>(
     let inv_rms = inv_rms.read(op, "inv_rms", &[rows])?;
     let grad_x = grad_x.write(op, "grad_x", &[rows, cols])?;
     let grad_weight = grad_weight.write(op, "grad_weight", &[cols])?;
-    let parts = blocks(op, rows, BACKWARD_ROWS)?;
+    let parts = blocks(op, rows, rmsnorm::ROWS)?;
     let mut scratch = device.scratch();
-    let sums = scratch.take::<f32>(op, parts as usize * WIDTH.min(cols))?;
+    let sums = scratch.take::<f32>(op, parts as usize * rmsnorm::WIDTH.min(cols))?;
     let driver = device.driver();
     driver.operation(op, 8 * rows * cols + 6 * cols + 4 * rows);
-    for first in (0..cols).step_by(WIDTH) {
-        let width = WIDTH.min(cols - first);
+    for first in (0..cols).step_by(rmsnorm::WIDTH) {
+        let width = rmsnorm::WIDTH.min(cols - first);
         // The first launch makes the whole gradient of x, later ones only sum their columns of the weight's.
         let (read, written) = match first {
             0 => (6 * rows * cols + 2 * cols + 4 * rows, 2 * rows * cols),
@@ -89,7 +80,7 @@ pub(super) fn backward<E: Element>(
         };
         let sums_bytes = 4 * parts as usize * width;
         driver.moves(read, written + sums_bytes);
-        let shared = (WARPS * width * size_of::<f32>()) as u32;
+        let shared = (rmsnorm::WARPS * width * size_of::<f32>()) as u32;
         // SAFETY: all buffers are as long as the kernels' contracts say, `sums` is [parts, width].
         unsafe {
             kernels::rmsnorm_bwd::<E>(
@@ -111,7 +102,7 @@ pub(super) fn backward<E: Element>(
             driver.moves(sums_bytes + 2 * width, 2 * width);
             kernels::rmsnorm_bwd_sum::<E>(
                 device.driver(),
-                [blocks(op, width, 128)?, 1, 1],
+                [blocks(op, width, rmsnorm::THREADS)?, 1, 1],
                 0,
                 grad_weight,
                 sums.read(),

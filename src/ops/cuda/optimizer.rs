@@ -2,18 +2,11 @@
 
 use anyhow::{Context, Result};
 
-use super::kernels;
+use super::kernels::{self, optimizer::*};
 use super::memory::{DeviceBuffer, Element};
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::expect_adam_step;
 use crate::ops::{AdamState, AdamStep, MemoryClass};
-
-/// Threads of a block.
-const THREADS: usize = 256;
-/// Elements of a block of the norm.
-const NORM_ELEMENTS: usize = THREADS * 8 * 8;
-/// Elements of a block of AdamW.
-const ADAM_ELEMENTS: usize = THREADS * 8;
 
 pub(super) fn adam_state<E: Element>(
     device: &CudaDevice<E>,

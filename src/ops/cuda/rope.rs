@@ -2,16 +2,14 @@
 
 use anyhow::{Result, ensure};
 
-use super::kernels;
+use super::kernels::{self, common};
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut};
 use super::{CudaDevice, blocks, int};
 use crate::ops::AttentionShape;
 use crate::ops::checks::expect_attention_shape;
 
-/// Threads of a block.
-const THREADS: usize = 256;
 /// Elements of a 16-byte access.
-const PACK: usize = 8;
+const PACK: usize = common::PACK_BYTES / size_of::<u16>();
 
 type Kernel<E> = unsafe fn(
     &dyn super::driver::Driver,
@@ -100,7 +98,7 @@ fn rotate<E: Element>(
     unsafe {
         kernel(
             device.driver(),
-            [blocks(op, threads, THREADS)?, 1, 1],
+            [blocks(op, threads, kernels::rope::THREADS)?, 1, 1],
             0,
             qkv,
             positions,

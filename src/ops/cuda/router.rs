@@ -2,21 +2,12 @@
 
 use anyhow::{Result, ensure};
 
-use super::kernels;
+use super::kernels::{self, router::*};
 use super::memory::{DeviceBuffer, Element, IndexBuffer};
 use super::segments::read_groups;
 use super::{CudaDevice, blocks, int};
 use crate::ops::checks::{RoutingIndices, expect_moe_shape, expect_nonzero, expect_routing};
 use crate::ops::{Balance, MoeShape, Routing};
-
-/// Threads of a block.
-const THREADS: usize = 256;
-/// Experts that the kernels have room for.
-const MAX_EXPERTS: usize = 128;
-/// Tokens of a block that chooses.
-const TOKENS: usize = 32;
-/// Tokens of a block of the backward pass.
-const BACK_TOKENS: usize = 64;
 
 fn check_shape(op: &str, shape: &MoeShape, count: usize) -> Result<()> {
     expect_moe_shape(op, shape, count)?;
@@ -142,7 +133,7 @@ pub(super) fn forward<E: Element>(
         driver.moves(slot_bytes + tile_bytes, 2 * slot_bytes);
         kernels::router_slots(
             device.driver(),
-            [blocks(op, tiles as usize, THREADS / 32)?, 1, 1],
+            [blocks(op, tiles as usize, WARPS)?, 1, 1],
             0,
             slot_source,
             source_slot,
@@ -241,7 +232,7 @@ pub(super) fn backward<E: Element>(
     let size = experts * hidden;
     let mut scratch = device.scratch();
     let sums = scratch.take::<f32>(op, parts as usize * size)?;
-    let shared = experts.next_multiple_of(8) * BACK_TOKENS * size_of::<f32>();
+    let shared = experts.next_multiple_of(EXPERTS_AT_ONCE) * BACK_TOKENS * size_of::<f32>();
     let driver = device.driver();
     let sums_bytes = 4 * parts as usize * size;
     let read = 4 * count * hidden + 2 * size + 4 * count * experts + 8 * count * top_k;
