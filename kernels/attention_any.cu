@@ -1,8 +1,10 @@
-// Causal grouped-query attention for any head size up to 256: formulas, buffers and order of launches as in attention.cu, arithmetic
-// in f32 outside the tensor cores. One warp per (token, head): its lanes share out the other side's tokens for the scores, and the
+// attention_any.cu - causal grouped-query attention for any head size up to kMaxColumns: formulas,
+// buffers and order of launches as in attention.cu, arithmetic in f32 outside the tensor cores. One
+// warp per (token, head): its lanes share out the other side's tokens for the scores, and the
 // columns for the sums, so every gradient is summed by one warp in one order.
 //   Launch: grid ceil(count * heads / kWarps), where heads is H, for dK and dV G; 128 threads.
-//   FLOPs as attention.cu; every key and value is read once per query: for head sizes that no model of ours has.
+//   FLOPs as attention.cu; every key and value is read once per query: for head sizes that no
+//   model of ours has.
 #include "common.cuh"
 #include "segments.cuh"
 

@@ -1,15 +1,18 @@
-// decode.cu - what generating token by token needs: attention over the KV cache, and products with few rows.
+// decode.cu - what generating token by token needs: attention over the KV cache, and products with
+// few rows.
 //
-// attention:  row t of `count` new ones takes position past + t; its key and value are written to the caches, then
-//             out[t] = softmax(q[t] . k[s] / sqrt(D)) v[s] over the positions s <= past + t                              (=)
-// gemv:       y[r,o] = sum_i x[r,i] weight[o,i] (+ residual[r,o])                                                        (=)
+// attention:  row t of `count` new ones takes position past + t; its key and value are written to
+//             the caches, then
+//             out[t] = softmax(q[t] . k[s] / sqrt(D)) v[s] over the positions s <= past + t     (=)
+// gemv:       y[r,o] = sum_i x[r,i] weight[o,i] (+ residual[r,o])                               (=)
 //
-// qkv [count, (H + 2G) D] after RoPE, keys and values [capacity, G D], out [count, H D] in T, any even D up to kMaxColumns. A block of
-// 4 warps serves one (row, query head): each warp takes every fourth chunk of 32 positions, and the four results meet in shared
-// memory, in one order. New keys are read from qkv, so no block waits for another's writes to the cache.
-// x [rows, inputs], rows at most kMaxRows; weight [outputs, inputs]; y and residual [rows, outputs]; y in T or, for logits, in f32. A warp
-// makes kOutputs outputs of all rows, so the weight is read once: bound by its bytes. 16-byte accesses where D or inputs is a
-// multiple of 8.
+// qkv [count, (H + 2G) D] after RoPE, keys and values [capacity, G D], out [count, H D] in T, any
+// even D up to kMaxColumns. A block of 4 warps serves one (row, query head): each warp takes every
+// fourth chunk of 32 positions, and the four results meet in shared memory, in one order. New keys
+// are read from qkv, so no block waits for another's writes to the cache. x [rows, inputs], rows at
+// most kMaxRows; weight [outputs, inputs]; y and residual [rows, outputs]; y in T or, for logits,
+// in f32. A warp makes kOutputs outputs of all rows, so the weight is read once: bound by its
+// bytes. 16-byte accesses where D or inputs is a multiple of 8.
 #include "common.cuh"
 
 constexpr int kThreads = 128;
@@ -154,7 +157,8 @@ __device__ __forceinline__ void multiply_rows(Y* y, const T* x, const T* weight,
     }
 }
 
-// Grid ceil(outputs / kBlockOutputs). Without `add_residual`, `residual` is not read. y may be the residual itself.
+// Grid ceil(outputs / kBlockOutputs). Without `add_residual`, `residual` is not read. y may be the
+// residual itself.
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>

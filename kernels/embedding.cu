@@ -3,14 +3,15 @@
 // forward:   out[t] = table[tokens[t]]                                                       (=)
 // backward:  grad_table[v] += sum of grad_out[t] over the t with tokens[t] = v, in the order of t
 //
-// table and grad_table [vocab, hidden], out and grad_out [count, hidden] in T, tokens [count]. Any sizes; 16 bytes per thread where
-// hidden is a multiple of 8. A token that is not below vocab gives a row of NaN forward, which loss and gradient norm show, and
-// nothing backward.
+// table and grad_table [vocab, hidden], out and grad_out [count, hidden] in T, tokens [count]. Any
+// sizes; 16 bytes per thread where hidden is a multiple of 8. A token that is not below vocab gives
+// a row of NaN forward, which loss and gradient norm show, and nothing backward.
 //
-// The backward pass sorts first: `embedding_sort` leaves in `order` the t's by token, those of one token ascending (a stable
-// radix sort of 8 bits per pass; one block, since a step has some thousands of tokens and six kernels would cost more than
-// they save). Then a warp per sorted place and 256 columns sums a token's rows in f32, if the place is the token's first,
-// and adds once: no atomics, one order.
+// The backward pass sorts first: `embedding_sort` leaves in `order` the t's by token, those of one
+// token ascending (a stable radix sort of 8 bits per pass; one block, since a step has some
+// thousands of tokens and six kernels would cost more than they save). Then a warp per sorted place
+// and 256 columns sums a token's rows in f32, if the place is the token's first, and adds once: no
+// atomics, one order.
 #include "scan.cuh"
 
 TO_HOST constexpr int kThreads = 256;
@@ -22,7 +23,8 @@ constexpr int kSortWarps = kSortThreads / 32;
 TO_HOST constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;
 
-// Grid ceil(count parts / kThreads), parts = hidden / 8 where 16-byte accesses are possible, else hidden.
+// Grid ceil(count parts / kThreads), parts = hidden / 8 where 16-byte accesses are possible, else
+// hidden.
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
@@ -95,7 +97,8 @@ extern "C" __global__ void __launch_bounds__(kSortThreads)
   }
 }
 
-// Grid ceil(count chunks / kWarps), chunks = ceil(hidden / 256) where 16-byte accesses are possible, else ceil(hidden / 32).
+// Grid ceil(count chunks / kWarps), chunks = ceil(hidden / 256) where 16-byte accesses are
+// possible, else ceil(hidden / 32).
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>

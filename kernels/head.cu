@@ -5,24 +5,31 @@
 //   dlogits      = scale loss_scale (softmax(logits) - one at the target)
 //   grad_x       = dlogits table  (0 for ignored targets),  grad_table += dlogits^T x
 //
-// head_compact lists the counted tokens, in order, and their number `counted[0]`; everything after works on that list in
-// chunks of `chunk` and does nothing beyond its end, so that ignored tokens cost nothing and the host need not know their
-// number. A target that is neither a word nor the mark for no loss makes its loss and its gradient NaN.
+// head_compact lists the counted tokens, in order, and their number `counted[0]`; everything after
+// works on that list in chunks of `chunk` and does nothing beyond its end, so that ignored tokens
+// cost nothing and the host need not know their number. A target that is neither a word nor the
+// mark for no loss makes its loss and its gradient NaN.
 //
-// What a chunk keeps of its logits is exp(logit - greatest of its part) in T, where a part is what one warp makes: WarpN
-// columns. fp16 holds a logit of 20 to 0.008, which is 0.8% of its probability; it holds this to 0.05%, and the second pass
-// needs no exponential per element. The greatest logit and the sum of exponentials of each part stay fp32 (`stats`), are
-// made in the product's epilogue and reduced in their order; losses come from fp32 alone.
+// What a chunk keeps of its logits is exp(logit - greatest of its part) in T, where a part is what
+// one warp makes: WarpN columns. fp16 holds a logit of 20 to 0.008, which is 0.8% of its
+// probability; it holds this to 0.05%, and the second pass needs no exponential per element. The
+// greatest logit and the sum of exponentials of each part stay fp32 (`stats`), are made in the
+// product's epilogue and reduced in their order; losses come from fp32 alone.
 //
-//   head_logits_fwd   exponentials [chunk, ceil8(V)] (may be null: statistics only), stats [chunk, parts, 2], target_logit
-//   head_losses_fwd   losses[t] = ...            head_grad_bwd    exponentials -> dlogits in place, row_losses
-//   head_loss_fwd     loss += sum of row_losses  head_table_bwd   grad_table += dlogits^T x
-//   head_x_bwd        sums of `splits` parts of the vocabulary in fp32; head_x_sum_bwd adds them up and scatters to grad_x
+//   head_logits_fwd   exponentials [chunk, ceil8(V)] (may be null: statistics only),
+//                     stats [chunk, parts, 2], target_logit
+//   head_losses_fwd   losses[t] = ...
+//   head_loss_fwd     loss += sum of row_losses
+//   head_grad_bwd     exponentials -> dlogits in place, row_losses
+//   head_table_bwd    grad_table += dlogits^T x
+//   head_x_bwd        sums of `splits` parts of the vocabulary in fp32
+//   head_x_sum_bwd    adds them up and scatters to grad_x
 //   head_rows_fwd     plain fp32 logits of some rows, for generation
 //
-// x, table, grad_x, grad_table dense, 2-byte elements. `small` entry points (64 x 64 tiles, parts of 32 columns) take any C;
-// the others (128 x 128, parts of 64) want C to be a multiple of 8. Everything is summed in a fixed order.
-// Cost per counted token: 6 C V FLOP; the chunk's logits are written, read and written again, and read twice.
+// x, table, grad_x, grad_table dense, 2-byte elements. `small` entry points (64 x 64 tiles, parts
+// of 32 columns) take any C; the others (128 x 128, parts of 64) want C to be a multiple of 8.
+// Everything is summed in a fixed order. Cost per counted token: 6 C V FLOP; the chunk's logits are
+// written, read and written again, and read twice.
 #include "gemm.cuh"
 
 /// Threads of the kernels that make no product.
@@ -49,22 +56,22 @@ KERNEL head_logits_fwd(T* exponentials, float* stats, float* target_logit, const
   const int m0 = int(blockIdx.x) % tiles_m * S::M, n0 = int(blockIdx.x) / tiles_m * S::N;
   const int count = in_chunk(counted, first, chunk);
   if (m0 >= count) return;
-  const gemm::Place<S> place;
-  gemm::Along<S, T, S::M, gemm::Listed> a(x, hidden, m0, count, hidden, {rows + first});
-  gemm::Along<S, T, S::N> b(table, hidden, n0, vocab, hidden);
+  const gemm::WarpTile<S> warp;
+  gemm::KMajor<S, T, S::M, gemm::Listed> a(x, hidden, m0, count, hidden, {rows + first});
+  gemm::KMajor<S, T, S::N> b(table, hidden, n0, vocab, hidden);
   gemm::Sums<S> sums;
   gemm::clear<S>(sums);
-  const bool active = place.active(count - m0, vocab - n0);
-  gemm::multiply<S>(shared, a, b, hidden, place, active, sums);
+  const bool active = warp.active(count - m0, vocab - n0);
+  gemm::multiply<S>(shared, a, b, hidden, warp, active, sums);
   if (!active) return;
 
-  const int begin = n0 + place.col, left = vocab - begin, mine = place.lane % 4 * 2;
+  const int begin = n0 + warp.col, left = vocab - begin, mine = warp.lane % 4 * 2;
   const int parts = (vocab + S::WarpN - 1) / S::WarpN, part = begin / S::WarpN;
 #pragma unroll
   for (int i = 0; i < S::FragsM; ++i)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = m0 + place.row + 16 * i + 8 * h + place.lane / 4;
+      const int row = m0 + warp.row + 16 * i + 8 * h + warp.lane / 4;
       const int target = row < count ? int(targets[first + row]) - begin : -1;
       float greatest = -INFINITY;
 #pragma unroll
@@ -99,7 +106,7 @@ KERNEL head_logits_fwd(T* exponentials, float* stats, float* target_logit, const
     }
   if (!exponentials) return;
   const int length = row_length(vocab);
-  gemm::each8<S>(shared, sums, place, [&](int row, int col, float(&v)[8]) {
+  gemm::epilogue<S>(shared, sums, warp, [&](int row, int col, float(&v)[8]) {
     if (m0 + row < count && n0 + col < length)
       gemm::store8(exponentials + size_t(m0 + row) * length + n0 + col, v, 8, true);
   });
@@ -121,16 +128,16 @@ KERNEL head_x_bwd(float* sums_of_splits, const T* dlogits, const T* table,
   const int steps = (vocab + gemm::kDepth - 1) / gemm::kDepth, each = (steps + splits - 1) / splits * gemm::kDepth;
   const int begin = min(vocab, split * each), depth = min(vocab - begin, each);
   const int length = row_length(vocab);
-  const gemm::Place<S> place;
-  gemm::Along<S, T, S::M> a(dlogits + begin, length, m0, count, depth);
-  gemm::Across<S, T, S::N> b(table + size_t(begin) * hidden, hidden, n0, hidden, depth);
+  const gemm::WarpTile<S> warp;
+  gemm::KMajor<S, T, S::M> a(dlogits + begin, length, m0, count, depth);
+  gemm::MNMajor<S, T, S::N> b(table + size_t(begin) * hidden, hidden, n0, hidden, depth);
   gemm::Sums<S> sums;
   gemm::clear<S>(sums);
-  const bool active = place.active(count - m0, hidden - n0);
-  gemm::multiply<S>(shared, a, b, depth, place, active, sums);
+  const bool active = warp.active(count - m0, hidden - n0);
+  gemm::multiply<S>(shared, a, b, depth, warp, active, sums);
   if (!active) return;
   float* result = sums_of_splits + size_t(split) * chunk * hidden;
-  gemm::each8<S>(shared, sums, place, [&](int row, int col, float(&v)[8]) {
+  gemm::epilogue<S>(shared, sums, warp, [&](int row, int col, float(&v)[8]) {
     if (m0 + row < count)
       gemm::store8(result + size_t(m0 + row) * hidden + n0 + col, v, hidden - n0 - col, hidden % 8 == 0);
   });
@@ -167,14 +174,14 @@ KERNEL head_table_bwd(T* grad_table, const T* dlogits, const T* x, const unsigne
   const int m0 = int(blockIdx.x) / tiles_n * S::M, n0 = int(blockIdx.x) % tiles_n * S::N;
   const int count = in_chunk(counted, first, chunk);
   if (count <= 0) return;
-  const gemm::Place<S> place;
-  gemm::Across<S, T, S::M> a(dlogits, row_length(vocab), m0, vocab, count);
-  gemm::Across<S, T, S::N, gemm::Listed> b(x, hidden, n0, hidden, count, {rows + first});
+  const gemm::WarpTile<S> warp;
+  gemm::MNMajor<S, T, S::M> a(dlogits, row_length(vocab), m0, vocab, count);
+  gemm::MNMajor<S, T, S::N, gemm::Listed> b(x, hidden, n0, hidden, count, {rows + first});
   gemm::Sums<S> sums;
   gemm::clear<S>(sums);
-  const bool active = place.active(vocab - m0, hidden - n0);
-  gemm::multiply<S>(shared, a, b, count, place, active, sums);
-  if (active) gemm::store_tile<S>(grad_table, shared, sums, place, m0, n0, vocab, hidden, true);
+  const bool active = warp.active(vocab - m0, hidden - n0);
+  gemm::multiply<S>(shared, a, b, count, warp, active, sums);
+  if (active) gemm::store_tile<S>(grad_table, shared, sums, warp, m0, n0, vocab, hidden, true);
 }
 
 VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
@@ -186,14 +193,14 @@ KERNEL head_rows_fwd(float* logits, const T* x, const T* table, int first, int r
   DYN_SMEM(T, shared);
   const int tiles_m = (rows + S::M - 1) / S::M;
   const int m0 = int(blockIdx.x) % tiles_m * S::M, n0 = int(blockIdx.x) / tiles_m * S::N;
-  const gemm::Place<S> place;
-  gemm::Along<S, T, S::M> a(x + size_t(first) * hidden, hidden, m0, rows, hidden);
-  gemm::Along<S, T, S::N> b(table, hidden, n0, vocab, hidden);
+  const gemm::WarpTile<S> warp;
+  gemm::KMajor<S, T, S::M> a(x + size_t(first) * hidden, hidden, m0, rows, hidden);
+  gemm::KMajor<S, T, S::N> b(table, hidden, n0, vocab, hidden);
   gemm::Sums<S> sums;
   gemm::clear<S>(sums);
-  const bool active = place.active(rows - m0, vocab - n0);
-  gemm::multiply<S>(shared, a, b, hidden, place, active, sums);
-  if (active) gemm::store_tile<S>(logits, shared, sums, place, m0, n0, rows, vocab, false);
+  const bool active = warp.active(rows - m0, vocab - n0);
+  gemm::multiply<S>(shared, a, b, hidden, warp, active, sums);
+  if (active) gemm::store_tile<S>(logits, shared, sums, warp, m0, n0, rows, vocab, false);
 }
 
 // Greatest logit and sum of exp(logit - greatest) of a row, the same in all threads of the block.
@@ -245,7 +252,8 @@ KERNEL head_grad_bwd(T* exponentials, float* row_losses, const float* stats,
 }
 
 
-// One block. rows[i], row_targets[i] = the i-th counted token and its target, counted[0] = their number, target_logit = NaN.
+// One block. rows[i], row_targets[i] = the i-th counted token and its target, counted[0] = their
+// number, target_logit = NaN.
 extern "C" __global__ void __launch_bounds__(kThreads) head_compact(unsigned* rows, unsigned* row_targets, float* target_logit, unsigned* counted, const unsigned* targets, int count) {
   SHARED(unsigned, warps, [kThreads / 32]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -271,7 +279,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) head_compact(unsigned* ro
   if (threadIdx.x == 0) counted[0] = before;
 }
 
-// One block per row of the chunk: losses of the counted tokens at their positions; the others are left as they are.
+// One block per row of the chunk: losses of the counted tokens at their positions; the others are
+// left as they are.
 extern "C" __global__ void __launch_bounds__(kThreads) head_losses_fwd(float* losses, const float* stats, const float* target_logit, const unsigned* rows, const unsigned* counted, int first, int chunk, int parts) {
   const int row = blockIdx.x;
   if (row >= in_chunk(counted, first, chunk)) return;

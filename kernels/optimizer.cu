@@ -1,15 +1,19 @@
 // optimizer.cu - global gradient norm, the loss scale's update, AdamW.
 //
-// norm:   norm[0] = sqrt(sum of squares over all gradients) / loss scale; not finite as soon as one gradient is not    (=)
-//         Its last kernel then moves the loss scale, which AdamW does not read: it divides by the one noted with the norm; and
-//         it counts the update where the norm is finite, norm[1] += 1, so that a skipped step is none to the bias correction.
+// norm:   norm[0] = sqrt(sum of squares over all gradients) / loss scale; not finite as soon as one
+//         gradient is not (=). Its last kernel then moves the loss scale, which AdamW does not
+//         read: it divides by the one noted with the norm. It counts the update where the norm is
+//         finite, norm[1] += 1, so that a skipped step is none to the bias correction.
 // adamw:  n = norm[1], rate = rate[0], g = gradient / loss scale * min(1, max_norm / (norm + 1e-6))
 //         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-//         master = master (1 - rate decay) - rate m / (1 - beta1^n) / (sqrt(v / (1 - beta2^n)) + epsilon)
-//         weight = master, rounded; gradient = 0. Where norm[0] is not finite, only the gradient is written.
+//         master = master (1 - rate decay)
+//                  - rate m / (1 - beta1^n) / (sqrt(v / (1 - beta2^n)) + epsilon)
+//         weight = master, rounded; gradient = 0. Where norm[0] is not finite, only the gradient is
+//         written.
 //
-// gradient and weight in T, all else in f32; any length. Each thread owns 8 neighbouring elements, 16 bytes per access. The norm's
-// sums have one order: 16,384 squares per block in f32 (`parts`), the parts in f64 by one block. AdamW moves 30 bytes per parameter.
+// gradient and weight in T, all else in f32; any length. Each thread owns 8 neighbouring elements,
+// 16 bytes per access. The norm's sums have one order: 16,384 squares per block in f32 (`parts`),
+// the parts in f64 by one block. AdamW moves 30 bytes per parameter.
 #include "common.cuh"
 #include "loss_scale.cuh"
 
@@ -44,10 +48,12 @@ KERNEL grad_squares(float* part, const T* gradient, int len) {
   if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
 
-/// The scale's own bounds. A loss is a mean over thousands of tokens, so gradients begin at 1e-4 or less: 2^24 of that still fits.
+/// The scale's own bounds. A loss is a mean over thousands of tokens, so gradients begin at 1e-4 or
+/// less: 2^24 of that still fits.
 constexpr float kSmallestScale = 1.0f, kLargestScale = 16777216.0f;
 
-/// Halves the scale after a norm that is not finite, doubles it after enough finite ones. Powers of two, so scaling rounds nothing.
+/// Halves the scale after a norm that is not finite, doubles it after enough finite ones. Powers of
+/// two, so scaling rounds nothing.
 __device__ __forceinline__ void update_loss_scale(float* scale_state, bool finite) {
   const float interval = scale_state[kGrowthInterval];
   scale_state[kOverflow] = finite ? 0.0f : 1.0f;

@@ -1,6 +1,7 @@
-// probes.cu - one instruction or primitive per kernel, its registers written out as they come, so that tests can hold each
-// wrapper of ptx.cuh and each primitive of the simulator to NVIDIA's tables: in the simulator, and on a card where there is
-// one. No part of training. One warp per block.
+// probes.cu - one instruction or primitive per kernel, its registers written out as they come, so
+// that tests can hold each wrapper of ptx.cuh and each primitive of the simulator to NVIDIA's
+// tables: in the simulator, and on a card where there is one. No part of training. One warp per
+// block.
 #include "common.cuh"
 
 /// out [blocks, 32, X] = what each lane gets from the `rows [blocks, 8 * X, 8]`.
@@ -36,8 +37,9 @@ KERNEL probe_mma(float* c, const T* a, const T* b) {
   for (int i = 0; i < 4; ++i) c[at * 4 + i] = sums[i];
 }
 
-/// out [6, 32, 4] = 16-byte slots filled by each copy in turn, over words of 0xeeeeeeee: 16 bytes, without taking, the first
-/// `lane % 17` bytes, 8 bytes, 4 bytes, 4 bytes without taking. from [32, 4].
+/// out [6, 32, 4] = 16-byte slots filled by each copy in turn, over words of 0xeeeeeeee: 16 bytes,
+/// without taking, the first `lane % 17` bytes, 8 bytes, 4 bytes, 4 bytes without taking. from [32,
+/// 4].
 extern "C" __global__ void __launch_bounds__(32) probe_cp_async(unsigned* out, const unsigned* from) {
   SHARED(uint4, slots, [6][32]);
   const int lane = threadIdx.x;
@@ -105,7 +107,8 @@ extern "C" __global__ void __launch_bounds__(128) probe_ex2(float* out, const fl
   if (i < count) out[i] = ptx::ex2_approx(in[i]);
 }
 
-/// out [2, 256] = sum and largest of 256 values, as every thread sees them, and out [2, 256] = how many are positive.
+/// out [2, 256] = sum and largest of 256 values, as every thread sees them, and out [2, 256] = how
+/// many are positive.
 extern "C" __global__ void __launch_bounds__(256) probe_block(float* out, const float* in) {
   const float value = in[threadIdx.x];
   out[threadIdx.x] = block_sum<256>(value) + block_sum<256>(1.0f);

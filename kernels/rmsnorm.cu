@@ -1,13 +1,15 @@
 // rmsnorm.cu - root-mean-square normalisation of rows, forward and backward.
 //
-// forward:   inv_rms[r] = 1 / sqrt(mean_c x[r,c]^2 + epsilon);  out[r,c] = x[r,c] inv_rms[r] weight[c]          (=)
+// forward:   inv_rms[r] = 1 / sqrt(mean_c x[r,c]^2 + epsilon)                                   (=)
+//            out[r,c] = x[r,c] inv_rms[r] weight[c]                                             (=)
 // backward:  n = x inv_rms, g = grad_out weight
 //            grad_x += inv_rms (g - n mean_c(g n));  grad_weight += sum_r grad_out n
 //
-// x, out, grad_out, grad_x [rows, cols] and weight, grad_weight [cols] in T; inv_rms [rows] and all sums in f32. Any sizes;
-// columns that are a multiple of 8 move 16 bytes per thread. A warp owns a row, so a row's sum has one order. The gradient of
-// the weight is summed per block of kRows rows into `parts [blocks, width]` (=), then over the blocks in their order.
-// Forward moves 2 elements per element, backward 4; both are bound by memory.
+// x, out, grad_out, grad_x [rows, cols] and weight, grad_weight [cols] in T; inv_rms [rows] and all
+// sums in f32. Any sizes; columns that are a multiple of 8 move 16 bytes per thread. A warp owns a
+// row, so a row's sum has one order. The gradient of the weight is summed per block of kRows rows
+// into `parts [blocks, width]` (=), then over the blocks in their order. Forward moves 2 elements
+// per element, backward 4; both are bound by memory.
 #include "common.cuh"
 
 TO_HOST constexpr int kThreads = 128;
@@ -18,7 +20,8 @@ TO_HOST constexpr int kRows = 32;
 /// Columns of the weight's gradient that one launch of the backward pass sums.
 TO_HOST constexpr int kWidth = 1024;
 
-/// Calls `f(c, count)` for this lane's columns of a row: packs of 8 where the row allows it, single columns otherwise.
+/// Calls `f(c, count)` for this lane's columns of a row: packs of 8 where the row allows it, single
+/// columns otherwise.
 template <class T, class F>
 __device__ __forceinline__ void for_columns(int cols, int lane, F f) {
   constexpr int kPack = Pack<T>::kCount;
@@ -74,7 +77,8 @@ KERNEL rmsnorm_fwd(T* __restrict__ out, float* __restrict__ inv_rms, const T* __
   });
 }
 
-/// `first` and `width` are the columns whose weight gradient is summed; `add_x` is 0 in all launches but one.
+/// `first` and `width` are the columns whose weight gradient is summed; `add_x` is 0 in all
+/// launches but one.
 // Grid ceil(rows / kRows), 4 kWarps width bytes of dynamic shared memory, width at most kWidth.
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads, 4)

@@ -1,20 +1,24 @@
 // rope.cu - rotary position embedding of queries and keys, in place.
 //
-// forward:   low' = low cos a - high sin a,  high' = high cos a + low sin a    with a = position theta^(-2i/D)
+// forward:   low' = low cos a - high sin a,  high' = high cos a + low sin a
 // backward:  the same with -a
-// for elements low = i and high = i + D/2 of each of the first `heads` heads of a row (the half-split form).
 //
-// qkv [count, columns] in T: heads of `size` elements, queries and keys first; positions [count]; log_theta is log2(theta). Any even
-// size; 16 bytes per thread where size / 2 and columns are multiples of 8. A thread owns its pairs, so in place is safe.
-// Launch: one thread per (token, head, 8 pairs or 1), 256 per block. Moves 4 bytes per element; about 30 FLOPs per pair.
+// with a = position theta^(-2i/D), for elements low = i and high = i + D/2 of each of the first
+// `heads` heads of a row (the half-split form).
+//
+// qkv [count, columns] in T: heads of `size` elements, queries and keys first; positions [count];
+// log_theta is log2(theta). Any even size; 16 bytes per thread where size / 2 and columns are
+// multiples of 8. A thread owns its pairs, so in place is safe. Launch: one thread per (token,
+// head, 8 pairs or 1), 256 per block. Moves 4 bytes per element; about 30 FLOPs per pair.
 #include "common.cuh"
 
 TO_HOST constexpr int kThreads = 256;
 
-/// Sine and cosine in f32, to about one unit in the last place for |angle| < 1e5: the library's go through local memory for
-/// angles that no position has.
+/// Sine and cosine in f32, to about one unit in the last place for |angle| < 1e5: the library's go
+/// through local memory for angles that no position has.
 __device__ __forceinline__ void sine_cosine(float angle, float& sine, float& cosine) {
-  // angle = quarters pi/2 + x, |x| <= pi/4; pi/2 in two parts, whose first product is exact in the fused operation.
+  // angle = quarters pi/2 + x, |x| <= pi/4; pi/2 in two parts, whose first product is exact in the
+  // fused operation.
   const float quarters = rintf(angle * 0.636619772f);
   float x = fmaf(quarters, -1.57079637f, angle);
   x = fmaf(quarters, 4.37113883e-8f, x);
@@ -71,7 +75,8 @@ __device__ __forceinline__ void rotate(T* qkv, const unsigned* positions, float 
   }
 }
 
-// Grid ceil(count heads parts / kThreads), parts = size / 16 where 16-byte accesses are possible, else size / 2.
+// Grid ceil(count heads parts / kThreads), parts = size / 16 where 16-byte accesses are possible,
+// else size / 2.
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>

@@ -1,20 +1,25 @@
-// router.cu - which experts serve a token: logits, softmax, the K best, their weights; the order of slots by expert; the sums for the
-// load-balancing loss; and the gradients.
+// router.cu - which experts serve a token: logits, softmax, the K best, their weights; the order of
+// slots by expert; the sums for the load-balancing loss; and the gradients.
 //
-//   probs[t] = softmax(x[t] weight^T), the K largest are chosen (of equals the lower number), weights = theirs / their sum   (=)
-//   slots are (token, choice) pairs by expert and, within one, by token: offsets [E + 1], slot_source [T K] = token K + choice,
-//   source_slot its inverse                                                                                                  (=)
+//   probs[t] = softmax(x[t] weight^T), the K largest are chosen (of equals the lower number),
+//   weights = theirs / their sum                                                                (=)
+//   slots are (token, choice) pairs by expert and, within one, by token: offsets [E + 1],
+//   slot_source [T K] = token K + choice, source_slot its inverse                               (=)
 //   counts[g,e] += pairs of group g's tokens sent to e;  prob_sums[g,e] += sum of their probs
 // backward, with s = the sum of the chosen p and dw = grad_weights:
-//   dp[e] = scale E counts[g,e] / (layers tokens_g)^2 + (dw[e] - sum_k dw_k p_k / s) / s   (the second term for chosen e)
-//   dlogit[e] = p[e] (dp[e] - sum_e dp[e] p[e]);  grad_x += dlogit weight;  grad_weight += dlogit^T x
+//   dp[e] = scale E counts[g,e] / (layers tokens_g)^2
+//           + (dw[e] - sum_k dw_k p_k / s) / s, the latter for chosen e
+//   dlogit[e] = p[e] (dp[e] - sum_e dp[e] p[e])
+//   grad_x += dlogit weight;  grad_weight += dlogit^T x
 //
-// x, grad_x [T, C] and weight, grad_weight [E, C] in T; all else in f32 or u32; groups [group_count + 1] are token offsets; tokens
-// behind the last are padding: routed, but of no group. At most
-// kMaxExperts experts; any C, 16-byte accesses where it is a multiple of 8. Everything is counted and sorted on the device: the host
-// never learns who got how many. Three launches forward (logits and choice; offsets and sums; slots), two backward (gradients with
-// one part of grad_weight per kBackTokens tokens; the parts' sum in order). No atomics but integer counts in shared memory.
-// FLOPs: 2 E C per token forward, 4 E C backward. Bytes: x once forward; x and grad_x once, twice x, backward.
+// x, grad_x [T, C] and weight, grad_weight [E, C] in T; all else in f32 or u32; groups [group_count
+// + 1] are token offsets; tokens behind the last are padding: routed, but of no group. At most
+// kMaxExperts experts; any C, 16-byte accesses where it is a multiple of 8. Everything is counted
+// and sorted on the device: the host never learns who got how many. Three launches forward (logits
+// and choice; offsets and sums; slots), two backward (gradients with one part of grad_weight per
+// kBackTokens tokens; the parts' sum in order). No atomics but integer counts in shared memory.
+// FLOPs: 2 E C per token forward, 4 E C backward. Bytes: x once forward; x and grad_x once, twice
+// x, backward.
 #include "loss_scale.cuh"
 #include "scan.cuh"
 #include "segments.cuh"
@@ -22,15 +27,17 @@
 TO_HOST constexpr int kThreads = 256;
 TO_HOST constexpr int kWarps = kThreads / 32;
 TO_HOST constexpr int kMaxExperts = 128;
-/// Tokens of a block of the first two kernels: 4 per warp, and one per lane of the warp that chooses.
+/// Tokens of a block of the first two kernels: 4 per warp, and one per lane of the warp that
+/// chooses.
 TO_HOST constexpr int kTokens = 32;
 /// Experts whose sums a thread holds at once.
 TO_HOST constexpr int kExpertsAtOnce = 8;
 /// Tokens of a block of the backward pass.
 TO_HOST constexpr int kBackTokens = 64;
 
-/// Sums 2 Half values per lane over the lanes that differ in the bits of 2 Half - 1, until one is left: from 32 values on, lane l gets
-/// the warp's sum of the values v[l]. All sums have the same tree, so equal values give equal bits.
+/// Sums 2 Half values per lane over the lanes that differ in the bits of 2 Half - 1, until one is
+/// left: from 32 values on, lane l gets the warp's sum of the values v[l]. All sums have the same
+/// tree, so equal values give equal bits.
 template <int Half>
 __device__ __forceinline__ void transposed_sums(float (&v)[32]) {
   const bool upper = threadIdx.x & Half;
@@ -87,7 +94,7 @@ __device__ __forceinline__ void make_logits(float* logits, const T* x, const T* 
   }
 }
 
-// Grid tiles = ceil(count / 32); E * 128 bytes of dynamic shared memory.
+// Grid tiles = ceil(count / kTokens); E * 128 bytes of dynamic shared memory.
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 MAX_DYN_SMEM(4 * kMaxExperts * kTokens)
@@ -111,12 +118,14 @@ KERNEL router_fwd(float* probs, unsigned* chosen, float* weights, unsigned* tile
       sum += value;
     }
     for (int e = 0; e < experts; ++e) mine[e * kTokens] /= sum;
-    // Each choice is the first one in the order (probability down, number up) behind the one before.
+    // Each choice is the first one in the order (probability down, number up) behind the one
+    // before.
     float bound = INFINITY;
     int last = -1;
     for (int k = 0; k < top_k; ++k) {
       float best = -1.0f;
-      int at = k;  // where logits are not finite nothing compares, and any choice of different experts will do
+      // Where logits are not finite nothing compares, and any choice of different experts will do.
+      int at = k;
       for (int e = 0; e < experts; ++e) {
         const float value = mine[e * kTokens];
         if (value > best && (value < bound || (value == bound && e > last))) {
@@ -138,8 +147,8 @@ KERNEL router_fwd(float* probs, unsigned* chosen, float* weights, unsigned* tile
   for (int e = threadIdx.x; e < experts; e += kThreads) tile_counts[size_t(e) * gridDim.x + blockIdx.x] = counts[e];
 }
 
-// Block 0: tile_counts [E, tiles], the choices per expert and tile of kTokens tokens, becomes the tile's first slot of the expert;
-// offsets. Block 1 + g: the sums of group g. Grid 1 + group_count.
+// Block 0: tile_counts [E, tiles], the choices per expert and tile of kTokens tokens, becomes the
+// tile's first slot of the expert; offsets. Block 1 + g: the sums of group g. Grid 1 + group_count.
 extern "C" __global__ void __launch_bounds__(kThreads)
     router_offsets(unsigned* offsets, unsigned* tile_counts, float* counts, float* prob_sums, const float* probs,
                    const unsigned* chosen, const unsigned* groups, int count, int tiles, int experts, int top_k) {
@@ -191,7 +200,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A warp per tile of kTokens tokens: its choices, in order, take the slots from first_slots [E, tiles] on. Grid ceil(tiles / 8).
+// A warp per tile of kTokens tokens: its choices, in order, take the slots from first_slots [E,
+// tiles] on. Grid ceil(tiles / kWarps).
 extern "C" __global__ void __launch_bounds__(kThreads)
     router_slots(unsigned* slot_source, unsigned* source_slot, const unsigned* first_slots, const unsigned* chosen, int count,
                  int tiles, int experts, int top_k) {
@@ -212,8 +222,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Gradients of the logits of a block's tokens into `grads [experts to a multiple of 8][kBackTokens]`, zeros where there is no
-/// expert or token.
+/// Gradients of the logits of a block's tokens into `grads [experts to a multiple of
+/// 8][kBackTokens]`, zeros where there is no expert or token.
 __device__ __forceinline__ void grad_logits(float* grads, const float* grad_weights, const float* probs, const unsigned* chosen,
                                             const float* counts, const unsigned* groups, const float* scale_state,
                                             int group_count, int layers, float balance_scale, int first, int count, int experts,
@@ -313,7 +323,8 @@ __device__ __forceinline__ void spread(T* grad_x, float* part, const float* grad
   }
 }
 
-// Grid blocks = ceil(count / 64), parts [blocks, E, C]; E rounded up to a multiple of 8, times 256 bytes of dynamic shared memory.
+// Grid blocks = ceil(count / kBackTokens), parts [blocks, E, C]; E rounded up to a multiple of 8,
+// times 256 bytes of dynamic shared memory.
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 MAX_DYN_SMEM(4 * kMaxExperts * kBackTokens)
@@ -334,7 +345,7 @@ KERNEL router_bwd(T* grad_x, float* parts, const float* grad_weights, const T* x
     spread<1>(grad_x, part, grads, x, weight, first, count, hidden, experts);
 }
 
-// Grid ceil(size / 256), size = E C.
+// Grid ceil(size / kThreads), size = E C.
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>

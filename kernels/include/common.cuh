@@ -80,8 +80,8 @@ __device__ __forceinline__ float warp_max(float x) {
 }
 #endif
 
-/// Sum over a block of `Threads` threads, a multiple of 32, the same bits in every thread. All threads; may be called again at
-/// once.
+/// Sum over a block of `Threads` threads, a multiple of 32, the same bits in every thread. All
+/// threads; may be called again at once.
 template <int Threads>
 __device__ __forceinline__ float block_sum(float x) {
   SHARED(float, parts, [Threads / 32]);

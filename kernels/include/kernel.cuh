@@ -24,6 +24,6 @@
 // launch gets more, and the table of docs/kernels.md counts it.
 #define MAX_DYN_SMEM(bytes)
 
-// `TO_HOST constexpr int kRows = 32;` is `kernels::FILE::ROWS` on the Rust side. A member of a class
-// template is `kernels::FILE::ALIAS::MEMBER` for each alias that fills the template in.
+// `TO_HOST constexpr int kRows = 32;` is `kernels::FILE::ROWS` on the Rust side. A member of a
+// class template is `kernels::FILE::ALIAS::MEMBER` for each alias that fills the template in.
 #define TO_HOST [[maybe_unused]]

@@ -1,11 +1,12 @@
-// loss_scale.cuh - places in the device's loss-scale state, f32: gradients are kept times the scale,
-// so that small ones survive fp16, and nobody on the host waits for it.
+// loss_scale.cuh - places in the device's loss-scale state, f32: gradients are kept times the
+// scale, so that small ones survive fp16, and nobody on the host waits for it.
 #pragma once
 #include "kernel.cuh"
 
 /// What gradients are multiplied by where they begin: in the head and in the load-balancing loss.
 TO_HOST constexpr int kLossScale = 0;
-/// 1 / the scale that the gradients of the newest global norm were made with: what AdamW multiplies them by.
+/// 1 / the scale that the gradients of the newest global norm were made with: what AdamW multiplies
+/// them by.
 TO_HOST constexpr int kInverseScale = 1;
 /// Norms without overflow since the scale changed last.
 TO_HOST constexpr int kGoodSteps = 2;

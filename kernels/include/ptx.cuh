@@ -1,5 +1,6 @@
-// ptx.cuh - the only file with inline PTX: one function per instruction, named after it. The host bodies, for the simulator,
-// stand in ../sim/ptx.h with the same signatures. Section numbers are those of "Parallel Thread Execution ISA" 8.x.
+// ptx.cuh - the only file with inline PTX: one function per instruction, named after it. The host
+// bodies, for the simulator, stand in ../sim/ptx.h with the same signatures. Section numbers are
+// those of "Parallel Thread Execution ISA" 8.x.
 #pragma once
 
 #ifndef __CUDACC__
@@ -11,8 +12,9 @@
 
 #include <cstdint>
 
-// Shared memory. SHARED(float, sums, [4][8]) is `__shared__ float sums[4][8]`; DYN_SMEM(T, name) is the launch's dynamic
-// shared memory, 128-byte aligned; the kernel declares its MAX_DYN_SMEM (kernel.cuh).
+// Shared memory. SHARED(float, sums, [4][8]) is `__shared__ float sums[4][8]`; DYN_SMEM(T, name) is
+// the launch's dynamic shared memory, 128-byte aligned; the kernel declares its MAX_DYN_SMEM
+// (kernel.cuh).
 #define SHARED(T, name, dims) __shared__ T name dims
 #define DYN_SMEM(T, name)                                      \
   extern __shared__ __align__(128) unsigned char dyn_smem_[]; \
@@ -24,8 +26,9 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// 9.7.9.25 cp.async: global to shared, past the registers. The destination may not be read before the wait, nor by other
-// threads before a barrier after it. Without `take` the source is not read and zeros arrive.
+// 9.7.9.25 cp.async: global to shared, past the registers. The destination may not be read before
+// the wait, nor by other threads before a barrier after it. Without `take` the source is not read
+// and zeros arrive.
 
 /// 16 bytes, cached in L2 only; both addresses are multiples of 16.
 __device__ __forceinline__ void cp_async16(void* to, const void* from, bool take = true) {
@@ -57,8 +60,9 @@ __device__ __forceinline__ void cp_async_wait() {
 /// Waits for all copies of this thread, committed or not.
 __device__ __forceinline__ void cp_async_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// 9.7.14.5.15 ldmatrix: 8x8 matrices of 16-bit elements. Lanes 8m..8m+7 give the addresses of the rows of matrix m, 16-byte
-// aligned; lane l gets elements (l / 4, 2 (l % 4)) and the one behind it, of the transposed matrix with Trans. All 32 lanes.
+// 9.7.14.5.15 ldmatrix: 8x8 matrices of 16-bit elements. Lanes 8m..8m+7 give the addresses of the
+// rows of matrix m, 16-byte aligned; lane l gets elements (l / 4, 2 (l % 4)) and the one behind it,
+// of the transposed matrix with Trans. All 32 lanes.
 
 template <bool Trans>
 __device__ __forceinline__ void ldmatrix_x1(uint32_t (&r)[1], const void* row) {
@@ -97,9 +101,10 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
                  : "memory");
 }
 
-// 9.7.14.5.8 mma.m16n8k16: C += A B, A 16x16 by rows, B 16x8 by columns, T in (two per register, the lower column or row in
-// the lower half), f32 out. With g = lane / 4, t = 2 (lane % 4): a[0] = A[g][t..], a[1] = A[g+8][t..], a[2] = A[g][t+8..],
-// a[3] = A[g+8][t+8..]; b[0] = B[t..][g], b[1] = B[t+8..][g]; c = C[g][t], C[g][t+1], C[g+8][t], C[g+8][t+1]. All 32 lanes.
+// 9.7.14.5.8 mma.m16n8k16: C += A B, A 16x16 by rows, B 16x8 by columns, T in (two per register,
+// the lower column or row in the lower half), f32 out. With g = lane / 4, t = 2 (lane % 4): a[0] =
+// A[g][t..], a[1] = A[g+8][t..], a[2] = A[g][t+8..], a[3] = A[g+8][t+8..]; b[0] = B[t..][g], b[1] =
+// B[t+8..][g]; c = C[g][t], C[g][t+1], C[g+8][t], C[g+8][t+1]. All 32 lanes.
 
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);

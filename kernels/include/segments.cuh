@@ -1,5 +1,6 @@
-// Which tokens of a packed batch see one another: segments [segment_count + 1] are offsets of the examples, 0 first and the
-// number of tokens last. Offsets that break this give wrong answers, but only numbers of tokens that exist.
+// Which tokens of a packed batch see one another: segments [segment_count + 1] are offsets of the
+// examples, 0 first and the number of tokens last. Offsets that break this give wrong answers, but
+// only numbers of tokens that exist.
 #pragma once
 #include "common.cuh"
 

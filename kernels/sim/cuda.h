@@ -1,6 +1,7 @@
-// cuda.h - what a kernel of ours may use of CUDA C++, for the host's compiler: qualifiers, built-in variables, vector and
-// half types, warp and block primitives, integer atomics, fast mathematics. What is missing here does not compile in the
-// simulator: add it with the meaning that NVIDIA's programming guide gives it, and a test.
+// cuda.h - what a kernel of ours may use of CUDA C++, for the host's compiler: qualifiers, built-in
+// variables, vector and half types, warp and block primitives, integer atomics, fast mathematics.
+// What is missing here does not compile in the simulator: add it with the meaning that NVIDIA's
+// programming guide gives it, and a test.
 #pragma once
 #include <cmath>
 #include <utility>
@@ -17,7 +18,7 @@
 #define __align__(n) alignas(n)
 #define __CUDA_ALIGN__(n) alignas(n)
 
-// Types ------------------------------------------------------------------------------------------------------------
+// Types -------------------------------------------------------------------------------------------
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -68,7 +69,8 @@ inline __half __float2half(float value) {
   const uint32_t bits = __float_as_uint(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
   if (rest > 0x7f800000u) return {0x7fff};
   if (rest >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};
-  if (rest < 0x38800000u) {  // below 2^-14: adding 0.5 leaves the 10-bit integer in the lowest bits, rounded
+  if (rest < 0x38800000u) {
+    // Below 2^-14: adding 0.5 leaves the 10-bit integer in the lowest bits, rounded.
     const uint32_t small = __float_as_uint(__uint_as_float(rest) + 0.5f) - 0x3f000000u;
     return {uint16_t(sign | small)};
   }
@@ -85,7 +87,7 @@ inline __nv_bfloat16 __float2bfloat16(float value) {
 }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return __float2bfloat16(value); }
 
-// Built-in variables -----------------------------------------------------------------------------------------------
+// Built-in variables ------------------------------------------------------------------------------
 
 namespace sim {
 inline dim3 thread_index() { return {runner->current->thread, 0, 0}; }
@@ -102,10 +104,10 @@ inline dim3 grid_size() {
 #define gridDim (::sim::grid_size())
 constexpr int warpSize = 32;
 
-// Shared memory ----------------------------------------------------------------------------------------------------
+// Shared memory -----------------------------------------------------------------------------------
 
-// SHARED(float, sums, [4][8]) declares `__shared__ float sums[4][8]`. The key tells declarations apart; each instance of a
-// template has its own.
+// SHARED(float, sums, [4][8]) declares `__shared__ float sums[4][8]`. The key tells declarations
+// apart; each instance of a template has its own.
 #define SHARED(T, name, dims)                                                          \
   auto& name = *reinterpret_cast<typename ::sim::Array<T dims>::type*>(::sim::shared_array( \
       [] {                                                                             \
@@ -124,7 +126,7 @@ struct Array {
 };
 }  // namespace sim
 
-// Barriers and warp primitives -------------------------------------------------------------------------------------
+// Barriers and warp primitives --------------------------------------------------------------------
 
 inline void __syncthreads(SIM_HERE) { sim::barrier(SIM_SITE("__syncthreads"), 0); }
 inline int __syncthreads_and(int predicate, SIM_HERE) {
@@ -216,7 +218,8 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, SIM_HER
   });
 }
 
-// The reductions of include/common.cuh as one meeting of the warp instead of five, with the same sums in the same order.
+// The reductions of include/common.cuh as one meeting of the warp instead of five, with the same
+// sums in the same order.
 namespace sim {
 template <class Op>
 float warp_reduce(float value, Site at, Op&& op) {
@@ -293,7 +296,7 @@ SIM_REDUCE(__reduce_or_sync, all | v)
 SIM_REDUCE(__reduce_and_sync, all& v)
 #undef SIM_REDUCE
 
-// Atomics: integers only. A sum of floats in the order of arrival would differ from run to run. -----------------------
+// Atomics: integers only. A sum of floats in the order of arrival would differ from run to run. ---
 
 inline int atomicAdd(int* at, int value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
 inline unsigned atomicAdd(unsigned* at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
@@ -317,7 +320,7 @@ inline unsigned atomicMin(unsigned* at, unsigned value) {
   return old;
 }
 
-// Arithmetic -------------------------------------------------------------------------------------------------------
+// Arithmetic --------------------------------------------------------------------------------------
 
 inline float __expf(float x) { return expf(x); }
 inline float __exp2f(float x) { return exp2f(x); }

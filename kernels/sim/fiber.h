@@ -1,8 +1,10 @@
-// fiber.h - one fibre per CUDA thread of a block, run by a scheduler that can choose the order. A fibre runs until it has to
-// wait for others (a barrier, a warp collective), so every interleaving that the scheduler can choose is one that the card
-// could show too. Nothing here aborts: a fault is written down, the block is given up, and the launch returns it.
+// fiber.h - one fibre per CUDA thread of a block, run by a scheduler that can choose the order. A
+// fibre runs until it has to wait for others (a barrier, a warp collective), so every interleaving
+// that the scheduler can choose is one that the card could show too. Nothing here aborts: a fault
+// is written down, the block is given up, and the launch returns it.
 //
-// A block's fibres all live on the operating-system thread that runs the block; several such threads run blocks side by side.
+// A block's fibres all live on the operating-system thread that runs the block; several such
+// threads run blocks side by side.
 #pragma once
 #include <sys/mman.h>
 
@@ -29,7 +31,8 @@ namespace sim {
 
 constexpr unsigned kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
-/// Shared memory of one block on the smallest card that is supported (sm_86, sm_89, sm_120): 99 KiB.
+/// Shared memory of one block on the smallest card that is supported (sm_86, sm_89, sm_120): 99
+/// KiB.
 constexpr size_t kSharedLimit = 99 * 1024;
 /// Bytes before and after each shared array that no kernel may touch.
 constexpr size_t kGuard = 64;
@@ -45,7 +48,8 @@ enum class Schedule : uint32_t {
   Forward,      // thread 0 first
   Reverse,      // the last thread first
   Shuffled,     // another order at every turn
-  GreedyFirst,  // one warp runs as far as it can before the next starts: shows what is overwritten too early
+  // One warp runs as far as it can before the next starts: shows what is overwritten too early.
+  GreedyFirst,
   GreedyLast,   // the same from the last warp on
 };
 
@@ -64,12 +68,14 @@ struct Site {
     return slash ? slash + 1 : file;
   }
 };
-// The place of the call, as default arguments: SIM_HERE at the end of a parameter list, SIM_SITE("what") in the body.
+// The place of the call, as default arguments: SIM_HERE at the end of a parameter list,
+// SIM_SITE("what") in the body.
 #define SIM_HERE const char *sim_file = __builtin_FILE(), int sim_line = __builtin_LINE()
 #define SIM_SITE(what) (::sim::Site{sim_file, sim_line, what})
 
 #if defined(__x86_64__)
-// sim_switch(old, next): keeps the callee-saved registers on this stack, stores its pointer in *old, goes on with `next`.
+// sim_switch(old, next): keeps the callee-saved registers on this stack, stores its pointer in
+// *old, goes on with `next`.
 extern "C" void sim_switch(void** old, void* next);
 asm(R"(
 .pushsection .text
@@ -199,7 +205,8 @@ struct Request {
   uint32_t shared_bytes;
   Schedule schedule;
   uint8_t poison;       // every byte of shared memory and of copies in flight begins as this
-  uint32_t late_reads;  // cp.async reads its source at the wait (1) or when issued (0); the card may do either
+  // cp.async reads its source at the wait (1) or when issued (0); the card may do either.
+  uint32_t late_reads;
 };
 
 /// What one operating-system thread needs to run blocks, kept between launches.
@@ -282,7 +289,8 @@ inline void barrier(Site at, int vote) {
     park(State::AtBarrier, at);
 }
 
-/// Each lane of `mask` hands in two pointers; the last to come runs `op(Gathering&)` for all, then all go on.
+/// Each lane of `mask` hands in two pointers; the last to come runs `op(Gathering&)` for all, then
+/// all go on.
 template <class Op>
 void collective(uint32_t mask, Site at, const void* in, void* out, Op&& op) {
   Runner& r = *runner;

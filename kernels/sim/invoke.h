@@ -1,4 +1,5 @@
-// invoke.h - kernels as functions of cuLaunchKernel's argument convention: an array of pointers to the arguments.
+// invoke.h - kernels as functions of cuLaunchKernel's argument convention: an array of pointers to
+// the arguments.
 #pragma once
 #include <string>
 

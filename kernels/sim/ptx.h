@@ -1,5 +1,6 @@
-// ptx.h - the host bodies of include/ptx.cuh: what each instruction does, by the tables of NVIDIA's PTX manual. The fragment
-// maps are held by src/ops/cuda/conformance.rs, each on its own: an error that A and B share would cancel in a product.
+// ptx.h - the host bodies of include/ptx.cuh: what each instruction does, by the tables of NVIDIA's
+// PTX manual. The fragment maps are held by src/ops/cuda/conformance.rs, each on its own: an error
+// that A and B share would cancel in a product.
 #pragma once
 #include "cuda.h"
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::kernels::{self, experts::THREADS, gemm};
+use super::kernels::{self, experts::THREADS, tile};
 use super::memory::{DeviceBuffer, Element, Ptr, PtrMut};
 use super::tile::Tile;
 use super::{CudaDevice, blocks, int};
@@ -173,7 +173,7 @@ fn combine<E: Element>(
 ) -> Result<()> {
     let pieces = sizes
         .count
-        .saturating_mul(sizes.shape.hidden.div_ceil(gemm::PIECE));
+        .saturating_mul(sizes.shape.hidden.div_ceil(tile::PIECE));
     let bytes = Bytes::new(sizes);
     let added = if residual.is_null() { 0 } else { bytes.tokens };
     device

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::kernels::{self, gemm, head::THREADS};
+use super::kernels::{self, head::THREADS, tile};
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut, Scratch};
 use super::tile::Tile;
 use super::{CudaDevice, blocks, int, scale_state};
@@ -87,7 +87,7 @@ impl Pass {
 
     /// Elements of a chunk's logits: rows begin at multiples of 16 bytes.
     fn logits(&self) -> usize {
-        self.chunk * self.vocab.next_multiple_of(gemm::PIECE)
+        self.chunk * self.vocab.next_multiple_of(tile::PIECE)
     }
 
     fn logits_bytes(&self) -> usize {
@@ -260,7 +260,7 @@ pub(super) fn loss<E: Element>(
             kernels::head_x_sum_bwd::<E>(
                 driver,
                 [
-                    blocks(op, chunk * hidden.div_ceil(gemm::PIECE), THREADS)?,
+                    blocks(op, chunk * hidden.div_ceil(tile::PIECE), THREADS)?,
                     1,
                     1,
                 ],
