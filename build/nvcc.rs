@@ -55,7 +55,8 @@ pub fn build(
     for arch in &archs {
         flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
     }
-    // The lowest, so that every card from there on is served, also ones between the listed architectures.
+    // The lowest, so that every card from there on is served, also ones between the listed
+    // architectures.
     flags.push(format!(
         "-gencode=arch=compute_{0},code=compute_{0}",
         archs[0]
@@ -143,7 +144,8 @@ fn find() -> Result<Result<(PathBuf, String), String>, String> {
         }
     }
     Ok(Err(
-        "no nvcc was found when it was built (tried MUNI_NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda and Python's packages)"
+        "no nvcc was found when it was built (tried MUNI_NVCC, CUDA_HOME, CUDA_PATH, PATH, \
+         /usr/local/cuda and Python's packages)"
             .to_owned(),
     ))
 }
@@ -154,7 +156,8 @@ fn version(nvcc: &Path) -> Option<String> {
     (output.status.success() && text.contains("nvcc")).then_some(text)
 }
 
-/// nvcc as `pip install nvidia-cuda-nvcc` leaves it: `nvidia/cu13/bin/nvcc` in a folder of Python's path.
+/// nvcc as `pip install nvidia-cuda-nvcc` leaves it: `nvidia/cu13/bin/nvcc` in a folder of Python's
+/// path.
 fn python_packages() -> Vec<PathBuf> {
     let script = "import sys; print('\\n'.join(sys.path))";
     let output = ["python3", "python"]

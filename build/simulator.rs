@@ -1,5 +1,5 @@
-//! Compiles the kernels with the host's C++ compiler, for the simulator. Where there is no such compiler the build goes on
-//! without, and the binary says so when the simulator is asked for.
+//! Compiles the kernels with the host's C++ compiler, for the simulator. Where there is no such
+//! compiler the build goes on without, and the binary says so when the simulator is asked for.
 
 use std::env;
 use std::fs;
@@ -22,7 +22,8 @@ const FLAGS: [&str; 10] = [
     "-std=c++20",
     "-O2",
     "-fPIC",
-    // The card's compiler contracts, the simulator does not: its results are the same on every host.
+    // The card's compiler contracts, the simulator does not: its results are the same on every
+    // host.
     "-ffp-contract=off",
     "-fno-exceptions",
     "-fvisibility=hidden",
@@ -104,7 +105,8 @@ pub fn build(
     Ok(Simulator::Built)
 }
 
-/// Bundles the objects and links them, with the C++ library inside the binary where the compiler has it as an archive.
+/// Bundles the objects and links them, with the C++ library inside the binary where the compiler
+/// has it as an archive.
 fn archive(objects: &[PathBuf]) -> Result<(), String> {
     let mut build = cc::Build::new();
     build.cpp(true).cpp_link_stdlib(None).objects(objects);

@@ -1,5 +1,5 @@
-//! `muni_engine::ops::cuda::conformance` on the simulator: single instructions, each against the manual's tables. That a driver which
-//! computes nothing passes none of it.
+//! `muni_engine::ops::cuda::conformance` on the simulator: single instructions, each against the
+//! manual's tables. That a driver which computes nothing passes none of it.
 
 use muni_engine::ops::cuda::conformance::{CHECKS, Check};
 use muni_engine::ops::cuda::driver::Driver;

@@ -1,5 +1,5 @@
-//! Builds libraries of the simulator at test time: from kernels with seeded faults, or from all kernels with
-//! AddressSanitizer.
+//! Builds libraries of the simulator at test time: from kernels with seeded faults, or from all
+//! kernels with AddressSanitizer.
 
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ pub fn compiler() -> String {
     std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned())
 }
 
-/// Compiles translation units that include kernels, together with the simulator, to a shared library. A unit is a name and
-/// its text.
+/// Compiles translation units that include kernels, together with the simulator, to a shared
+/// library. A unit is a name and its text.
 pub fn compile(name: &str, units: &[(String, String)], flags: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).unwrap();

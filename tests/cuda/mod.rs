@@ -1,5 +1,5 @@
-//! The CUDA engine's own machinery: what the simulator finds, what single instructions do, what ptxas says, how kernels are
-//! read. The operations themselves are in the case table (`ops_cases`).
+//! The CUDA engine's own machinery: what the simulator finds, what single instructions do, what
+//! ptxas says, how kernels are read. The operations themselves are in the case table (`ops_cases`).
 
 pub(crate) mod conformance;
 mod constants;

@@ -1,5 +1,6 @@
-//! The same kernels under AddressSanitizer: it sees each access past a buffer, also a read whose value changes nothing. It
-//! must be loaded before everything else, so the tests run again in a process of their own.
+//! The same kernels under AddressSanitizer: it sees each access past a buffer, also a read whose
+//! value changes nothing. It must be loaded before everything else, so the tests run again in a
+//! process of their own.
 
 use super::{faults, library};
 use muni_engine::ops::cuda::sim_driver::SimDriver;
