@@ -26,24 +26,28 @@
 #include "segments.cuh"
 #include "tile.cuh"
 
-TO_HOST constexpr int kTile = 64;      // tokens that a block owns
-constexpr int kThreads = 128;  // 4 warps of 16 tokens
+TO_HOST constexpr int kTile = 64;  // tokens that a block owns
+constexpr int kThreads = 128;      // 4 warps of 16 tokens
 constexpr float kLog2E = 1.4426950408889634f;
 
 // Starts the copy of ROWS rows from token `first` on; rows past the end become zeros.
 template <class T, int D, int ROWS>
-__device__ __forceinline__ void load_tile(T* tile, const T* matrix, size_t stride, int first, int count) {
+__device__ __forceinline__ void load_tile(T* tile, const T* matrix, size_t stride, int first,
+                                          int count) {
   constexpr int kChunks = D / tile::kPiece;
 #pragma unroll
   for (int i = threadIdx.x; i < ROWS * kChunks; i += kThreads) {
     const int row = i / kChunks, chunk = i % kChunks;
     const bool inside = first + row < count;
-    ptx::cp_async16(tile::at<kChunks>(tile, row, chunk), matrix + size_t(inside ? first + row : 0) * stride + chunk * tile::kPiece, inside);
+    ptx::cp_async16(tile::at<kChunks>(tile, row, chunk),
+                    matrix + size_t(inside ? first + row : 0) * stride + chunk * tile::kPiece,
+                    inside);
   }
 }
 
 template <class T>
-__device__ __forceinline__ void mma_pair(float (&c0)[4], float (&c1)[4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
+__device__ __forceinline__ void mma_pair(float (&c0)[4], float (&c1)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[4]) {
   const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
   ptx::mma_m16n8k16<T>(c0, a, low);
   ptx::mma_m16n8k16<T>(c1, a, high);
@@ -51,7 +55,8 @@ __device__ __forceinline__ void mma_pair(float (&c0)[4], float (&c1)[4], const u
 
 // c[16 x N] = rows of a (fragments over D) times the tile's rows row..row+N-1, transposed.
 template <class T, int D, int N>
-__device__ __forceinline__ void multiply_rows(float (&c)[N / 8][4], const uint32_t (&a)[D / 16][4], const T* tile, int row) {
+__device__ __forceinline__ void multiply_rows(float (&c)[N / 8][4], const uint32_t (&a)[D / 16][4],
+                                              const T* tile, int row) {
 #pragma unroll
   for (int j = 0; j < N / 8; ++j)
 #pragma unroll
@@ -69,7 +74,8 @@ __device__ __forceinline__ void multiply_rows(float (&c)[N / 8][4], const uint32
 // As multiply_rows, with the fragments of a read from `rows` as they are needed: where registers
 // are short.
 template <class T, int D, int N>
-__device__ __forceinline__ void multiply_tiles(float (&c)[N / 8][4], const T* rows, int first, const T* tile, int row) {
+__device__ __forceinline__ void multiply_tiles(float (&c)[N / 8][4], const T* rows, int first,
+                                               const T* tile, int row) {
 #pragma unroll
   for (int j = 0; j < N / 8; ++j)
 #pragma unroll
@@ -89,12 +95,15 @@ __device__ __forceinline__ void multiply_tiles(float (&c)[N / 8][4], const T* ro
 
 // acc[16 x D] += p[16 x N] times the tile's rows row..row+N-1, p rounded to T.
 template <class T, int D, int N>
-__device__ __forceinline__ void multiply_add(float (&acc)[D / 8][4], const float (&p)[N / 8][4], const T* tile, int row) {
+__device__ __forceinline__ void multiply_add(float (&acc)[D / 8][4], const float (&p)[N / 8][4],
+                                             const T* tile, int row) {
 #pragma unroll
   for (int step = 0; step < N / 16; ++step) {
     // An accumulator's layout is operand A's: two 8-wide products make 16 columns.
-    const uint32_t a[4] = {pack2<T>(p[2 * step][0], p[2 * step][1]), pack2<T>(p[2 * step][2], p[2 * step][3]),
-                           pack2<T>(p[2 * step + 1][0], p[2 * step + 1][1]), pack2<T>(p[2 * step + 1][2], p[2 * step + 1][3])};
+    const uint32_t a[4] = {pack2<T>(p[2 * step][0], p[2 * step][1]),
+                           pack2<T>(p[2 * step][2], p[2 * step][3]),
+                           pack2<T>(p[2 * step + 1][0], p[2 * step + 1][1]),
+                           pack2<T>(p[2 * step + 1][2], p[2 * step + 1][3])};
 #pragma unroll
     for (int n = 0; n < D / 16; ++n) {
       uint32_t b[4];
@@ -107,21 +116,26 @@ __device__ __forceinline__ void multiply_add(float (&acc)[D / 8][4], const float
 // Writes a warp's accumulator, times low for rows 0-7 and times high for rows 8-15 of each half,
 // through its 16 rows of `tile` to tokens first.. of a matrix, in whole 16-byte chunks.
 template <class T, int D>
-__device__ __forceinline__ void store_rows(T* matrix, size_t stride, T* tile, const float (&acc)[D / 8][4], float low, float high,
+__device__ __forceinline__ void store_rows(T* matrix, size_t stride, T* tile,
+                                           const float (&acc)[D / 8][4], float low, float high,
                                            int first, int count) {
   constexpr int kChunks = D / tile::kPiece;
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16;
 #pragma unroll
   for (int j = 0; j < D / 8; ++j) {
     const int column = 2 * (lane % 4);
-    *reinterpret_cast<uint32_t*>(tile::at<kChunks>(tile, row + lane / 4, j) + column) = pack2<T>(acc[j][0] * low, acc[j][1] * low);
-    *reinterpret_cast<uint32_t*>(tile::at<kChunks>(tile, row + lane / 4 + 8, j) + column) = pack2<T>(acc[j][2] * high, acc[j][3] * high);
+    *reinterpret_cast<uint32_t*>(tile::at<kChunks>(tile, row + lane / 4, j) + column) =
+        pack2<T>(acc[j][0] * low, acc[j][1] * low);
+    *reinterpret_cast<uint32_t*>(tile::at<kChunks>(tile, row + lane / 4 + 8, j) + column) =
+        pack2<T>(acc[j][2] * high, acc[j][3] * high);
   }
   __syncwarp();
 #pragma unroll
   for (int i = lane; i < 16 * kChunks; i += 32) {
     const int t = first + row + i / kChunks;
-    if (t < count) store16(matrix + size_t(t) * stride + i % kChunks * tile::kPiece, load16(tile::at<kChunks>(tile, row + i / kChunks, i % kChunks)));
+    if (t < count)
+      store16(matrix + size_t(t) * stride + i % kChunks * tile::kPiece,
+              load16(tile::at<kChunks>(tile, row + i / kChunks, i % kChunks)));
   }
 }
 
@@ -137,18 +151,21 @@ __device__ __forceinline__ float quad_max(float value) {
 
 // Rows and columns of an accumulator's element r of product j: row lane / 4 + 8 (r / 2), column 8 j
 // + 2 (lane % 4) + r % 2.
-__device__ __forceinline__ int element_column(int j, int r) { return 8 * j + 2 * int(threadIdx.x % 4) + (r & 1); }
+__device__ __forceinline__ int element_column(int j, int r) {
+  return 8 * j + 2 * int(threadIdx.x % 4) + (r & 1);
+}
 
 VARIANTS(T = f16 | bf16, (D, KEYS) = (16, 64) | (32, 64) | (64, 64) | (128, 32))
 LAUNCH_BOUNDS(kThreads)
 MAX_DYN_SMEM(2 * 2 * KEYS * D * 2)
 template <class T, int D, int KEYS>
-KERNEL attention_fwd(T* out, float* log_sum, const T* qkv, const unsigned* segments, int segment_count, int count,
-                                        int heads, int kv_heads, float scale) {
+KERNEL attention_fwd(T* out, float* log_sum, const T* qkv, const unsigned* segments,
+                     int segment_count, int count, int heads, int kv_heads, float scale) {
   // [2 stages][keys, values][KEYS][D]; the queries pass through it first, the outputs last.
   DYN_SMEM(T, smem);
   SHARED(int, first_keys, [kTile]);
-  const int head = blockIdx.x, q0 = blockIdx.y * kTile, warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
+  const int head = blockIdx.x, q0 = blockIdx.y * kTile, warp_row = threadIdx.x / 32 * 16,
+            lane = threadIdx.x % 32;
   const size_t stride = size_t(heads + 2 * kv_heads) * D;
   const T* keys = qkv + size_t(heads + head / (heads / kv_heads)) * D;
   const T* values = keys + size_t(kv_heads) * D;
@@ -157,15 +174,19 @@ KERNEL attention_fwd(T* out, float* log_sum, const T* qkv, const unsigned* segme
   load_tile<T, D, kTile>(smem, qkv + size_t(head) * D, stride, q0, count);
   ptx::cp_async_commit();
   // Rows past the end get the last row's first key: they are computed like it and not stored.
-  if (threadIdx.x < kTile) first_keys[threadIdx.x] = first_key(segments, segment_count, min(q0 + int(threadIdx.x), count - 1));
+  if (threadIdx.x < kTile)
+    first_keys[threadIdx.x] =
+        first_key(segments, segment_count, min(q0 + int(threadIdx.x), count - 1));
   ptx::cp_async_wait<0>();
   __syncthreads();
   uint32_t q[D / 16][4];
 #pragma unroll
-  for (int step = 0; step < D / 16; ++step) tile::fragment_a<D / tile::kPiece, false>(q[step], smem, warp_row, 16 * step);
+  for (int step = 0; step < D / 16; ++step)
+    tile::fragment_a<D / tile::kPiece, false>(q[step], smem, warp_row, 16 * step);
   const int begin = first_keys[0], last_begin = first_keys[kTile - 1];
   // A query past the end sees what the last one sees.
-  const int limit[2] = {min(q0 + warp_row + lane / 4, count - 1), min(q0 + warp_row + lane / 4 + 8, count - 1)};
+  const int limit[2] = {min(q0 + warp_row + lane / 4, count - 1),
+                        min(q0 + warp_row + lane / 4 + 8, count - 1)};
   const int first[2] = {first_keys[warp_row + lane / 4], first_keys[warp_row + lane / 4 + 8]};
   __syncthreads();
 
@@ -200,7 +221,8 @@ KERNEL attention_fwd(T* out, float* log_sum, const T* qkv, const unsigned* segme
     for (int half = 0; half < 2; ++half) {
       float high = largest[half];
 #pragma unroll
-      for (int j = 0; j < KEYS / 8; ++j) high = fmaxf(high, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+      for (int j = 0; j < KEYS / 8; ++j)
+        high = fmaxf(high, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
       high = quad_max(high);
       // A row that has met none of its keys yet: any finite number keeps its zeros.
       const float base = high == -INFINITY ? 0.0f : high * factor;
@@ -230,7 +252,8 @@ KERNEL attention_fwd(T* out, float* log_sum, const T* qkv, const unsigned* segme
     const float top = half == 0 ? largest[0] : largest[1], total = half == 0 ? sum[0] : sum[1];
     if (t < count) log_sum[size_t(t) * heads + head] = top * scale + logf(total);
   }
-  store_rows<T, D>(out + size_t(head) * D, size_t(heads) * D, smem, acc, 1.0f / sum[0], 1.0f / sum[1], q0, count);
+  store_rows<T, D>(out + size_t(head) * D, size_t(heads) * D, smem, acc, 1.0f / sum[0],
+                   1.0f / sum[1], q0, count);
 }
 
 // Gradient of the queries of one head, and delta.
@@ -238,13 +261,15 @@ VARIANTS(T = f16 | bf16, (D, KEYS) = (16, 32) | (32, 32) | (64, 32) | (128, 32))
 LAUNCH_BOUNDS(kThreads)
 MAX_DYN_SMEM(2 * 2 * KEYS * D * 2)
 template <class T, int D, int KEYS>
-KERNEL attention_dq(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out, const float* log_sum, const unsigned* segments, int segment_count, int count,
-                                                 int heads, int kv_heads, float scale) {
+KERNEL attention_dq(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out,
+                    const float* log_sum, const unsigned* segments, int segment_count, int count,
+                    int heads, int kv_heads, float scale) {
   // [2 stages][keys, values][KEYS][D]; queries and grad_out pass through it first.
   DYN_SMEM(T, smem);
   SHARED(int, first_keys, [kTile]);
   SHARED(float, deltas, [kTile]);
-  const int head = blockIdx.x, q0 = blockIdx.y * kTile, warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
+  const int head = blockIdx.x, q0 = blockIdx.y * kTile, warp_row = threadIdx.x / 32 * 16,
+            lane = threadIdx.x % 32;
   const size_t stride = size_t(heads + 2 * kv_heads) * D, out_stride = size_t(heads) * D;
   const T* keys = qkv + size_t(heads + head / (heads / kv_heads)) * D;
   const T* values = keys + size_t(kv_heads) * D;
@@ -253,10 +278,13 @@ KERNEL attention_dq(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, 
   load_tile<T, D, kTile>(smem, qkv + size_t(head) * D, stride, q0, count);
   load_tile<T, D, kTile>(smem + kTile * D, grad_out + size_t(head) * D, out_stride, q0, count);
   ptx::cp_async_commit();
-  if (threadIdx.x < kTile) first_keys[threadIdx.x] = first_key(segments, segment_count, min(q0 + int(threadIdx.x), count - 1));
+  if (threadIdx.x < kTile)
+    first_keys[threadIdx.x] =
+        first_key(segments, segment_count, min(q0 + int(threadIdx.x), count - 1));
   {  // Two threads per row.
     const int row = threadIdx.x / 2, t = q0 + row;
-    const size_t at = size_t(min(t, count - 1)) * out_stride + size_t(head) * D + threadIdx.x % 2 * (D / 2);
+    const size_t at =
+        size_t(min(t, count - 1)) * out_stride + size_t(head) * D + threadIdx.x % 2 * (D / 2);
     float total = 0.0f;
 #pragma unroll
     for (int i = 0; i < D / 2; i += 8) {
@@ -328,12 +356,14 @@ KERNEL attention_dq(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, 
 // Gradients of the keys and values of one key/value head. Products are made transposed, keys as
 // rows: so that the probabilities come out in the layout that the sums over queries read. KEEP: the
 // block's keys and values stay in registers, else in shared memory.
-VARIANTS(T = f16 | bf16, (D, QUERIES, KEEP) = (16, 32, true) | (32, 32, true) | (64, 32, true) | (128, 32, false))
+VARIANTS(T = f16 | bf16,
+         (D, QUERIES, KEEP) = (16, 32, true) | (32, 32, true) | (64, 32, true) | (128, 32, false))
 LAUNCH_BOUNDS(kThreads)
 MAX_DYN_SMEM(2 * 2 * QUERIES * D * 2 + (KEEP ? 0 : 2 * kTile * D * 2))
 template <class T, int D, int QUERIES, bool KEEP>
-KERNEL attention_dkv(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum, const float* delta, const unsigned* segments, int segment_count, int count, int heads,
-                                              int kv_heads, float scale) {
+KERNEL attention_dkv(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum,
+                     const float* delta, const unsigned* segments, int segment_count, int count,
+                     int heads, int kv_heads, float scale) {
   // [2 stages][queries, grad_out][QUERIES][D]; keys and values [kTile][D] before that (KEEP: in its
   // place).
   DYN_SMEM(T, smem);
@@ -343,7 +373,8 @@ KERNEL attention_dkv(T* grad_qkv, const T* grad_out, const T* qkv, const float* 
   const int group = heads / kv_heads, kv_head = blockIdx.x, k0 = blockIdx.y * kTile;
   const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
   const size_t stride = size_t(heads + 2 * kv_heads) * D, out_stride = size_t(heads) * D;
-  const size_t key_column = size_t(heads + kv_head) * D, value_column = key_column + size_t(kv_heads) * D;
+  const size_t key_column = size_t(heads + kv_head) * D,
+               value_column = key_column + size_t(kv_heads) * D;
   T* own_keys = smem;
   T* own_values = smem + kTile * D;
   T* stages = KEEP ? smem : smem + 2 * kTile * D;
@@ -377,7 +408,8 @@ KERNEL attention_dkv(T* grad_qkv, const T* grad_out, const T* qkv, const float* 
     const int head = kv_head * group + i / blocks, q0 = k0 + i % blocks * QUERIES;
     T* tile = stages + stage * 2 * QUERIES * D;
     load_tile<T, D, QUERIES>(tile, qkv + size_t(head) * D, stride, q0, count);
-    load_tile<T, D, QUERIES>(tile + QUERIES * D, grad_out + size_t(head) * D, out_stride, q0, count);
+    load_tile<T, D, QUERIES>(tile + QUERIES * D, grad_out + size_t(head) * D, out_stride, q0,
+                             count);
     if (threadIdx.x < QUERIES) {
       // Past the end: any value, no key reads it.
       const size_t at = size_t(min(q0 + int(threadIdx.x), count - 1)) * heads + head;
@@ -399,8 +431,10 @@ KERNEL attention_dkv(T* grad_qkv, const T* grad_out, const T* qkv, const float* 
     const T* grads = queries + QUERIES * D;
     const bool masked = q0 < k0 + kTile - 1 || q0 + QUERIES > first_end;
     float p[QUERIES / 8][4], d[QUERIES / 8][4];
-    if constexpr (KEEP) multiply_rows<T, D, QUERIES>(p, k, queries, 0);
-    else multiply_tiles<T, D, QUERIES>(p, own_keys, warp_row, queries, 0);
+    if constexpr (KEEP)
+      multiply_rows<T, D, QUERIES>(p, k, queries, 0);
+    else
+      multiply_tiles<T, D, QUERIES>(p, own_keys, warp_row, queries, 0);
 #pragma unroll
     for (int j = 0; j < QUERIES / 8; ++j)
 #pragma unroll
@@ -410,8 +444,10 @@ KERNEL attention_dkv(T* grad_qkv, const T* grad_out, const T* qkv, const float* 
         p[j][r] = seen ? ptx::ex2_approx(p[j][r] * factor - logs[stage][column]) : 0.0f;
       }
     multiply_add<T, D, QUERIES>(grad_v, p, grads, 0);
-    if constexpr (KEEP) multiply_rows<T, D, QUERIES>(d, v, grads, 0);
-    else multiply_tiles<T, D, QUERIES>(d, own_values, warp_row, grads, 0);
+    if constexpr (KEEP)
+      multiply_rows<T, D, QUERIES>(d, v, grads, 0);
+    else
+      multiply_tiles<T, D, QUERIES>(d, own_values, warp_row, grads, 0);
 #pragma unroll
     for (int j = 0; j < QUERIES / 8; ++j)
 #pragma unroll

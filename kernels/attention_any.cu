@@ -32,7 +32,8 @@ __device__ __forceinline__ float dot(const T* a, const T* b, int size) {
 
 // acc[column] += weight of each of the `n` lanes times row[column] of that lane's token.
 template <class T>
-__device__ __forceinline__ void add_rows(float (&acc)[kLaneColumns], float weight, int n, const T* rows, size_t stride, int size) {
+__device__ __forceinline__ void add_rows(float (&acc)[kLaneColumns], float weight, int n,
+                                         const T* rows, size_t stride, int size) {
   const int lane = threadIdx.x % 32;
   for (int j = 0; j < n; ++j) {
     const float w = __shfl_sync(~0u, weight, j);
@@ -43,7 +44,8 @@ __device__ __forceinline__ void add_rows(float (&acc)[kLaneColumns], float weigh
 }
 
 template <class T>
-__device__ __forceinline__ void store_columns(T* row, const float (&acc)[kLaneColumns], float factor, int size) {
+__device__ __forceinline__ void store_columns(T* row, const float (&acc)[kLaneColumns],
+                                              float factor, int size) {
 #pragma unroll
   for (int i = 0; i < kLaneColumns; ++i) {
     const int column = threadIdx.x % 32 + 32 * i;
@@ -54,8 +56,9 @@ __device__ __forceinline__ void store_columns(T* row, const float (&acc)[kLaneCo
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL attention_fwd_any(T* out, float* log_sum, const T* qkv, const unsigned* segments, int segment_count,
-                                            int count, int heads, int kv_heads, int size, float scale) {
+KERNEL attention_fwd_any(T* out, float* log_sum, const T* qkv, const unsigned* segments,
+                         int segment_count, int count, int heads, int kv_heads, int size,
+                         float scale) {
   int t, head;
   if (!warp_item(count, heads, t, head)) return;
   const int lane = threadIdx.x % 32;
@@ -66,7 +69,8 @@ KERNEL attention_fwd_any(T* out, float* log_sum, const T* qkv, const unsigned* s
   float acc[kLaneColumns] = {}, largest = -INFINITY, sum = 0.0f;
   for (int k0 = first_key(segments, segment_count, t); k0 <= t; k0 += 32) {
     const bool seen = k0 + lane <= t;
-    const float score = seen ? scale * dot(query, keys + size_t(k0 + lane) * stride, size) : -INFINITY;
+    const float score =
+        seen ? scale * dot(query, keys + size_t(k0 + lane) * stride, size) : -INFINITY;
     const float high = fmaxf(largest, warp_max(score)), shrink = expf(largest - high);
     const float p = seen ? expf(score - high) : 0.0f;
     largest = high;
@@ -82,8 +86,9 @@ KERNEL attention_fwd_any(T* out, float* log_sum, const T* qkv, const unsigned* s
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL attention_dq_any(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out, const float* log_sum, const unsigned* segments, int segment_count,
-                                                     int count, int heads, int kv_heads, int size, float scale) {
+KERNEL attention_dq_any(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out,
+                        const float* log_sum, const unsigned* segments, int segment_count,
+                        int count, int heads, int kv_heads, int size, float scale) {
   int t, head;
   if (!warp_item(count, heads, t, head)) return;
   const int lane = threadIdx.x % 32;
@@ -101,7 +106,8 @@ KERNEL attention_dq_any(T* grad_qkv, float* delta, const T* grad_out, const T* q
     float d = 0.0f;
     if (k0 + lane <= t) {
       const size_t at = size_t(k0 + lane) * stride;
-      d = expf(scale * dot(query, keys + at, size) - row_log) * (dot(grad, values + at, size) - row_delta);
+      d = expf(scale * dot(query, keys + at, size) - row_log) *
+          (dot(grad, values + at, size) - row_delta);
     }
     add_rows(acc, d, min(32, t - k0 + 1), keys + size_t(k0) * stride, stride, size);
   }
@@ -111,13 +117,15 @@ KERNEL attention_dq_any(T* grad_qkv, float* delta, const T* grad_out, const T* q
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL attention_dkv_any(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum, const float* delta, const unsigned* segments, int segment_count, int count, int heads,
-                                                  int kv_heads, int size, float scale) {
+KERNEL attention_dkv_any(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum,
+                         const float* delta, const unsigned* segments, int segment_count, int count,
+                         int heads, int kv_heads, int size, float scale) {
   int t, kv_head;
   if (!warp_item(count, kv_heads, t, kv_head)) return;
   const int lane = threadIdx.x % 32, group = heads / kv_heads;
   const size_t stride = size_t(heads + 2 * kv_heads) * size, out_stride = size_t(heads) * size;
-  const size_t key_at = size_t(t) * stride + size_t(heads + kv_head) * size, value_at = key_at + size_t(kv_heads) * size;
+  const size_t key_at = size_t(t) * stride + size_t(heads + kv_head) * size,
+               value_at = key_at + size_t(kv_heads) * size;
   const int end = query_end(segments, segment_count, count, t);
   float grad_k[kLaneColumns] = {}, grad_v[kLaneColumns] = {};
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
@@ -127,7 +135,8 @@ KERNEL attention_dkv_any(T* grad_qkv, const T* grad_out, const T* qkv, const flo
       float p = 0.0f, d = 0.0f;
       if (q0 + lane < end) {
         const size_t row = size_t(q0 + lane) * heads + head;
-        p = expf(scale * dot(queries + size_t(q0 + lane) * stride, qkv + key_at, size) - log_sum[row]);
+        p = expf(scale * dot(queries + size_t(q0 + lane) * stride, qkv + key_at, size) -
+                 log_sum[row]);
         d = p * (dot(grads + size_t(q0 + lane) * out_stride, qkv + value_at, size) - delta[row]);
       }
       const int n = min(32, end - q0);

@@ -47,8 +47,8 @@ __device__ __forceinline__ float score_of(const float* query, const T* key, int 
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL attention_cached(T* out, T* keys, T* values, const T* qkv, int past, int heads, int kv_heads, int size,
-                                       float scale) {
+KERNEL attention_cached(T* out, T* keys, T* values, const T* qkv, int past, int heads, int kv_heads,
+                        int size, float scale) {
   SHARED(float, query, [kMaxColumns]);
   SHARED(float, sums, [kWarps][kMaxColumns]);
   SHARED(float, tops, [kWarps]);
@@ -72,7 +72,9 @@ KERNEL attention_cached(T* out, T* keys, T* values, const T* qkv, int past, int 
   for (int s0 = warp * 32; s0 <= last; s0 += kThreads) {
     const int s = s0 + lane;
     float score = -INFINITY;
-    if (s <= last) score = score_of(query, s < past ? cached_keys + s * width : new_keys + (s - past) * columns, size);
+    if (s <= last)
+      score = score_of(query, s < past ? cached_keys + s * width : new_keys + (s - past) * columns,
+                       size);
     const float high = fmaxf(largest, warp_max(score)), shrink = expf(largest - high);
     const float p = s <= last ? expf(score - high) : 0.0f;
     largest = high;
@@ -82,7 +84,8 @@ KERNEL attention_cached(T* out, T* keys, T* values, const T* qkv, int past, int 
     const int n = min(32, last - s0 + 1);
     for (int j = 0; j < n; ++j) {
       const float weight = __shfl_sync(~0u, p, j);
-      const T* row = s0 + j < past ? cached_values + (s0 + j) * width : new_values + (s0 + j - past) * columns;
+      const T* row =
+          s0 + j < past ? cached_values + (s0 + j) * width : new_values + (s0 + j - past) * columns;
 #pragma unroll
       for (int i = 0; i < kLaneColumns; ++i)
         if (lane + 32 * i < size) acc[i] += weight * to_float(row[lane + 32 * i]);
@@ -108,8 +111,8 @@ KERNEL attention_cached(T* out, T* keys, T* values, const T* qkv, int past, int 
 }
 
 template <class Y, class T>
-__device__ __forceinline__ void multiply_rows(Y* y, const T* x, const T* weight, const T* residual, int add_residual, int rows, int inputs,
-                                     int outputs) {
+__device__ __forceinline__ void multiply_rows(Y* y, const T* x, const T* weight, const T* residual,
+                                              int add_residual, int rows, int inputs, int outputs) {
   constexpr int kPack = Pack<T>::kCount;
   const int lane = threadIdx.x % 32, width = inputs % kPack == 0 ? kPack : 1;
   const int first = (blockIdx.x * kWarps + threadIdx.x / 32) * kOutputs;
@@ -162,7 +165,8 @@ __device__ __forceinline__ void multiply_rows(Y* y, const T* x, const T* weight,
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL gemv(T* y, const T* x, const T* weight, const T* residual, int add_residual, int rows, int inputs, int outputs) {
+KERNEL gemv(T* y, const T* x, const T* weight, const T* residual, int add_residual, int rows,
+            int inputs, int outputs) {
   multiply_rows(y, x, weight, residual, add_residual, rows, inputs, outputs);
 }
 

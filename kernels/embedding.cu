@@ -28,7 +28,8 @@ constexpr int kDigits = 1 << kDigitBits;
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL embedding_fwd(T* out, const T* table, const unsigned* tokens, int count, int vocab, int hidden) {
+KERNEL embedding_fwd(T* out, const T* table, const unsigned* tokens, int count, int vocab,
+                     int hidden) {
   constexpr int kPack = Pack<T>::kCount;
   const int width = hidden % kPack == 0 ? kPack : 1, parts = hidden / width;
   const unsigned item = blockIdx.x * kThreads + threadIdx.x;
@@ -50,7 +51,8 @@ KERNEL embedding_fwd(T* out, const T* table, const unsigned* tokens, int count, 
 
 // Grid 1. `order` and `spare` [count]; passes = number of digits of `vocab`, at least 1.
 extern "C" __global__ void __launch_bounds__(kSortThreads)
-    embedding_sort(unsigned* order, unsigned* spare, const unsigned* tokens, int count, int vocab, int passes) {
+    embedding_sort(unsigned* order, unsigned* spare, const unsigned* tokens, int count, int vocab,
+                   int passes) {
   SHARED(unsigned, counts, [kSortWarps][kDigits]);
   SHARED(unsigned, sums, [kDigits / 32]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, digit = threadIdx.x;
@@ -65,7 +67,8 @@ extern "C" __global__ void __launch_bounds__(kSortThreads)
     __syncwarp();
     for (int i = begin + lane; i < end; i += 32) {
       const unsigned token = tokens[pass == 0 ? unsigned(i) : from[i]];
-      atomicAdd(&counts[warp][min(token, unsigned(vocab)) >> kDigitBits * pass & (kDigits - 1u)], 1u);
+      atomicAdd(&counts[warp][min(token, unsigned(vocab)) >> kDigitBits * pass & (kDigits - 1u)],
+                1u);
     }
     __syncthreads();
     // counts[w][d] becomes the first place of warp w's items with digit d.
@@ -89,7 +92,8 @@ extern "C" __global__ void __launch_bounds__(kSortThreads)
     for (int first = begin; first < end; first += 32) {
       const bool valid = first + lane < end;
       const unsigned t = !valid ? 0 : pass == 0 ? unsigned(first + lane) : from[first + lane];
-      const unsigned key = valid ? min(tokens[t], unsigned(vocab)) >> kDigitBits * pass & (kDigits - 1u) : 0;
+      const unsigned key =
+          valid ? min(tokens[t], unsigned(vocab)) >> kDigitBits * pass & (kDigits - 1u) : 0;
       const unsigned place = take_place(counts[warp], key, valid);
       if (valid) to[place] = t;
     }
@@ -102,8 +106,8 @@ extern "C" __global__ void __launch_bounds__(kSortThreads)
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL embedding_bwd(T* grad_table, const T* grad_out, const unsigned* tokens, const unsigned* order, int count,
-                                         int vocab, int hidden) {
+KERNEL embedding_bwd(T* grad_table, const T* grad_out, const unsigned* tokens,
+                     const unsigned* order, int count, int vocab, int hidden) {
   constexpr int kPack = Pack<T>::kCount;
   const int lane = threadIdx.x % 32, width = hidden % kPack == 0 ? kPack : 1;
   const int chunks = (hidden + 32 * width - 1) / (32 * width);

@@ -36,7 +36,7 @@ template <class S>
 struct GroupedTileScheduler {
   const unsigned* offsets;
   int experts, tiles_n;
-  int expert = 0, before = 0;  // tiles of the experts before `expert`
+  int expert = 0, before = 0;   // tiles of the experts before `expert`
   int m0 = 0, n0 = 0, end = 0;  // the tile's first slot and column, and the expert's last slot + 1
 
   __device__ __forceinline__ GroupedTileScheduler(const unsigned* offsets_, int experts_, int cols)
@@ -66,7 +66,8 @@ struct GatesAndUps {
   __device__ __forceinline__ unsigned operator()(unsigned row) const {
     constexpr unsigned kHalf = S::WarpN / 2;
     const unsigned column = row / S::WarpN * kHalf + row % kHalf;
-    return (row % S::WarpN < kHalf ? 0 : intermediate) + (column < intermediate ? column : intermediate - 1);
+    return (row % S::WarpN < kHalf ? 0 : intermediate) +
+           (column < intermediate ? column : intermediate - 1);
   }
 };
 
@@ -77,8 +78,8 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL experts_up_fwd(T* gate_up, T* act, const T* x, const T* w13, const unsigned* offsets,
-                                           const unsigned* slot_source, int experts, int top_k, int hidden,
-                                           int intermediate) {
+                      const unsigned* slot_source, int experts, int top_k, int hidden,
+                      int intermediate) {
   DYN_SMEM(T, shared);
   const gemm::WarpTile<S> warp;
   const bool aligned = intermediate % 8 == 0;
@@ -88,24 +89,26 @@ KERNEL experts_up_fwd(T* gate_up, T* act, const T* x, const T* w13, const unsign
   GroupedTileScheduler<S> scheduler(offsets, experts, cols);
   for (int tile = blockIdx.x; scheduler.find(tile); tile += gridDim.x) {
     const int m0 = scheduler.m0, n0 = scheduler.n0, end = scheduler.end;
-    gemm::KMajor<S, T, S::M, gemm::TokenOfSlot> a(x, hidden, m0, end, hidden, {slot_source, unsigned(top_k)});
-    gemm::KMajor<S, T, S::N, GatesAndUps<S>> b(w13 + scheduler.expert * expert_size, hidden, n0, cols, hidden,
-                                              {unsigned(intermediate)});
+    gemm::KMajor<S, T, S::M, gemm::TokenOfSlot> a(x, hidden, m0, end, hidden,
+                                                  {slot_source, unsigned(top_k)});
+    gemm::KMajor<S, T, S::N, GatesAndUps<S>> b(w13 + scheduler.expert * expert_size, hidden, n0,
+                                               cols, hidden, {unsigned(intermediate)});
     gemm::Sums<S> sums;
     gemm::clear<S>(sums);
     const bool active = warp.active(end - m0, 2 * intermediate - n0);
     gemm::multiply<S>(shared, a, b, hidden, warp, active, sums);
     if (active)
-      gemm::epilogue_pair<S>(shared, sums, warp, [&](int row, int col, float(&gate)[8], float(&up)[8]) {
-        if (m0 + row >= end) return;
-        const int column = n0 / 2 + col, left = intermediate - column;
-        T* to = gate_up + size_t(m0 + row) * 2 * intermediate + column;
-        gemm::store8(to, gate, left, aligned);
-        gemm::store8(to + intermediate, up, left, aligned);
+      gemm::epilogue_pair<S>(
+          shared, sums, warp, [&](int row, int col, float(&gate)[8], float(&up)[8]) {
+            if (m0 + row >= end) return;
+            const int column = n0 / 2 + col, left = intermediate - column;
+            T* to = gate_up + size_t(m0 + row) * 2 * intermediate + column;
+            gemm::store8(to, gate, left, aligned);
+            gemm::store8(to + intermediate, up, left, aligned);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) up[i] *= gate[i] * sigmoid(gate[i]);
-        gemm::store8(act + size_t(m0 + row) * intermediate + column, up, left, aligned);
-      });
+            for (int i = 0; i < 8; ++i) up[i] *= gate[i] * sigmoid(gate[i]);
+            gemm::store8(act + size_t(m0 + row) * intermediate + column, up, left, aligned);
+          });
     __syncthreads();  // the next tile's stages lie where the results were handed out
   }
 }
@@ -115,15 +118,16 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL experts_down_fwd(T* slot_out, const T* act, const T* w2, const float* weights,
-                                             const unsigned* offsets, const unsigned* slot_source, int experts,
-                                             int hidden, int intermediate) {
+                        const unsigned* offsets, const unsigned* slot_source, int experts,
+                        int hidden, int intermediate) {
   DYN_SMEM(T, shared);
   const gemm::WarpTile<S> warp;
   GroupedTileScheduler<S> scheduler(offsets, experts, hidden);
   for (int tile = blockIdx.x; scheduler.find(tile); tile += gridDim.x) {
     const int m0 = scheduler.m0, n0 = scheduler.n0, end = scheduler.end;
     gemm::KMajor<S, T, S::M> a(act, intermediate, m0, end, intermediate);
-    gemm::KMajor<S, T, S::N> b(w2 + scheduler.expert * size_t(hidden) * intermediate, intermediate, n0, hidden, intermediate);
+    gemm::KMajor<S, T, S::N> b(w2 + scheduler.expert * size_t(hidden) * intermediate, intermediate,
+                               n0, hidden, intermediate);
     gemm::Sums<S> sums;
     gemm::clear<S>(sums);
     const bool active = warp.active(end - m0, hidden - n0);
@@ -135,7 +139,8 @@ KERNEL experts_down_fwd(T* slot_out, const T* act, const T* w2, const float* wei
         const float weight = weights[slot_source[slot]];
 #pragma unroll
         for (int i = 0; i < 8; ++i) v[i] *= weight;
-        gemm::store8(slot_out + size_t(slot) * hidden + n0 + col, v, hidden - n0 - col, hidden % 8 == 0);
+        gemm::store8(slot_out + size_t(slot) * hidden + n0 + col, v, hidden - n0 - col,
+                     hidden % 8 == 0);
       });
     __syncthreads();
   }
@@ -145,8 +150,8 @@ KERNEL experts_down_fwd(T* slot_out, const T* act, const T* w2, const float* wei
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL experts_combine_fwd(T* out, const T* slot_rows, const T* residual, const unsigned* source_slot,
-                                        int count, int top_k, int hidden) {
+KERNEL experts_combine_fwd(T* out, const T* slot_rows, const T* residual,
+                           const unsigned* source_slot, int count, int top_k, int hidden) {
   const int pieces = (hidden + gemm::kPiece - 1) / gemm::kPiece;
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= (long long)count * pieces) return;
@@ -156,7 +161,8 @@ KERNEL experts_combine_fwd(T* out, const T* slot_rows, const T* residual, const 
   if (residual) gemm::load8(sum, residual + size_t(token) * hidden + col, left, aligned);
   for (int k = 0; k < top_k; ++k) {
     float v[8];
-    gemm::load8(v, slot_rows + size_t(source_slot[size_t(token) * top_k + k]) * hidden + col, left, aligned);
+    gemm::load8(v, slot_rows + size_t(source_slot[size_t(token) * top_k + k]) * hidden + col, left,
+                aligned);
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum[i] += v[i];
   }
@@ -168,9 +174,9 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL experts_act_bwd(T* grad_gate_up, T* weighted_act, float* parts, const T* grad_out,
-                                             const T* gate_up, const T* w2, const float* weights,
-                                             const unsigned* offsets, const unsigned* slot_source, int experts,
-                                             int top_k, int hidden, int intermediate) {
+                       const T* gate_up, const T* w2, const float* weights, const unsigned* offsets,
+                       const unsigned* slot_source, int experts, int top_k, int hidden,
+                       int intermediate) {
   DYN_SMEM(T, shared);
   const gemm::WarpTile<S> warp;
   const bool aligned = intermediate % 8 == 0;
@@ -178,8 +184,10 @@ KERNEL experts_act_bwd(T* grad_gate_up, T* weighted_act, float* parts, const T* 
   GroupedTileScheduler<S> scheduler(offsets, experts, intermediate);
   for (int tile = blockIdx.x; scheduler.find(tile); tile += gridDim.x) {
     const int m0 = scheduler.m0, n0 = scheduler.n0, end = scheduler.end;
-    gemm::KMajor<S, T, S::M, gemm::TokenOfSlot> a(grad_out, hidden, m0, end, hidden, {slot_source, unsigned(top_k)});
-    gemm::MNMajor<S, T, S::N> b(w2 + scheduler.expert * size_t(hidden) * intermediate, intermediate, n0, intermediate, hidden);
+    gemm::KMajor<S, T, S::M, gemm::TokenOfSlot> a(grad_out, hidden, m0, end, hidden,
+                                                  {slot_source, unsigned(top_k)});
+    gemm::MNMajor<S, T, S::N> b(w2 + scheduler.expert * size_t(hidden) * intermediate, intermediate,
+                                n0, intermediate, hidden);
     gemm::Sums<S> sums;
     gemm::clear<S>(sums);
     const bool active = warp.active(end - m0, intermediate - n0);
@@ -189,7 +197,8 @@ KERNEL experts_act_bwd(T* grad_gate_up, T* weighted_act, float* parts, const T* 
         // No early return: all lanes meet in the shuffles. Rows and columns outside have zeros
         // everywhere.
         const bool inside = m0 + row < end;
-        const int slot = inside ? m0 + row : m0, column = n0 + col, left = inside ? intermediate - column : 0;
+        const int slot = inside ? m0 + row : m0, column = n0 + col,
+                  left = inside ? intermediate - column : 0;
         const float weight = weights[slot_source[slot]];
         const size_t at = size_t(slot) * 2 * intermediate + column;
         float gate[8], up[8], act[8];
@@ -208,7 +217,8 @@ KERNEL experts_act_bwd(T* grad_gate_up, T* weighted_act, float* parts, const T* 
         gemm::store8(grad_gate_up + at + intermediate, up, left, aligned);
         gemm::store8(weighted_act + size_t(slot) * intermediate + column, act, left, aligned);
 #pragma unroll
-        for (int mask = 1; mask < S::WarpN / 8; mask *= 2) dot += __shfl_xor_sync(0xffffffffu, dot, mask);
+        for (int mask = 1; mask < S::WarpN / 8; mask *= 2)
+          dot += __shfl_xor_sync(0xffffffffu, dot, mask);
         if (inside && col == warp.col) parts[size_t(slot) * part_count + column / S::WarpN] = dot;
       });
     __syncthreads();
@@ -220,19 +230,22 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL experts_x_bwd(T* slot_grad, const T* grad_gate_up, const T* w13, const unsigned* offsets,
-                                           int experts, int hidden, int intermediate) {
+                     int experts, int hidden, int intermediate) {
   DYN_SMEM(T, shared);
   const gemm::WarpTile<S> warp;
   const int depth = 2 * intermediate;
   GroupedTileScheduler<S> scheduler(offsets, experts, hidden);
   for (int tile = blockIdx.x; scheduler.find(tile); tile += gridDim.x) {
     gemm::KMajor<S, T, S::M> a(grad_gate_up, depth, scheduler.m0, scheduler.end, depth);
-    gemm::MNMajor<S, T, S::N> b(w13 + scheduler.expert * size_t(depth) * hidden, hidden, scheduler.n0, hidden, depth);
+    gemm::MNMajor<S, T, S::N> b(w13 + scheduler.expert * size_t(depth) * hidden, hidden,
+                                scheduler.n0, hidden, depth);
     gemm::Sums<S> sums;
     gemm::clear<S>(sums);
     const bool active = warp.active(scheduler.end - scheduler.m0, hidden - scheduler.n0);
     gemm::multiply<S>(shared, a, b, depth, warp, active, sums);
-    if (active) gemm::store_tile<S>(slot_grad, shared, sums, warp, scheduler.m0, scheduler.n0, scheduler.end, hidden, false);
+    if (active)
+      gemm::store_tile<S>(slot_grad, shared, sums, warp, scheduler.m0, scheduler.n0, scheduler.end,
+                          hidden, false);
     __syncthreads();
   }
 }
@@ -242,7 +255,7 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL experts_w13_bwd(T* grad_w13, const T* grad_gate_up, const T* x, const unsigned* offsets,
-                                             const unsigned* slot_source, int top_k, int hidden, int intermediate) {
+                       const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   DYN_SMEM(T, shared);
   const gemm::WarpTile<S> warp;
   const int rows = 2 * intermediate, tiles_n = (hidden + S::N - 1) / S::N;
@@ -251,22 +264,23 @@ KERNEL experts_w13_bwd(T* grad_w13, const T* grad_gate_up, const T* x, const uns
   const int first = offsets[expert], depth = int(offsets[expert + 1]) - first;
   if (depth == 0) return;
   gemm::MNMajor<S, T, S::M> a(grad_gate_up + size_t(first) * rows, rows, m0, rows, depth);
-  gemm::MNMajor<S, T, S::N, gemm::TokenOfSlot> b(x, hidden, n0, hidden, depth, {slot_source + first, unsigned(top_k)});
+  gemm::MNMajor<S, T, S::N, gemm::TokenOfSlot> b(x, hidden, n0, hidden, depth,
+                                                 {slot_source + first, unsigned(top_k)});
   gemm::Sums<S> sums;
   gemm::clear<S>(sums);
   const bool active = warp.active(rows - m0, hidden - n0);
   gemm::multiply<S>(shared, a, b, depth, warp, active, sums);
   if (active)
-    gemm::store_tile<S>(grad_w13 + expert * size_t(rows) * hidden, shared, sums, warp, m0, n0, rows, hidden, true);
+    gemm::store_tile<S>(grad_w13 + expert * size_t(rows) * hidden, shared, sums, warp, m0, n0, rows,
+                        hidden, true);
 }
 
 VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
 LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-KERNEL experts_w2_bwd(T* grad_w2, const T* grad_out, const T* weighted_act,
-                                            const unsigned* offsets, const unsigned* slot_source, int top_k, int hidden,
-                                            int intermediate) {
+KERNEL experts_w2_bwd(T* grad_w2, const T* grad_out, const T* weighted_act, const unsigned* offsets,
+                      const unsigned* slot_source, int top_k, int hidden, int intermediate) {
   DYN_SMEM(T, shared);
   const gemm::WarpTile<S> warp;
   const int tiles_n = (intermediate + S::N - 1) / S::N;
@@ -275,20 +289,22 @@ KERNEL experts_w2_bwd(T* grad_w2, const T* grad_out, const T* weighted_act,
   const int first = offsets[expert], depth = int(offsets[expert + 1]) - first;
   if (depth == 0) return;
   gemm::MNMajor<S, T, S::M, gemm::TokenOfSlot> a(grad_out, hidden, m0, hidden, depth,
-                                                {slot_source + first, unsigned(top_k)});
-  gemm::MNMajor<S, T, S::N> b(weighted_act + size_t(first) * intermediate, intermediate, n0, intermediate, depth);
+                                                 {slot_source + first, unsigned(top_k)});
+  gemm::MNMajor<S, T, S::N> b(weighted_act + size_t(first) * intermediate, intermediate, n0,
+                              intermediate, depth);
   gemm::Sums<S> sums;
   gemm::clear<S>(sums);
   const bool active = warp.active(hidden - m0, intermediate - n0);
   gemm::multiply<S>(shared, a, b, depth, warp, active, sums);
   if (active)
-    gemm::store_tile<S>(grad_w2 + expert * size_t(hidden) * intermediate, shared, sums, warp, m0, n0, hidden,
-                        intermediate, true);
+    gemm::store_tile<S>(grad_w2 + expert * size_t(hidden) * intermediate, shared, sums, warp, m0,
+                        n0, hidden, intermediate, true);
 }
 
-
 // One thread per (token, choice).
-extern "C" __global__ void __launch_bounds__(kThreads) experts_weights_bwd(float* grad_weights, const float* parts, const unsigned* source_slot, int slots, int part_count) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+    experts_weights_bwd(float* grad_weights, const float* parts, const unsigned* source_slot,
+                        int slots, int part_count) {
   const int source = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (source >= slots) return;
   const float* from = parts + size_t(source_slot[source]) * part_count;

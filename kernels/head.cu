@@ -41,15 +41,17 @@ constexpr float kLog2E = 1.44269504f;
 __device__ __forceinline__ int in_chunk(const unsigned* counted, int first, int chunk) {
   return min(chunk, int(counted[0]) - first);
 }
-__device__ __forceinline__ int row_length(int vocab) { return (vocab + gemm::kPiece - 1) / gemm::kPiece * gemm::kPiece; }
+__device__ __forceinline__ int row_length(int vocab) {
+  return (vocab + gemm::kPiece - 1) / gemm::kPiece * gemm::kPiece;
+}
 
 VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
 LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL head_logits_fwd(T* exponentials, float* stats, float* target_logit, const T* x,
-                                               const T* table, const unsigned* rows, const unsigned* targets,
-                                               const unsigned* counted, int first, int chunk, int vocab, int hidden) {
+                       const T* table, const unsigned* rows, const unsigned* targets,
+                       const unsigned* counted, int first, int chunk, int vocab, int hidden) {
   DYN_SMEM(T, shared);
   // Row tiles first: a chunk's few rows stay in L2 while the table passes once.
   const int tiles_m = (chunk + S::M - 1) / S::M;
@@ -116,16 +118,16 @@ VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
 LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-KERNEL head_x_bwd(float* sums_of_splits, const T* dlogits, const T* table,
-                                           const unsigned* counted, int first, int chunk, int vocab, int hidden,
-                                           int splits) {
+KERNEL head_x_bwd(float* sums_of_splits, const T* dlogits, const T* table, const unsigned* counted,
+                  int first, int chunk, int vocab, int hidden, int splits) {
   DYN_SMEM(T, shared);
   const int tiles_m = (chunk + S::M - 1) / S::M, tiles_n = (hidden + S::N - 1) / S::N;
   const int split = int(blockIdx.x) / (tiles_m * tiles_n);
   const int m0 = int(blockIdx.x) / tiles_n % tiles_m * S::M, n0 = int(blockIdx.x) % tiles_n * S::N;
   const int count = in_chunk(counted, first, chunk);
   if (m0 >= count) return;
-  const int steps = (vocab + gemm::kDepth - 1) / gemm::kDepth, each = (steps + splits - 1) / splits * gemm::kDepth;
+  const int steps = (vocab + gemm::kDepth - 1) / gemm::kDepth,
+            each = (steps + splits - 1) / splits * gemm::kDepth;
   const int begin = min(vocab, split * each), depth = min(vocab - begin, each);
   const int length = row_length(vocab);
   const gemm::WarpTile<S> warp;
@@ -139,7 +141,8 @@ KERNEL head_x_bwd(float* sums_of_splits, const T* dlogits, const T* table,
   float* result = sums_of_splits + size_t(split) * chunk * hidden;
   gemm::epilogue<S>(shared, sums, warp, [&](int row, int col, float(&v)[8]) {
     if (m0 + row < count)
-      gemm::store8(result + size_t(m0 + row) * hidden + n0 + col, v, hidden - n0 - col, hidden % 8 == 0);
+      gemm::store8(result + size_t(m0 + row) * hidden + n0 + col, v, hidden - n0 - col,
+                   hidden % 8 == 0);
   });
 }
 
@@ -148,8 +151,9 @@ VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
 KERNEL head_x_sum_bwd(T* grad_x, const float* sums_of_splits, const unsigned* rows,
-                                               const unsigned* counted, int first, int chunk, int hidden, int splits) {
-  const int pieces = (hidden + gemm::kPiece - 1) / gemm::kPiece, at = int(blockIdx.x * blockDim.x + threadIdx.x);
+                      const unsigned* counted, int first, int chunk, int hidden, int splits) {
+  const int pieces = (hidden + gemm::kPiece - 1) / gemm::kPiece,
+            at = int(blockIdx.x * blockDim.x + threadIdx.x);
   const int row = at / pieces, col = at % pieces * gemm::kPiece, left = hidden - col;
   if (row >= in_chunk(counted, first, chunk)) return;
   const bool aligned = hidden % 8 == 0;
@@ -168,7 +172,7 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL head_table_bwd(T* grad_table, const T* dlogits, const T* x, const unsigned* rows,
-                                               const unsigned* counted, int first, int chunk, int vocab, int hidden) {
+                      const unsigned* counted, int first, int chunk, int vocab, int hidden) {
   DYN_SMEM(T, shared);
   const int tiles_n = (hidden + S::N - 1) / S::N;
   const int m0 = int(blockIdx.x) / tiles_n * S::M, n0 = int(blockIdx.x) % tiles_n * S::N;
@@ -189,7 +193,7 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL head_rows_fwd(float* logits, const T* x, const T* table, int first, int rows, int vocab,
-                                             int hidden) {
+                     int hidden) {
   DYN_SMEM(T, shared);
   const int tiles_m = (rows + S::M - 1) / S::M;
   const int m0 = int(blockIdx.x) % tiles_m * S::M, n0 = int(blockIdx.x) / tiles_m * S::N;
@@ -206,7 +210,9 @@ KERNEL head_rows_fwd(float* logits, const T* x, const T* table, int first, int r
 // Greatest logit and sum of exp(logit - greatest) of a row, the same in all threads of the block.
 struct RowStatistics {
   float greatest, sum;
-  __device__ __forceinline__ float loss(float target_logit) const { return greatest + logf(sum) - target_logit; }
+  __device__ __forceinline__ float loss(float target_logit) const {
+    return greatest + logf(sum) - target_logit;
+  }
 };
 __device__ __forceinline__ RowStatistics row_statistics(const float* stats, int parts) {
   SHARED(float, warps, [kThreads / 32]);
@@ -228,9 +234,9 @@ VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
 KERNEL head_grad_bwd(T* exponentials, float* row_losses, const float* stats,
-                                              const float* target_logit, const unsigned* targets,
-                                              const unsigned* counted, const float* loss_scale, const float* scale, int first,
-                                              int chunk, int vocab, int part_width) {
+                     const float* target_logit, const unsigned* targets, const unsigned* counted,
+                     const float* loss_scale, const float* scale, int first, int chunk, int vocab,
+                     int part_width) {
   const int row = blockIdx.x;
   if (row >= in_chunk(counted, first, chunk)) return;
   const int parts = (vocab + part_width - 1) / part_width;
@@ -238,11 +244,13 @@ KERNEL head_grad_bwd(T* exponentials, float* row_losses, const float* stats,
   const RowStatistics whole = row_statistics(stats, parts);
   if (threadIdx.x == 0) row_losses[first + row] = whole.loss(target_logit[first + row]);
   const unsigned target = targets[first + row];
-  const float unit = target < unsigned(vocab) ? scale[0] * loss_scale[0] : NAN, share = unit / whole.sum;
+  const float unit = target < unsigned(vocab) ? scale[0] * loss_scale[0] : NAN,
+              share = unit / whole.sum;
   const int length = row_length(vocab);
   T* logits = exponentials + size_t(row) * length;
   for (int col = threadIdx.x * 8; col < length; col += kThreads * 8) {
-    const float factor = share * ptx::ex2_approx((stats[col / part_width * 2] - whole.greatest) * kLog2E);
+    const float factor =
+        share * ptx::ex2_approx((stats[col / part_width * 2] - whole.greatest) * kLog2E);
     float v[8];
     gemm::load8(v, logits + col, 8, true);
 #pragma unroll
@@ -251,10 +259,11 @@ KERNEL head_grad_bwd(T* exponentials, float* row_losses, const float* stats,
   }
 }
 
-
 // One block. rows[i], row_targets[i] = the i-th counted token and its target, counted[0] = their
 // number, target_logit = NaN.
-extern "C" __global__ void __launch_bounds__(kThreads) head_compact(unsigned* rows, unsigned* row_targets, float* target_logit, unsigned* counted, const unsigned* targets, int count) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+    head_compact(unsigned* rows, unsigned* row_targets, float* target_logit, unsigned* counted,
+                 const unsigned* targets, int count) {
   SHARED(unsigned, warps, [kThreads / 32]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   unsigned before = 0;
@@ -281,7 +290,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) head_compact(unsigned* ro
 
 // One block per row of the chunk: losses of the counted tokens at their positions; the others are
 // left as they are.
-extern "C" __global__ void __launch_bounds__(kThreads) head_losses_fwd(float* losses, const float* stats, const float* target_logit, const unsigned* rows, const unsigned* counted, int first, int chunk, int parts) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+    head_losses_fwd(float* losses, const float* stats, const float* target_logit,
+                    const unsigned* rows, const unsigned* counted, int first, int chunk,
+                    int parts) {
   const int row = blockIdx.x;
   if (row >= in_chunk(counted, first, chunk)) return;
   const RowStatistics whole = row_statistics(stats + size_t(row) * parts * 2, parts);
@@ -289,7 +301,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) head_losses_fwd(float* lo
 }
 
 // One block: loss[0] += sum of row_losses.
-extern "C" __global__ void __launch_bounds__(kThreads) head_loss_fwd(float* loss, const float* row_losses, const unsigned* counted) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+    head_loss_fwd(float* loss, const float* row_losses, const unsigned* counted) {
   const int count = counted[0];
   float sum = 0.0f;
   for (int i = threadIdx.x; i < count; i += kThreads) sum += row_losses[i];

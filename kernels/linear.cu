@@ -18,7 +18,7 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL linear_fwd(T* y, const T* x, const T* weight, const T* residual, int rows, int inputs,
-                                        int outputs) {
+                  int outputs) {
   DYN_SMEM(T, shared);
   const int tiles = (outputs + S::N - 1) / S::N;
   const int m0 = int(blockIdx.x) / tiles * S::M, n0 = int(blockIdx.x) % tiles * S::N;
@@ -46,8 +46,8 @@ KERNEL linear_fwd(T* y, const T* x, const T* weight, const T* residual, int rows
 
 // What both gradients share: result[M, N] = A B^T (+ result).
 template <class T, class S, class A, class B>
-__device__ __forceinline__ void gradient(T* result, T* shared, A& a, B& b, bool accumulate, int m0, int n0, int rows,
-                                         int cols, int depth) {
+__device__ __forceinline__ void gradient(T* result, T* shared, A& a, B& b, bool accumulate, int m0,
+                                         int n0, int rows, int cols, int depth) {
   const gemm::WarpTile<S> warp;
   gemm::Sums<S> sums;
   gemm::clear<S>(sums);
@@ -62,7 +62,7 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL linear_input_bwd(T* grad_x, const T* grad_y, const T* weight, int accumulate, int rows,
-                                               int inputs, int outputs) {
+                        int inputs, int outputs) {
   DYN_SMEM(T, shared);
   const int tiles = (inputs + S::N - 1) / S::N;
   const int m0 = int(blockIdx.x) / tiles * S::M, n0 = int(blockIdx.x) % tiles * S::N;
@@ -76,7 +76,7 @@ LAUNCH_BOUNDS(gemm::kThreads)
 MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
 KERNEL linear_weight_bwd(T* grad_weight, const T* grad_y, const T* x, int rows, int inputs,
-                                                int outputs) {
+                         int outputs) {
   DYN_SMEM(T, shared);
   const int tiles = (inputs + S::N - 1) / S::N;
   const int m0 = int(blockIdx.x) / tiles * S::M, n0 = int(blockIdx.x) % tiles * S::N;

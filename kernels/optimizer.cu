@@ -35,7 +35,8 @@ KERNEL grad_squares(float* part, const T* gradient, int len) {
   float sum = 0.0f;
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
-    const long long first = ((long long)(blockIdx.x) * kRounds + round) * (kThreads * kOwn) + threadIdx.x * kOwn;
+    const long long first =
+        ((long long)(blockIdx.x) * kRounds + round) * (kThreads * kOwn) + threadIdx.x * kOwn;
     if (first + kOwn <= len) {
       const Pack<T> values = load16(gradient + first);
 #pragma unroll
@@ -70,7 +71,8 @@ __device__ __forceinline__ void update_loss_scale(float* scale_state, bool finit
 }
 
 // Grid 1: norm from `count` parts, and the scale of the gradients to come.
-extern "C" __global__ void __launch_bounds__(kThreads) grad_norm(float* norm, float* scale_state, const float* parts, int count) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+    grad_norm(float* norm, float* scale_state, const float* parts, int count) {
   SHARED(double, sums, [kThreads]);
   double sum = 0.0;
   for (int i = threadIdx.x; i < count; i += kThreads) sum += double(parts[i]);
@@ -80,7 +82,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) grad_norm(float* norm, fl
     if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
   }
   if (threadIdx.x == 0) {
-    const float inverse = 1.0f / scale_state[kLossScale], value = float(sqrt(sums[0]) * double(inverse));
+    const float inverse = 1.0f / scale_state[kLossScale],
+                value = float(sqrt(sums[0]) * double(inverse));
     norm[0] = value;
     if (isfinite(value)) norm[1] += 1.0f;
     scale_state[kInverseScale] = inverse;
@@ -93,7 +96,8 @@ struct Update {
   float gradient_factor, beta1, beta2, keep, rate, inverse_correction2, epsilon;
 };
 
-__device__ __forceinline__ float update(const Update& u, float gradient, float& master, float& first, float& second) {
+__device__ __forceinline__ float update(const Update& u, float gradient, float& master,
+                                        float& first, float& second) {
   const float g = gradient * u.gradient_factor;
   first = u.beta1 * first + (1.0f - u.beta1) * g;
   second = u.beta2 * second + (1.0f - u.beta2) * g * g;
@@ -116,8 +120,8 @@ VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
 KERNEL adamw(T* weight, float* master, float* first, float* second, T* gradient, const float* norm,
-                                      const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1,
-                                      float log_beta2, float decay, float epsilon, float max_norm, int len) {
+             const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1,
+             float log_beta2, float decay, float epsilon, float max_norm, int len) {
   const long long begin = ((long long)(blockIdx.x) * kThreads + threadIdx.x) * kOwn;
   const bool whole = begin + kOwn <= len;
   const float n = norm[0];
@@ -127,11 +131,18 @@ KERNEL adamw(T* weight, float* master, float* first, float* second, T* gradient,
   }
   // 1 - beta^updates, without the cancellation of that difference.
   const float step = rate[0], updates = norm[1];
-  const float correction1 = -expm1f(updates * log_beta1), correction2 = -expm1f(updates * log_beta2);
-  const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)), beta1, beta2, 1.0f - step * decay,
-                 step / correction1, 1.0f / correction2, epsilon};
+  const float correction1 = -expm1f(updates * log_beta1),
+              correction2 = -expm1f(updates * log_beta2);
+  const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)),
+                 beta1,
+                 beta2,
+                 1.0f - step * decay,
+                 step / correction1,
+                 1.0f / correction2,
+                 epsilon};
   if (!whole) {
-    for (long long i = begin; i < len; ++i) weight[i] = from_float<T>(update(u, to_float(gradient[i]), master[i], first[i], second[i]));
+    for (long long i = begin; i < len; ++i)
+      weight[i] = from_float<T>(update(u, to_float(gradient[i]), master[i], first[i], second[i]));
     clear(gradient, begin, len, whole);
     return;
   }
@@ -147,7 +158,8 @@ KERNEL adamw(T* weight, float* master, float* first, float* second, T* gradient,
   Pack<T> w;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i)
-    w.v[i] = from_float<T>(update(u, to_float(g.v[i]), p[i / 4].v[i % 4], m[i / 4].v[i % 4], v[i / 4].v[i % 4]));
+    w.v[i] = from_float<T>(
+        update(u, to_float(g.v[i]), p[i / 4].v[i % 4], m[i / 4].v[i % 4], v[i / 4].v[i % 4]));
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     store16(master + begin + 4 * half, p[half]);

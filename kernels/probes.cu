@@ -40,10 +40,12 @@ KERNEL probe_mma(float* c, const T* a, const T* b) {
 /// out [6, 32, 4] = 16-byte slots filled by each copy in turn, over words of 0xeeeeeeee: 16 bytes,
 /// without taking, the first `lane % 17` bytes, 8 bytes, 4 bytes, 4 bytes without taking. from [32,
 /// 4].
-extern "C" __global__ void __launch_bounds__(32) probe_cp_async(unsigned* out, const unsigned* from) {
+extern "C" __global__ void __launch_bounds__(32)
+    probe_cp_async(unsigned* out, const unsigned* from) {
   SHARED(uint4, slots, [6][32]);
   const int lane = threadIdx.x;
-  for (int i = 0; i < 6; ++i) slots[i][lane] = make_uint4(0xeeeeeeeeu, 0xeeeeeeeeu, 0xeeeeeeeeu, 0xeeeeeeeeu);
+  for (int i = 0; i < 6; ++i)
+    slots[i][lane] = make_uint4(0xeeeeeeeeu, 0xeeeeeeeeu, 0xeeeeeeeeu, 0xeeeeeeeeu);
   __syncwarp();
   const unsigned* mine = from + lane * 4;
   ptx::cp_async16(&slots[0][lane], mine);
@@ -102,7 +104,8 @@ KERNEL probe_convert(float* wide, T* narrowed, const T* narrow, const float* wid
 }
 
 /// out = 2^in.
-extern "C" __global__ void __launch_bounds__(128) probe_ex2(float* out, const float* in, int count) {
+extern "C" __global__ void __launch_bounds__(128)
+    probe_ex2(float* out, const float* in, int count) {
   const int i = blockIdx.x * 128 + threadIdx.x;
   if (i < count) out[i] = ptx::ex2_approx(in[i]);
 }
@@ -112,8 +115,9 @@ extern "C" __global__ void __launch_bounds__(128) probe_ex2(float* out, const fl
 extern "C" __global__ void __launch_bounds__(256) probe_block(float* out, const float* in) {
   const float value = in[threadIdx.x];
   out[threadIdx.x] = block_sum<256>(value) + block_sum<256>(1.0f);
-  out[256 + threadIdx.x] = float(__syncthreads_count(value > 0)) + 1000.0f * float(__syncthreads_or(value > 100.0f)) +
-                           10000.0f * float(__syncthreads_and(value < 100.0f)) + 0.0f * warp_max(value);
+  out[256 + threadIdx.x] =
+      float(__syncthreads_count(value > 0)) + 1000.0f * float(__syncthreads_or(value > 100.0f)) +
+      10000.0f * float(__syncthreads_and(value < 100.0f)) + 0.0f * warp_max(value);
 }
 
 /// out [4, 32] = warp_sum, the same by shuffles, warp_max, the same by shuffles.

@@ -52,8 +52,8 @@ __device__ __forceinline__ void store(T* p, const Pack<T>& pack, int count) {
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL rmsnorm_fwd(T* __restrict__ out, float* __restrict__ inv_rms, const T* __restrict__ x, const T* __restrict__ weight, float epsilon, int rows,
-                                        int cols) {
+KERNEL rmsnorm_fwd(T* __restrict__ out, float* __restrict__ inv_rms, const T* __restrict__ x,
+                   const T* __restrict__ weight, float epsilon, int rows, int cols) {
   const int lane = threadIdx.x % 32, row = blockIdx.x * kWarps + threadIdx.x / 32;
   if (row >= rows) return;
   const T* from = x + size_t(row) * cols;
@@ -84,8 +84,10 @@ VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads, 4)
 MAX_DYN_SMEM(4 * kWarps * kWidth)
 template <class T>
-KERNEL rmsnorm_bwd(T* __restrict__ grad_x, float* __restrict__ parts, const T* __restrict__ grad_out, const T* __restrict__ x, const T* __restrict__ weight,
-                                         const float* __restrict__ inv_rms, int rows, int cols, int first, int width, int add_x) {
+KERNEL rmsnorm_bwd(T* __restrict__ grad_x, float* __restrict__ parts,
+                   const T* __restrict__ grad_out, const T* __restrict__ x,
+                   const T* __restrict__ weight, const float* __restrict__ inv_rms, int rows,
+                   int cols, int first, int width, int add_x) {
   DYN_SMEM(float, sums);  // [kWarps, width]: each warp adds its own rows
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float* mine = sums + warp * width;
@@ -97,7 +99,8 @@ KERNEL rmsnorm_bwd(T* __restrict__ grad_x, float* __restrict__ parts, const T* _
     const float scale = inv_rms[row];
     float dot = 0;
     for_columns<T>(cols, lane, [&](int c, int count) {
-      const Pack<T> dy = load(grad_out + at + c, count), a = load(x + at + c, count), w = load(weight + c, count);
+      const Pack<T> dy = load(grad_out + at + c, count), a = load(x + at + c, count),
+                    w = load(weight + c, count);
 #pragma unroll
       for (int i = 0; i < Pack<T>::kCount; ++i) {
         if (i >= count) continue;
@@ -110,7 +113,8 @@ KERNEL rmsnorm_bwd(T* __restrict__ grad_x, float* __restrict__ parts, const T* _
     if (!add_x) continue;
     const float mean = warp_sum(dot) / float(cols);
     for_columns<T>(cols, lane, [&](int c, int count) {
-      const Pack<T> dy = load(grad_out + at + c, count), a = load(x + at + c, count), w = load(weight + c, count);
+      const Pack<T> dy = load(grad_out + at + c, count), a = load(x + at + c, count),
+                    w = load(weight + c, count);
       Pack<T> dx = load(grad_x + at + c, count);
 #pragma unroll
       for (int i = 0; i < Pack<T>::kCount; ++i) {
@@ -134,7 +138,8 @@ KERNEL rmsnorm_bwd(T* __restrict__ grad_x, float* __restrict__ parts, const T* _
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL rmsnorm_bwd_sum(T* __restrict__ grad_weight, const float* __restrict__ parts, int blocks, int first, int width) {
+KERNEL rmsnorm_bwd_sum(T* __restrict__ grad_weight, const float* __restrict__ parts, int blocks,
+                       int first, int width) {
   const int c = blockIdx.x * kThreads + threadIdx.x;
   if (c >= width) return;
   float sum = 0;

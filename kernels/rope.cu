@@ -24,7 +24,8 @@ __device__ __forceinline__ void sine_cosine(float angle, float& sine, float& cos
   x = fmaf(quarters, 4.37113883e-8f, x);
   const float z = x * x;
   float s = fmaf(fmaf(fmaf(-1.95152959e-4f, z, 8.33216087e-3f), z, -1.66666546e-1f), z * x, x);
-  float c = fmaf(fmaf(fmaf(2.44331571e-5f, z, -1.38873163e-3f), z, 4.16666456e-2f), z * z, fmaf(-0.5f, z, 1.0f));
+  float c = fmaf(fmaf(fmaf(2.44331571e-5f, z, -1.38873163e-3f), z, 4.16666456e-2f), z * z,
+                 fmaf(-0.5f, z, 1.0f));
   const int quadrant = int(quarters) & 3;
   if (quadrant & 1) {
     const float swap = s;
@@ -36,8 +37,9 @@ __device__ __forceinline__ void sine_cosine(float angle, float& sine, float& cos
 }
 
 template <class T>
-__device__ __forceinline__ void rotate(T* qkv, const unsigned* positions, float log_theta, float direction, int count, int heads,
-                                       int size, int columns) {
+__device__ __forceinline__ void rotate(T* qkv, const unsigned* positions, float log_theta,
+                                       float direction, int count, int heads, int size,
+                                       int columns) {
   constexpr int kPack = Pack<T>::kCount;
   const int half = size / 2;
   const bool packed = half % kPack == 0 && columns % kPack == 0;
@@ -45,7 +47,8 @@ __device__ __forceinline__ void rotate(T* qkv, const unsigned* positions, float 
   const unsigned item = blockIdx.x * kThreads + threadIdx.x;
   const unsigned row = item / parts;
   if (row >= unsigned(count) * heads) return;
-  const int t = int(row / heads), head = int(row % heads), width = packed ? kPack : 1, first = int(item % parts) * width;
+  const int t = int(row / heads), head = int(row % heads), width = packed ? kPack : 1,
+            first = int(item % parts) * width;
   T* at = qkv + size_t(t) * columns + size_t(head) * size + first;
   const float position = float(positions[t]), step = -2.0f / float(size) * log_theta;
   Pack<T> low, high;
@@ -80,12 +83,14 @@ __device__ __forceinline__ void rotate(T* qkv, const unsigned* positions, float 
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL rope_fwd(T* qkv, const unsigned* positions, float log_theta, int count, int heads, int size, int columns) {
+KERNEL rope_fwd(T* qkv, const unsigned* positions, float log_theta, int count, int heads, int size,
+                int columns) {
   rotate(qkv, positions, log_theta, 1.0f, count, heads, size, columns);
 }
 VARIANTS(T = f16 | bf16)
 LAUNCH_BOUNDS(kThreads)
 template <class T>
-KERNEL rope_bwd(T* qkv, const unsigned* positions, float log_theta, int count, int heads, int size, int columns) {
+KERNEL rope_bwd(T* qkv, const unsigned* positions, float log_theta, int count, int heads, int size,
+                int columns) {
   rotate(qkv, positions, log_theta, -1.0f, count, heads, size, columns);
 }

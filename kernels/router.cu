@@ -51,10 +51,11 @@ __device__ __forceinline__ void transposed_sums(float (&v)[32]) {
 
 /// Logits of the block's tokens into `logits [E][kTokens]`.
 template <class T>
-__device__ __forceinline__ void make_logits(float* logits, const T* x, const T* weight, int first, int count, int hidden,
-                                            int experts) {
+__device__ __forceinline__ void make_logits(float* logits, const T* x, const T* weight, int first,
+                                            int count, int hidden, int experts) {
   constexpr int kPack = Pack<T>::kCount;
-  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 4, width = hidden % kPack == 0 ? kPack : 1;
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 4,
+            width = hidden % kPack == 0 ? kPack : 1;
   for (int e0 = 0; e0 < experts; e0 += 8) {
     float sums[32] = {};  // [4 tokens][8 experts]
     for (int c = lane * width; c < hidden; c += 32 * width) {
@@ -100,7 +101,7 @@ LAUNCH_BOUNDS(kThreads)
 MAX_DYN_SMEM(4 * kMaxExperts * kTokens)
 template <class T>
 KERNEL router_fwd(float* probs, unsigned* chosen, float* weights, unsigned* tile_counts, const T* x,
-                                       const T* weight, int count, int hidden, int experts, int top_k) {
+                  const T* weight, int count, int hidden, int experts, int top_k) {
   DYN_SMEM(float, p);  // [E][kTokens]
   SHARED(unsigned, counts, [kMaxExperts]);
   const int first = blockIdx.x * kTokens, lane = threadIdx.x % 32;
@@ -139,22 +140,27 @@ KERNEL router_fwd(float* probs, unsigned* chosen, float* weights, unsigned* tile
       chosen[t * top_k + k] = unsigned(at);
       atomicAdd(&counts[at], 1u);
     }
-    for (int k = 0; k < top_k; ++k) weights[t * top_k + k] = mine[int(chosen[t * top_k + k]) * kTokens] / kept;
+    for (int k = 0; k < top_k; ++k)
+      weights[t * top_k + k] = mine[int(chosen[t * top_k + k]) * kTokens] / kept;
   }
   __syncthreads();
   const int values = min(kTokens, count - first) * experts;
-  for (int i = threadIdx.x; i < values; i += kThreads) probs[size_t(first) * experts + i] = p[i % experts * kTokens + i / experts];
-  for (int e = threadIdx.x; e < experts; e += kThreads) tile_counts[size_t(e) * gridDim.x + blockIdx.x] = counts[e];
+  for (int i = threadIdx.x; i < values; i += kThreads)
+    probs[size_t(first) * experts + i] = p[i % experts * kTokens + i / experts];
+  for (int e = threadIdx.x; e < experts; e += kThreads)
+    tile_counts[size_t(e) * gridDim.x + blockIdx.x] = counts[e];
 }
 
 // Block 0: tile_counts [E, tiles], the choices per expert and tile of kTokens tokens, becomes the
 // tile's first slot of the expert; offsets. Block 1 + g: the sums of group g. Grid 1 + group_count.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    router_offsets(unsigned* offsets, unsigned* tile_counts, float* counts, float* prob_sums, const float* probs,
-                   const unsigned* chosen, const unsigned* groups, int count, int tiles, int experts, int top_k) {
+    router_offsets(unsigned* offsets, unsigned* tile_counts, float* counts, float* prob_sums,
+                   const float* probs, const unsigned* chosen, const unsigned* groups, int count,
+                   int tiles, int experts, int top_k) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   if (blockIdx.x > 0) {
-    const int group = blockIdx.x - 1, begin = min(groups[group], unsigned(count)), end = min(groups[group + 1], unsigned(count));
+    const int group = blockIdx.x - 1, begin = min(groups[group], unsigned(count)),
+              end = min(groups[group + 1], unsigned(count));
     for (int e = warp; e < experts; e += kWarps) {
       unsigned sent = 0;
       float sum = 0.0f;
@@ -193,7 +199,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   for (int e = warp; e < experts; e += kWarps) {
     unsigned slot = firsts[e];
     for (int i = lane; i - lane < tiles; i += 32) {
-      const unsigned n = i < tiles ? tile_counts[size_t(e) * tiles + i] : 0, through = warp_prefix_sum(n);
+      const unsigned n = i < tiles ? tile_counts[size_t(e) * tiles + i] : 0,
+                     through = warp_prefix_sum(n);
       if (i < tiles) tile_counts[size_t(e) * tiles + i] = slot + through - n;
       slot += __shfl_sync(~0u, through, 31);
     }
@@ -203,14 +210,15 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 // A warp per tile of kTokens tokens: its choices, in order, take the slots from first_slots [E,
 // tiles] on. Grid ceil(tiles / kWarps).
 extern "C" __global__ void __launch_bounds__(kThreads)
-    router_slots(unsigned* slot_source, unsigned* source_slot, const unsigned* first_slots, const unsigned* chosen, int count,
-                 int tiles, int experts, int top_k) {
+    router_slots(unsigned* slot_source, unsigned* source_slot, const unsigned* first_slots,
+                 const unsigned* chosen, int count, int tiles, int experts, int top_k) {
   SHARED(unsigned, next, [kWarps][kMaxExperts]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tile = blockIdx.x * kWarps + warp;
   if (tile >= tiles) return;
   for (int e = lane; e < experts; e += 32) next[warp][e] = first_slots[size_t(e) * tiles + tile];
   __syncwarp();
-  const unsigned begin = unsigned(tile) * kTokens * top_k, end = unsigned(min((tile + 1) * kTokens, count)) * top_k;
+  const unsigned begin = unsigned(tile) * kTokens * top_k,
+                 end = unsigned(min((tile + 1) * kTokens, count)) * top_k;
   for (unsigned first = begin; first < end; first += 32) {
     const unsigned source = first + lane;
     const bool valid = source < end;
@@ -224,11 +232,14 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
 /// Gradients of the logits of a block's tokens into `grads [experts to a multiple of
 /// 8][kBackTokens]`, zeros where there is no expert or token.
-__device__ __forceinline__ void grad_logits(float* grads, const float* grad_weights, const float* probs, const unsigned* chosen,
-                                            const float* counts, const unsigned* groups, const float* scale_state,
-                                            int group_count, int layers, float balance_scale, int first, int count, int experts,
+__device__ __forceinline__ void grad_logits(float* grads, const float* grad_weights,
+                                            const float* probs, const unsigned* chosen,
+                                            const float* counts, const unsigned* groups,
+                                            const float* scale_state, int group_count, int layers,
+                                            float balance_scale, int first, int count, int experts,
                                             int top_k) {
-  const int padded = (experts + kExpertsAtOnce - 1) / kExpertsAtOnce * kExpertsAtOnce, row = threadIdx.x;
+  const int padded = (experts + kExpertsAtOnce - 1) / kExpertsAtOnce * kExpertsAtOnce,
+            row = threadIdx.x;
   if (row >= kBackTokens) return;
   float* mine = grads + row;
   const int t = first + row;
@@ -240,19 +251,24 @@ __device__ __forceinline__ void grad_logits(float* grads, const float* grad_weig
   const float routed = float(layers) * float(groups[group + 1] - groups[group]);
   // Tokens behind the last group are padding, which no loss is taken over.
   const bool padding = unsigned(t) >= groups[group_count];
-  const float factor = padding ? 0.0f : scale_state[kLossScale] * balance_scale * float(experts) / (routed * routed);
+  const float factor =
+      padding ? 0.0f : scale_state[kLossScale] * balance_scale * float(experts) / (routed * routed);
   const float* p = probs + size_t(t) * experts;
-  for (int e = 0; e < padded; ++e) mine[e * kBackTokens] = e < experts ? factor * counts[size_t(group) * experts + e] : 0.0f;
+  for (int e = 0; e < padded; ++e)
+    mine[e * kBackTokens] = e < experts ? factor * counts[size_t(group) * experts + e] : 0.0f;
   float sum = 0.0f, mean = 0.0f;
   // A number that is no expert's is a mistake of the caller; it must not become one of addressing.
-  const auto expert = [&](int k) { return min(chosen[size_t(t) * top_k + k], unsigned(experts) - 1); };
+  const auto expert = [&](int k) {
+    return min(chosen[size_t(t) * top_k + k], unsigned(experts) - 1);
+  };
   for (int k = 0; k < top_k; ++k) {
     const float value = p[expert(k)];
     sum += value;
     mean += grad_weights[size_t(t) * top_k + k] * value;
   }
   mean /= sum;
-  for (int k = 0; k < top_k; ++k) mine[expert(k) * kBackTokens] += (grad_weights[size_t(t) * top_k + k] - mean) / sum;
+  for (int k = 0; k < top_k; ++k)
+    mine[expert(k) * kBackTokens] += (grad_weights[size_t(t) * top_k + k] - mean) / sum;
   float all = 0.0f;
   for (int e = 0; e < experts; ++e) all += mine[e * kBackTokens] * p[e];
   for (int e = 0; e < experts; ++e) mine[e * kBackTokens] = p[e] * (mine[e * kBackTokens] - all);
@@ -275,8 +291,9 @@ __device__ __forceinline__ void load_columns(float (&to)[kWidth], const T* at) {
 
 /// One thread's columns: grad_x of all the block's tokens, and the block's part of grad_weight.
 template <int kWidth, class T>
-__device__ __forceinline__ void spread(T* grad_x, float* part, const float* grads, const T* x, const T* weight, int first, int count,
-                                       int hidden, int experts) {
+__device__ __forceinline__ void spread(T* grad_x, float* part, const float* grads, const T* x,
+                                       const T* weight, int first, int count, int hidden,
+                                       int experts) {
   const int tokens = min(kBackTokens, count - first);
   for (int c = threadIdx.x * kWidth; c < hidden; c += kThreads * kWidth) {
     T* out = grad_x + size_t(first) * hidden + c;
@@ -330,13 +347,13 @@ LAUNCH_BOUNDS(kThreads)
 MAX_DYN_SMEM(4 * kMaxExperts * kBackTokens)
 template <class T>
 KERNEL router_bwd(T* grad_x, float* parts, const float* grad_weights, const T* x, const T* weight,
-                                         const float* probs, const unsigned* chosen, const float* counts, const unsigned* groups,
-                                         const float* scale_state, int group_count, int layers, float balance_scale, int count,
-                                         int hidden, int experts, int top_k) {
+                  const float* probs, const unsigned* chosen, const float* counts,
+                  const unsigned* groups, const float* scale_state, int group_count, int layers,
+                  float balance_scale, int count, int hidden, int experts, int top_k) {
   DYN_SMEM(float, grads);
   const int first = blockIdx.x * kBackTokens;
-  grad_logits(grads, grad_weights, probs, chosen, counts, groups, scale_state, group_count, layers, balance_scale, first, count,
-              experts, top_k);
+  grad_logits(grads, grad_weights, probs, chosen, counts, groups, scale_state, group_count, layers,
+              balance_scale, first, count, experts, top_k);
   __syncthreads();
   float* part = parts + size_t(blockIdx.x) * experts * hidden;
   if (hidden % 2 == 0)

@@ -35,13 +35,17 @@ struct __align__(16) Pack {
 };
 
 /// True where 16-byte accesses to `p` are possible.
-__device__ __forceinline__ bool aligned16(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
+__device__ __forceinline__ bool aligned16(const void* p) {
+  return (reinterpret_cast<uintptr_t>(p) & 15) == 0;
+}
 
 /// Reads 16 bytes; `p` is a multiple of 16.
 template <class T>
 __device__ __forceinline__ Pack<T> load16(const T* p) {
 #ifndef __CUDACC__
-  if (!aligned16(p)) sim::fail(sim::Site{__FILE__, __LINE__, "load16"}, "load16: the address is not a multiple of 16");
+  if (!aligned16(p))
+    sim::fail(sim::Site{__FILE__, __LINE__, "load16"},
+              "load16: the address is not a multiple of 16");
 #endif
   return *reinterpret_cast<const Pack<T>*>(p);
 }
@@ -50,7 +54,9 @@ __device__ __forceinline__ Pack<T> load16(const T* p) {
 template <class T>
 __device__ __forceinline__ void store16(T* p, const Pack<T>& pack) {
 #ifndef __CUDACC__
-  if (!aligned16(p)) sim::fail(sim::Site{__FILE__, __LINE__, "store16"}, "store16: the address is not a multiple of 16");
+  if (!aligned16(p))
+    sim::fail(sim::Site{__FILE__, __LINE__, "store16"},
+              "store16: the address is not a multiple of 16");
 #endif
   *reinterpret_cast<Pack<T>*>(p) = pack;
 }

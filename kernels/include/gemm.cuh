@@ -29,7 +29,8 @@ constexpr int kStages = 3;
 // it leading dimensions must be multiples of 8 elements.
 template <int M_, int N_, int WarpM_, int WarpN_, bool AnyAlignment_>
 struct Tile {
-  TO_HOST static constexpr int M = M_, WarpN = WarpN_, SharedBytes = kStages * (M_ + N_) * kDepth * 2;
+  TO_HOST static constexpr int M = M_, WarpN = WarpN_,
+                               SharedBytes = kStages * (M_ + N_) * kDepth * 2;
   static constexpr int N = N_, WarpM = WarpM_;
   static constexpr bool AnyAlignment = AnyAlignment_;
   static constexpr int WarpsN = N / WarpN;
@@ -48,7 +49,8 @@ using Large = Tile<128, 128, 64, 64, false>;
 // addresses.
 using Small = Tile<64, 64, 32, 32, true>;
 constexpr int kThreads = 128;
-static_assert(Large::Threads == kThreads && Small::Threads == kThreads, "both tiles have the same launch bounds");
+static_assert(Large::Threads == kThreads && Small::Threads == kThreads,
+              "both tiles have the same launch bounds");
 static_assert(Large::M == Large::N && Small::M == Small::N, "the host counts square tiles");
 
 template <class S>
@@ -75,7 +77,9 @@ struct WarpTile {
         col(threadIdx.x / 32 % S::WarpsN * S::WarpN) {}
   // Whether any of the warp's results lies within the `rows` x `cols` that are left from the tile's
   // corner on.
-  __device__ __forceinline__ bool active(int rows, int cols) const { return row < rows && col < cols; }
+  __device__ __forceinline__ bool active(int rows, int cols) const {
+    return row < rows && col < cols;
+  }
 };
 
 // Row maps ----------------------------------------------------------------------------------------
@@ -94,7 +98,9 @@ struct TokenOfSlot {
   static constexpr bool kGathers = true;
   const unsigned* slot_source;
   unsigned top_k;
-  __device__ __forceinline__ unsigned operator()(unsigned slot) const { return slot_source[slot] / top_k; }
+  __device__ __forceinline__ unsigned operator()(unsigned slot) const {
+    return slot_source[slot] / top_k;
+  }
 };
 
 // Loads -------------------------------------------------------------------------------------------
@@ -120,11 +126,13 @@ struct KMajor {
   static constexpr int kPieces = kDepth / kPiece;
   static constexpr int kPer = Width * kPieces / S::Threads;
   const T* source[kPer];
-  int left[kPer];  // valid elements from this thread's piece of stage 0 on; negative for rows outside
+  // Valid elements from this thread's piece of stage 0 on; negative for rows outside.
+  int left[kPer];
   bool aligned;
 
   // Rows first..rows of a matrix of depth `depth`.
-  __device__ __forceinline__ KMajor(const T* base, int stride, int first, int rows, int depth, Map map = Map())
+  __device__ __forceinline__ KMajor(const T* base, int stride, int first, int rows, int depth,
+                                    Map map = Map())
       : aligned(stride % 8 == 0) {
     const int piece = threadIdx.x % kPieces * kPiece;
 #pragma unroll
@@ -140,8 +148,8 @@ struct KMajor {
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
       const int row = threadIdx.x / kPieces + i * (S::Threads / kPieces);
-      copy8<S::AnyAlignment>(tile::at<kPieces>(tile, row, threadIdx.x % kPieces), source[i] + k0, left[i] - k0,
-                             aligned);
+      copy8<S::AnyAlignment>(tile::at<kPieces>(tile, row, threadIdx.x % kPieces), source[i] + k0,
+                             left[i] - k0, aligned);
     }
   }
 };
@@ -160,7 +168,8 @@ struct MNMajor {
   unsigned next[Map::kGathers ? kPer : 1];  // rows of the next stage, fetched one stage ahead
 
   // Columns first..cols, rows 0..depth.
-  __device__ __forceinline__ MNMajor(const T* base, int stride_, int first, int cols, int depth_, Map map_ = Map())
+  __device__ __forceinline__ MNMajor(const T* base, int stride_, int first, int cols, int depth_,
+                                     Map map_ = Map())
       : stride(stride_), depth(depth_), aligned(stride_ % 8 == 0), map(map_) {
     const int col = first + threadIdx.x % kPieces * kPiece;
     source = base + col;
@@ -179,8 +188,8 @@ struct MNMajor {
     for (int i = 0; i < kPer; ++i) {
       const int row = threadIdx.x / kPieces + i * kRows;
       const unsigned k = Map::kGathers ? next[Map::kGathers ? i : 0] : k0 + row;
-      copy8<S::AnyAlignment>(tile::at<kPieces>(tile, row, threadIdx.x % kPieces), source + size_t(k) * stride,
-                             k0 + row < depth ? left : 0, aligned);
+      copy8<S::AnyAlignment>(tile::at<kPieces>(tile, row, threadIdx.x % kPieces),
+                             source + size_t(k) * stride, k0 + row < depth ? left : 0, aligned);
     }
     if constexpr (Map::kGathers) look_up(k0 + kDepth);
   }
@@ -192,8 +201,8 @@ struct MNMajor {
 // load only. All threads of the block call this together; afterwards the shared memory is free for
 // all.
 template <class S, class T, class A, class B>
-__device__ __forceinline__ void multiply(T* shared, A& a, B& b, int depth, const WarpTile<S>& warp, bool active,
-                                         Sums<S>& sums) {
+__device__ __forceinline__ void multiply(T* shared, A& a, B& b, int depth, const WarpTile<S>& warp,
+                                         bool active, Sums<S>& sums) {
   constexpr int kTileA = S::M * kDepth, kStage = (S::M + S::N) * kDepth;
   const int steps = (depth + kDepth - 1) / kDepth;
 #pragma unroll
@@ -220,7 +229,8 @@ __device__ __forceinline__ void multiply(T* shared, A& a, B& b, int depth, const
       for (int k = 0; k < kDepth; k += 16) {
         uint32_t fa[S::FragsM][4], fb[S::FragsN][2];
 #pragma unroll
-        for (int i = 0; i < S::FragsM; ++i) tile::fragment_a<A::kPieces, A::kTrans>(fa[i], tile_a, warp.row + 16 * i, k);
+        for (int i = 0; i < S::FragsM; ++i)
+          tile::fragment_a<A::kPieces, A::kTrans>(fa[i], tile_a, warp.row + 16 * i, k);
 #pragma unroll
         for (int j = 0; j < S::FragsN; j += 2) {
           uint32_t r[4];
@@ -246,7 +256,8 @@ __device__ __forceinline__ void multiply(T* shared, A& a, B& b, int depth, const
 // over the lanes and memory wants 16 bytes of one row per lane: fragment row i is written by
 // `stage_fragments`, read back by `read_staged`.
 template <class S>
-__device__ __forceinline__ void stage_fragments(float* staging, const Sums<S>& sums, int i, int lane) {
+__device__ __forceinline__ void stage_fragments(float* staging, const Sums<S>& sums, int i,
+                                                int lane) {
 #pragma unroll
   for (int j = 0; j < S::FragsN; ++j)
 #pragma unroll
@@ -264,7 +275,8 @@ __device__ __forceinline__ void read_staged(float (&v)[8], const float* at) {
 // Calls store(row, col, v) for each 8 neighbouring results of the warp; row and col count from the
 // tile's corner. All lanes call it equally often and together.
 template <class S, class T, class Store>
-__device__ __forceinline__ void epilogue(T* shared, const Sums<S>& sums, const WarpTile<S>& warp, Store&& store) {
+__device__ __forceinline__ void epilogue(T* shared, const Sums<S>& sums, const WarpTile<S>& warp,
+                                         Store&& store) {
   float* staging = reinterpret_cast<float*>(shared) + warp.number * S::Staging;
   constexpr int kPieces = S::WarpN / 8;
 #pragma unroll
@@ -285,7 +297,8 @@ __device__ __forceinline__ void epilogue(T* shared, const Sums<S>& sums, const W
 // As epilogue for tiles whose warps hold gates in their left half and the ups of the same columns
 // in their right half: store(row, col, gate, up), with col counted in gates.
 template <class S, class T, class Store>
-__device__ __forceinline__ void epilogue_pair(T* shared, const Sums<S>& sums, const WarpTile<S>& warp, Store&& store) {
+__device__ __forceinline__ void epilogue_pair(T* shared, const Sums<S>& sums,
+                                              const WarpTile<S>& warp, Store&& store) {
   float* staging = reinterpret_cast<float*>(shared) + warp.number * S::Staging;
   constexpr int kPieces = S::WarpN / 16;
 #pragma unroll
@@ -342,8 +355,9 @@ __device__ __forceinline__ void store8(T* to, const float (&v)[8], int left, boo
 // result[rows, cols] = sums, or += with `accumulate`, for the tile at (m0, n0); `result` has `cols`
 // elements per row.
 template <class S, class U, class T>
-__device__ __forceinline__ void store_tile(U* result, T* shared, const Sums<S>& sums, const WarpTile<S>& warp, int m0,
-                                           int n0, int rows, int cols, bool accumulate) {
+__device__ __forceinline__ void store_tile(U* result, T* shared, const Sums<S>& sums,
+                                           const WarpTile<S>& warp, int m0, int n0, int rows,
+                                           int cols, bool accumulate) {
   epilogue<S>(shared, sums, warp, [&](int row, int col, float(&v)[8]) {
     if (m0 + row >= rows) return;
     const int left = cols - n0 - col;

@@ -16,7 +16,7 @@
 // the launch's dynamic shared memory, 128-byte aligned; the kernel declares its MAX_DYN_SMEM
 // (kernel.cuh).
 #define SHARED(T, name, dims) __shared__ T name dims
-#define DYN_SMEM(T, name)                                      \
+#define DYN_SMEM(T, name)                                     \
   extern __shared__ __align__(128) unsigned char dyn_smem_[]; \
   T* name = reinterpret_cast<T*>(dyn_smem_)
 
@@ -32,33 +32,41 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 
 /// 16 bytes, cached in L2 only; both addresses are multiples of 16.
 __device__ __forceinline__ void cp_async16(void* to, const void* from, bool take = true) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(take ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(take ? 16 : 0)
                : "memory");
 }
 /// 16 bytes, of which the first `bytes` (0 to 16) are read and the others arrive as zeros.
 __device__ __forceinline__ void cp_async16_bytes(void* to, const void* from, unsigned bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(bytes)
                : "memory");
 }
 /// 8 bytes; both addresses are multiples of 8.
 __device__ __forceinline__ void cp_async8(void* to, const void* from, bool take = true) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(to)), "l"(from), "r"(take ? 8 : 0)
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(take ? 8 : 0)
                : "memory");
 }
 /// 4 bytes; both addresses are multiples of 4.
 __device__ __forceinline__ void cp_async4(void* to, const void* from, bool take = true) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(take ? 4 : 0)
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(take ? 4 : 0)
                : "memory");
 }
 /// Closes the group of this thread's copies since the last commit.
-__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void cp_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 /// Waits until at most the N newest groups of this thread are under way.
 template <int N>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 /// Waits for all copies of this thread, committed or not.
-__device__ __forceinline__ void cp_async_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+__device__ __forceinline__ void cp_async_wait_all() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
 
 // 9.7.14.5.15 ldmatrix: 8x8 matrices of 16-bit elements. Lanes 8m..8m+7 give the addresses of the
 // rows of matrix m, 16-byte aligned; lane l gets elements (l / 4, 2 (l % 4)) and the one behind it,
@@ -72,7 +80,10 @@ __device__ __forceinline__ void ldmatrix_x1(uint32_t (&r)[1], const void* row) {
                  : "r"(shared_address(row))
                  : "memory");
   else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(r[0]) : "r"(shared_address(row)) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+                 : "=r"(r[0])
+                 : "r"(shared_address(row))
+                 : "memory");
 }
 template <bool Trans>
 __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* row) {
@@ -107,11 +118,14 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 // B[t+8..][g]; c = C[g][t], C[g][t+1], C[g+8][t], C[g+8][t+1]. All 32 lanes.
 
 template <class T>
-__device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+__device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4],
+                                             const uint32_t (&b)[2]);
 template <>
-__device__ __forceinline__ void mma_m16n8k16<__half>(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+__device__ __forceinline__ void mma_m16n8k16<__half>(float (&c)[4], const uint32_t (&a)[4],
+                                                     const uint32_t (&b)[2]) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -119,7 +133,8 @@ template <>
 __device__ __forceinline__ void mma_m16n8k16<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4],
                                                             const uint32_t (&b)[2]) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

@@ -23,14 +23,10 @@
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
-#define SIM_VECTORS(T, name)                                                          \
-  struct name##2 {                                                                    \
-    T x, y;                                                                           \
-  };                                                                                  \
-  struct name##4 {                                                                    \
-    T x, y, z, w;                                                                     \
-  };                                                                                  \
-  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                          \
+#define SIM_VECTORS(T, name)                                 \
+  struct name##2 { T x, y; };                                \
+  struct name##4 { T x, y, z, w; };                          \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; } \
   inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 SIM_VECTORS(float, float)
 SIM_VECTORS(int, int)
@@ -66,7 +62,8 @@ inline float __half2float(__half value) {
 }
 /// To nearest, ties to even; beyond 65504 + 16 infinity; a NaN stays one.
 inline __half __float2half(float value) {
-  const uint32_t bits = __float_as_uint(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+  const uint32_t bits = __float_as_uint(value), sign = bits >> 16 & 0x8000u,
+                 rest = bits & 0x7fffffffu;
   if (rest > 0x7f800000u) return {0x7fff};
   if (rest >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};
   if (rest < 0x38800000u) {
@@ -78,7 +75,9 @@ inline __half __float2half(float value) {
 }
 inline __half __float2half_rn(float value) { return __float2half(value); }
 /// Exact.
-inline float __bfloat162float(__nv_bfloat16 value) { return __uint_as_float(uint32_t(value.bits) << 16); }
+inline float __bfloat162float(__nv_bfloat16 value) {
+  return __uint_as_float(uint32_t(value.bits) << 16);
+}
 /// To nearest, ties to even; a NaN stays one.
 inline __nv_bfloat16 __float2bfloat16(float value) {
   const uint32_t bits = __float_as_uint(value);
@@ -108,16 +107,17 @@ constexpr int warpSize = 32;
 
 // SHARED(float, sums, [4][8]) declares `__shared__ float sums[4][8]`. The key tells declarations
 // apart; each instance of a template has its own.
-#define SHARED(T, name, dims)                                                          \
+#define SHARED(T, name, dims)                                                               \
   auto& name = *reinterpret_cast<typename ::sim::Array<T dims>::type*>(::sim::shared_array( \
-      [] {                                                                             \
-        static char key;                                                               \
-        return static_cast<const void*>(&key);                                         \
-      }(),                                                                             \
+      [] {                                                                                  \
+        static char key;                                                                    \
+        return static_cast<const void*>(&key);                                              \
+      }(),                                                                                  \
       sizeof(T dims), ::sim::Site{__FILE__, __LINE__, "SHARED"}))
-#define DYN_SMEM(T, name)                                                            \
-  T* name = reinterpret_cast<T*>(::sim::shared_array(                                \
-      &::sim::dynamic_key, ::sim::runner->request->shared_bytes, ::sim::Site{__FILE__, __LINE__, "DYN_SMEM"}))
+#define DYN_SMEM(T, name)                                                                  \
+  T* name = reinterpret_cast<T*>(::sim::shared_array(&::sim::dynamic_key,                  \
+                                                     ::sim::runner->request->shared_bytes, \
+                                                     ::sim::Site{__FILE__, __LINE__, "DYN_SMEM"}))
 namespace sim {
 inline char dynamic_key;
 template <class T>
@@ -157,7 +157,8 @@ T shuffle(unsigned mask, T value, Site at, Source&& source) {
       if (!(group.mask >> lane & 1)) continue;
       const unsigned from = source(lane);
       if (!(group.mask >> from & 1))
-        fail(at, "%s with mask %08x: lane %u reads lane %u, which is not in it", at.what, group.mask, lane, from);
+        fail(at, "%s with mask %08x: lane %u reads lane %u, which is not in it", at.what,
+             group.mask, lane, from);
       memcpy(group.out[lane], group.in[from], sizeof(T));
     }
   });
@@ -171,7 +172,8 @@ R vote(unsigned mask, T value, Site at, Op&& op, Result&& result) {
     for (unsigned lane = 0; lane < kWarp; ++lane)
       if (group.mask >> lane & 1) op(lane, *static_cast<const T*>(group.in[lane]));
     for (unsigned lane = 0; lane < kWarp; ++lane)
-      if (group.mask >> lane & 1) *static_cast<R*>(group.out[lane]) = result(*static_cast<const T*>(group.in[lane]));
+      if (group.mask >> lane & 1)
+        *static_cast<R*>(group.out[lane]) = result(*static_cast<const T*>(group.in[lane]));
   });
   return mine;
 }
@@ -192,7 +194,8 @@ T __shfl_sync(unsigned mask, T value, int from, int width = 32, SIM_HERE) {
       const unsigned w = unsigned(width), first = lane & ~(w - 1);
       const unsigned from = first + (static_cast<const Given*>(group.in[lane])->from & (w - 1));
       if (!(group.mask >> from & 1))
-        sim::fail(at, "__shfl_sync with mask %08x: lane %u reads lane %u, which is not in it", group.mask, lane, from);
+        sim::fail(at, "__shfl_sync with mask %08x: lane %u reads lane %u, which is not in it",
+                  group.mask, lane, from);
       memcpy(group.out[lane], &static_cast<const Given*>(group.in[from])->value, sizeof(T));
     }
   });
@@ -226,7 +229,8 @@ float warp_reduce(float value, Site at, Op&& op) {
   float result;
   collective(~0u, at, &value, &result, [&](Gathering& group) {
     float now[kWarp], next[kWarp];
-    for (unsigned lane = 0; lane < kWarp; ++lane) now[lane] = *static_cast<const float*>(group.in[lane]);
+    for (unsigned lane = 0; lane < kWarp; ++lane)
+      now[lane] = *static_cast<const float*>(group.in[lane]);
     for (unsigned with = 16; with; with >>= 1) {
       for (unsigned lane = 0; lane < kWarp; ++lane) next[lane] = op(now[lane], now[lane ^ with]);
       memcpy(now, next, sizeof now);
@@ -246,18 +250,20 @@ inline float warp_max(float x, SIM_HERE) {
 inline unsigned __ballot_sync(unsigned mask, int predicate, SIM_HERE) {
   unsigned all = 0;
   return sim::vote<int, unsigned>(
-      mask, predicate, SIM_SITE("__ballot_sync"), [&](unsigned lane, int p) { all |= unsigned(p != 0) << lane; },
-      [&](int) { return all; });
+      mask, predicate, SIM_SITE("__ballot_sync"),
+      [&](unsigned lane, int p) { all |= unsigned(p != 0) << lane; }, [&](int) { return all; });
 }
 inline int __any_sync(unsigned mask, int predicate, SIM_HERE) {
   int any = 0;
   return sim::vote<int, int>(
-      mask, predicate, SIM_SITE("__any_sync"), [&](unsigned, int p) { any |= p != 0; }, [&](int) { return any; });
+      mask, predicate, SIM_SITE("__any_sync"), [&](unsigned, int p) { any |= p != 0; },
+      [&](int) { return any; });
 }
 inline int __all_sync(unsigned mask, int predicate, SIM_HERE) {
   int all = 1;
   return sim::vote<int, int>(
-      mask, predicate, SIM_SITE("__all_sync"), [&](unsigned, int p) { all &= p != 0; }, [&](int) { return all; });
+      mask, predicate, SIM_SITE("__all_sync"), [&](unsigned, int p) { all &= p != 0; },
+      [&](int) { return all; });
 }
 template <class T>
 unsigned __match_any_sync(unsigned mask, T value, SIM_HERE) {
@@ -276,18 +282,18 @@ unsigned __match_any_sync(unsigned mask, T value, SIM_HERE) {
         return same;
       });
 }
-#define SIM_REDUCE(name, expression)                                                                     \
-  template <class T>                                                                                     \
-  T name(unsigned mask, T value, SIM_HERE) {                                                             \
-    T all{};                                                                                             \
-    bool first = true;                                                                                   \
-    return sim::vote<T, T>(                                                                              \
-        mask, value, SIM_SITE(#name),                                                                    \
-        [&](unsigned, T v) {                                                                             \
-          all = first ? v : T(expression);                                                               \
-          first = false;                                                                                 \
-        },                                                                                               \
-        [&](T) { return all; });                                                                         \
+#define SIM_REDUCE(name, expression)         \
+  template <class T>                         \
+  T name(unsigned mask, T value, SIM_HERE) { \
+    T all{};                                 \
+    bool first = true;                       \
+    return sim::vote<T, T>(                  \
+        mask, value, SIM_SITE(#name),        \
+        [&](unsigned, T v) {                 \
+          all = first ? v : T(expression);   \
+          first = false;                     \
+        },                                   \
+        [&](T) { return all; });             \
   }
 SIM_REDUCE(__reduce_add_sync, all + v)
 SIM_REDUCE(__reduce_min_sync, v < all ? v : all)
@@ -299,23 +305,33 @@ SIM_REDUCE(__reduce_and_sync, all& v)
 // Atomics: integers only. A sum of floats in the order of arrival would differ from run to run. ---
 
 inline int atomicAdd(int* at, int value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
-inline unsigned atomicAdd(unsigned* at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
-inline unsigned atomicOr(unsigned* at, unsigned value) { return __atomic_fetch_or(at, value, __ATOMIC_RELAXED); }
-inline unsigned atomicAnd(unsigned* at, unsigned value) { return __atomic_fetch_and(at, value, __ATOMIC_RELAXED); }
-inline unsigned atomicExch(unsigned* at, unsigned value) { return __atomic_exchange_n(at, value, __ATOMIC_RELAXED); }
+inline unsigned atomicAdd(unsigned* at, unsigned value) {
+  return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
+}
+inline unsigned atomicOr(unsigned* at, unsigned value) {
+  return __atomic_fetch_or(at, value, __ATOMIC_RELAXED);
+}
+inline unsigned atomicAnd(unsigned* at, unsigned value) {
+  return __atomic_fetch_and(at, value, __ATOMIC_RELAXED);
+}
+inline unsigned atomicExch(unsigned* at, unsigned value) {
+  return __atomic_exchange_n(at, value, __ATOMIC_RELAXED);
+}
 inline unsigned atomicCAS(unsigned* at, unsigned expected, unsigned value) {
   __atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   return expected;
 }
 inline unsigned atomicMax(unsigned* at, unsigned value) {
   unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
-  while (old < value && !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  while (old < value &&
+         !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return old;
 }
 inline unsigned atomicMin(unsigned* at, unsigned value) {
   unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
-  while (old > value && !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  while (old > value &&
+         !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return old;
 }
