@@ -92,12 +92,9 @@ fn what_is_no_constant_is_refused_with_its_line() {
     }
 }
 
-/// Bounds of the host's own that a file with launches may name: no kernel has them.
-const OF_THE_HOST: &[&str] = &[
-    // Tokens of a chunk of the head, parts of its vocabulary: what memory and cards allow.
-    "CHUNK", "SPLITS", // CUDA's bound on a grid's second dimension.
-    "MAX_ROWS",
-];
+/// Bounds of the host's own that a file with launches may name, no kernel has them: what memory
+/// allows of the head's tokens and vocabulary, and CUDA's bound on a grid's second dimension.
+const OF_THE_HOST: [&str; 3] = ["CHUNK", "SPLITS", "MAX_ROWS"];
 
 fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -120,7 +117,9 @@ fn no_launch_constant_is_mirrored_by_hand() {
     let mut launching = 0;
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
-        if !text.contains("kernels::") {
+        // A driver has bounds of CUDA's own.
+        let driver = file.to_string_lossy().contains("driver");
+        if driver || !text.contains("kernels::") {
             continue;
         }
         launching += 1;
