@@ -22,7 +22,9 @@ __device__ __forceinline__ int swizzle(int row, int piece) {
   static_assert(Pieces == 2 || Pieces == 4 || Pieces % 8 == 0, "other widths share lines unevenly");
   // 1, 2 or 4 rows per line.
   constexpr int kShift = Pieces == 2 ? 2 : Pieces == 4 ? 1 : 0, kMask = Pieces < 8 ? Pieces - 1 : 7;
-  return row * Pieces + (piece ^ (row >> kShift & kMask));
+  const int key = row >> kShift & kMask;
+  // The same number. Of short rows the first form costs fewer registers, of long ones the second.
+  return Pieces < 8 ? row * Pieces + (piece ^ key) : (row * Pieces + piece) ^ key;
 }
 
 /// Address of a piece.
