@@ -1,11 +1,15 @@
-//! Builds what is written in `kernels/`: fatbins for cards, objects for the simulator, typed launchers for both.
+//! Builds what is written in `kernels/`: the entry points of kernels with variants, fatbins for
+//! cards, objects for the simulator, typed launchers for both, the constants that the host needs.
 //!
-//! `MUNI_CUDA=auto` (the default) compiles for cards where nvcc is found, `require` fails where it is not, `off` leaves it out.
-//! `MUNI_CUDA_ARCHS` (default `80,86,89,90,120`) are the architectures; PTX of the first serves all newer ones. Results are
-//! kept in `target/kernel-cache` under a hash of everything they are made from.
+//! `MUNI_CUDA=auto` (the default) compiles for cards where nvcc is found, `require` fails where it
+//! is not, `off` leaves it out. `MUNI_CUDA_ARCHS` (default `80,86,89,90,120`) are the
+//! architectures; PTX of the first serves all newer ones. Results are kept in
+//! `target/kernel-cache` under a hash of everything they are made from.
 
 #[path = "build/cache.rs"]
 mod cache;
+#[path = "build/constants.rs"]
+mod constants;
 #[path = "build/launchers.rs"]
 mod launchers;
 #[path = "build/nvcc.rs"]
@@ -16,6 +20,10 @@ mod settings;
 mod signatures;
 #[path = "build/simulator.rs"]
 mod simulator;
+#[path = "build/tokens.rs"]
+mod tokens;
+#[path = "build/variants.rs"]
+mod variants;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -42,10 +50,10 @@ fn run() -> Result<(), String> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     let kernels = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("kernels");
     let cache = cache::Cache::new(&out)?;
-    let sources = signatures::read_folder(&kernels)?;
-    let fatbins = nvcc::build(&kernels, &sources, &cache)?;
-    let simulator = simulator::build(&kernels, &sources, &cache, &out)?;
-    launchers::write(&out.join("kernels.rs"), &sources, &fatbins, &simulator)
+    let declared = signatures::read_folder(&kernels)?;
+    let fatbins = nvcc::build(&kernels, &declared.sources, &cache, &out)?;
+    let simulator = simulator::build(&kernels, &declared.sources, &cache, &out)?;
+    launchers::write(&out.join("kernels.rs"), &declared, &fatbins, &simulator)
 }
 
 fn variable(name: &str) -> Result<String, String> {

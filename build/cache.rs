@@ -1,5 +1,6 @@
-//! Compiled files under a hash of all that went into them: sources with the headers they include, flags, the compiler's
-//! version. A changed kernel compiles anew, a changed Rust file compiles none.
+//! Compiled files under a hash of all that went into them: sources with the headers they include,
+//! flags, the compiler's version. A changed kernel compiles anew, a changed Rust file compiles
+//! none.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// `target/kernel-cache`, shared by all profiles: `OUT_DIR` is `target/PROFILE/build/PACKAGE/out`.
+    /// `target/kernel-cache`, shared by all profiles: `OUT_DIR` is
+    /// `target/PROFILE/build/PACKAGE/out`.
     pub fn new(out: &Path) -> Result<Self, String> {
         let target = out.ancestors().nth(4).unwrap_or(out);
         let folder = target.join("kernel-cache");
@@ -20,8 +22,8 @@ impl Cache {
         Ok(Self { folder })
     }
 
-    /// The file of this key and ending, made by `make(path)` where it is not there yet. It appears under its name only when
-    /// it is whole.
+    /// The file of this key and ending, made by `make(path)` where it is not there yet. It appears
+    /// under its name only when it is whole.
     pub fn file(
         &self,
         key: &Key,
@@ -61,7 +63,8 @@ impl Key {
         }
     }
 
-    /// A file and, recursively, the files that it includes in quotes and whose path does not contain `without`.
+    /// A file and, recursively, the files that it includes in quotes and whose path does not
+    /// contain `without`.
     pub fn add_source(
         &mut self,
         path: &Path,
@@ -109,7 +112,8 @@ impl Key {
     }
 }
 
-/// Runs `work` on every item, on as many threads as cargo allows; the results are in the items' order.
+/// Runs `work` on every item, on as many threads as cargo allows; the results are in the items'
+/// order.
 pub fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, String> + Sync,

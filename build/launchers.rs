@@ -1,45 +1,84 @@
-//! Writes `kernels.rs`: a table of all kernels and one typed launcher for each, or for each pair `_f16`/`_bf16`.
+//! Writes `kernels.rs`: a table of all kernels, one typed launcher for each or for each pair
+//! `_f16`/`_bf16`, and the constants that the host shares with them.
 
 use std::fs;
 use std::path::Path;
 
+use crate::constants;
 use crate::nvcc::Fatbins;
-use crate::signatures::{Kernel, Kind, Parameter, Pointer, Source};
+use crate::signatures::{Kernel, Kernels, Kind, Parameter, Pointer, Source};
 use crate::simulator::Simulator;
 use crate::{display, literal};
 
 pub fn write(
     path: &Path,
-    sources: &[Source],
+    kernels: &Kernels,
     fatbins: &Fatbins,
     simulator: &Simulator,
 ) -> Result<(), String> {
-    let mut text = String::from("// Made by build.rs from the signatures in kernels/*.cu.\n\n");
-    let (images, archs, missing) = match fatbins {
-        Fatbins::Built { files, archs } => (files.clone(), archs.clone(), None),
-        Fatbins::None(reason) => (Vec::new(), String::new(), Some(reason)),
+    let all: Vec<Entry> = kernels
+        .sources
+        .iter()
+        .enumerate()
+        .flat_map(|(module, source)| source.kernels.iter().map(move |kernel| (module, kernel)))
+        .collect();
+    for (at, (_, kernel)) in all.iter().enumerate() {
+        if all[..at].iter().any(|(_, other)| other.name == kernel.name) {
+            return Err(format!("two kernels are named {}", kernel.name));
+        }
+    }
+    let mut text = String::from("// Made by build.rs from the declarations in kernels/.\n\n");
+    text += &facts(fatbins, simulator);
+    text += &modules(&kernels.sources, fatbins);
+    text += &table(&all);
+    if matches!(simulator, Simulator::Built) {
+        text += &simulated(&all);
+    }
+    text += &launchers(&kernels.sources, &all)?;
+    text += &dynamic_shared(&all);
+    for (file, constants) in &kernels.constants {
+        text += &constants::rust_module(file, constants);
+    }
+    fs::write(path, text).map_err(|e| format!("{}: {e}", display(path)))
+}
+
+/// A kernel, and the number of its source.
+type Entry<'k> = (usize, &'k Kernel);
+
+/// What was built, and why not.
+fn facts(fatbins: &Fatbins, simulator: &Simulator) -> String {
+    let option = |reason: Option<&String>| match reason {
+        None => "None".to_owned(),
+        Some(reason) => format!("Some({})", literal(reason)),
+    };
+    let (archs, no_kernels) = match fatbins {
+        Fatbins::Built { archs, .. } => (archs.as_str(), None),
+        Fatbins::None(reason) => ("", Some(reason)),
     };
     let no_simulator = match simulator {
         Simulator::Built => None,
         Simulator::None(reason) => Some(reason),
     };
-    let option = |reason: Option<&String>| match reason {
-        None => "None".to_owned(),
-        Some(reason) => format!("Some({})", literal(reason)),
-    };
-    text += &format!(
-        "/// Architectures of the machine code, e.g. `80,86`; empty without kernels for cards.\npub const ARCHITECTURES: &str = {};\n",
-        literal(&archs)
-    );
-    text += &format!(
-        "/// Why this build has no kernels for cards.\npub const NO_KERNELS: Option<&str> = {};\n",
-        option(missing)
-    );
-    text += &format!(
-        "/// Why this build has no simulator.\npub const NO_SIMULATOR: Option<&str> = {};\n\n",
+    format!(
+        "/// Architectures of the machine code, e.g. `80,86`; empty without kernels for cards.\n\
+         pub const ARCHITECTURES: &str = {};\n\
+         /// Why this build has no kernels for cards.\n\
+         pub const NO_KERNELS: Option<&str> = {};\n\
+         /// Why this build has no simulator.\n\
+         pub const NO_SIMULATOR: Option<&str> = {};\n\n",
+        literal(archs),
+        option(no_kernels),
         option(no_simulator)
-    );
-    text += "/// One per file of `kernels/`.\npub static MODULES: &[Module] = &[\n";
+    )
+}
+
+fn modules(sources: &[Source], fatbins: &Fatbins) -> String {
+    let images = match fatbins {
+        Fatbins::Built { files, .. } => files.as_slice(),
+        Fatbins::None(_) => &[],
+    };
+    let mut text =
+        String::from("/// One per file of `kernels/`.\npub static MODULES: &[Module] = &[\n");
     for (at, source) in sources.iter().enumerate() {
         let (image, report) = match images.get(at) {
             Some((image, report)) => (
@@ -53,43 +92,44 @@ pub fn write(
             literal(&format!("{}.cu", source.name))
         );
     }
-    text += "];\n\n";
+    text + "];\n\n"
+}
 
-    let all: Vec<(usize, &Kernel)> = sources
-        .iter()
-        .enumerate()
-        .flat_map(|(module, source)| source.kernels.iter().map(move |kernel| (module, kernel)))
-        .collect();
-    for (at, (_, kernel)) in all.iter().enumerate() {
-        if all[..at].iter().any(|(_, other)| other.name == kernel.name) {
-            return Err(format!("two kernels are named {}", kernel.name));
-        }
-    }
-    text += "/// All kernels.\npub static KERNELS: &[Kernel] = &[\n";
+fn table(all: &[Entry]) -> String {
+    let mut text = String::from("/// All kernels.\npub static KERNELS: &[Kernel] = &[\n");
     for (index, (module, kernel)) in all.iter().enumerate() {
         text += &format!(
-            "    Kernel {{ index: {index}, module: {module}, name: c{}, threads: {}, dynamic_shared: {}, parameters: &[{}] }},\n",
+            "    Kernel {{ index: {index}, module: {module}, name: c{}, threads: {}, \
+             dynamic_shared: {}, parameters: &[{}] }},\n",
             literal(&kernel.name),
             kernel.threads,
             kernel.dynamic,
             parameters(kernel)
         );
     }
-    text += "];\n\n";
-    if no_simulator.is_none() {
-        text += "#[cfg(simulator)]\nunsafe extern \"C\" {\n";
-        for (_, kernel) in &all {
-            text += &format!(
-                "    fn muni_sim_invoke_{}(arguments: *mut *mut std::ffi::c_void);\n",
-                kernel.name
-            );
-        }
-        text += "}\n\n/// The kernels as functions of the simulator, in the order of [`KERNELS`].\n#[cfg(simulator)]\npub static SIMULATED: &[unsafe extern \"C\" fn(*mut *mut std::ffi::c_void)] = &[\n";
-        for (_, kernel) in &all {
-            text += &format!("    muni_sim_invoke_{},\n", kernel.name);
-        }
-        text += "];\n\n";
+    text + "];\n\n"
+}
+
+fn simulated(all: &[Entry]) -> String {
+    let mut text = String::from("#[cfg(simulator)]\nunsafe extern \"C\" {\n");
+    for (_, kernel) in all {
+        text += &format!(
+            "    fn muni_sim_invoke_{}(arguments: *mut *mut std::ffi::c_void);\n",
+            kernel.name
+        );
     }
+    text += "}\n\n/// The kernels as functions of the simulator, in the order of [`KERNELS`].\n\
+             #[cfg(simulator)]\npub static SIMULATED: \
+             &[unsafe extern \"C\" fn(*mut *mut std::ffi::c_void)] = &[\n";
+    for (_, kernel) in all {
+        text += &format!("    muni_sim_invoke_{},\n", kernel.name);
+    }
+    text + "];\n\n"
+}
+
+/// A launcher for each kernel, or for each pair.
+fn launchers(sources: &[Source], all: &[Entry]) -> Result<String, String> {
+    let mut text = String::new();
     for (index, (module, kernel)) in all.iter().enumerate() {
         let source = &sources[*module];
         if let Some(stem) = kernel.name.strip_suffix("_bf16") {
@@ -113,7 +153,27 @@ pub fn write(
             text += &launcher(source, &kernel.name, kernel, &[index]);
         }
     }
-    fs::write(path, text).map_err(|e| format!("{}: {e}", display(path)))
+    Ok(text)
+}
+
+/// Dynamic shared memory by launcher.
+fn dynamic_shared(all: &[Entry]) -> String {
+    let mut text = String::from(
+        "/// Most bytes of dynamic shared memory, by launcher.\npub mod dynamic_shared {\n",
+    );
+    // Both of a pair have the same.
+    let ones = all
+        .iter()
+        .filter(|(_, kernel)| !kernel.name.ends_with("_bf16"));
+    for (_, kernel) in ones.filter(|(_, kernel)| kernel.dynamic > 0) {
+        let name = kernel.name.strip_suffix("_f16").unwrap_or(&kernel.name);
+        text += &format!(
+            "    /// Of `{name}`.\n    pub const {}: u32 = {};\n",
+            name.to_uppercase(),
+            kernel.dynamic
+        );
+    }
+    text + "}\n\n"
 }
 
 /// The parameters as the table has them.
@@ -206,11 +266,14 @@ fn launcher(source: &Source, name: &str, kernel: &Kernel, indices: &[usize]) -> 
     format!(
         "/// Launches `{name}` of `kernels/{file}.cu` in blocks of {threads} threads.\n\
          ///\n/// # Errors\n/// Where the launch is impossible, or the driver fails.\n\
-         ///\n/// # Safety\n/// What the kernel reads and writes by its contract lies in live buffers of the driver.\n\
+         ///\n/// # Safety\n\
+         /// What the kernel reads and writes by its contract lies in live buffers of the driver.\n\
          #[allow(clippy::too_many_arguments)]\n\
-         pub unsafe fn {name}{generics}(\n    driver: &dyn Driver,\n    grid: [u32; 3],\n    shared_bytes: u32,\n{parameters}) -> anyhow::Result<()> {{\n    \
+         pub unsafe fn {name}{generics}(\n    driver: &dyn Driver,\n    grid: [u32; 3],\n    \
+         shared_bytes: u32,\n{parameters}) -> anyhow::Result<()> {{\n    \
          let mut arguments: [*mut std::ffi::c_void; {count}] = [\n{pointers}    ];\n    \
-         // SAFETY: the arguments are of the kernel's types, by its signature; the rest is the caller's promise.\n    \
+         // SAFETY: the arguments are of the kernel's types, by its signature; the rest is\n    \
+         // the caller's promise.\n    \
          unsafe {{ launch(driver, {which}, grid, shared_bytes, &mut arguments) }}\n}}\n\n",
         file = source.name,
         threads = kernel.threads,

@@ -1,4 +1,5 @@
-//! Finds nvcc and compiles each `.cu` to a fatbin: machine code for every architecture and PTX for what comes later.
+//! Finds nvcc and compiles each `.cu`, with the entry points of its variants, to a fatbin: machine
+//! code for every architecture and PTX for what comes later.
 
 use std::env;
 use std::fs;
@@ -22,7 +23,12 @@ pub enum Fatbins {
 }
 
 /// Compiles all sources where `MUNI_CUDA` allows it and nvcc is there.
-pub fn build(kernels: &Path, sources: &[Source], cache: &Cache) -> Result<Fatbins, String> {
+pub fn build(
+    kernels: &Path,
+    sources: &[Source],
+    cache: &Cache,
+    out: &Path,
+) -> Result<Fatbins, String> {
     for name in [
         "MUNI_CUDA",
         "MUNI_CUDA_ARCHS",
@@ -42,36 +48,38 @@ pub fn build(kernels: &Path, sources: &[Source], cache: &Cache) -> Result<Fatbin
         Ok(found) => found,
         Err(reason) => return settings::without_nvcc(mode, reason).map(Fatbins::None),
     };
-    let include = kernels.join("include");
-    let mut flags: Vec<String> = ["-fatbin", "-std=c++20", "-O3", "-Xptxas", "-v", "-I"]
+    let folders = [kernels.join("include"), kernels.to_path_buf()];
+    let mut flags: Vec<String> = ["-fatbin", "-std=c++20", "-O3", "-Xptxas", "-v"]
         .map(str::to_owned)
         .to_vec();
-    flags.push(display(&include));
     for arch in &archs {
         flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
     }
-    // The lowest, so that every card from there on is served, also ones between the listed architectures.
+    // The lowest, so that every card from there on is served, also ones between the listed
+    // architectures.
     flags.push(format!(
         "-gencode=arch=compute_{0},code=compute_{0}",
         archs[0]
     ));
     let files = in_parallel(sources, |source| {
+        let unit = out.join(format!("cuda_{}.cu", source.name));
+        fs::write(&unit, source.unit()).map_err(|e| format!("{}: {e}", display(&unit)))?;
         let mut key = Key::new();
         key.add(version.as_bytes());
-        for flag in flags.iter().filter(|flag| **flag != display(&include)) {
+        for flag in &flags {
             key.add(flag.as_bytes());
         }
-        key.add_source(&source.path, std::slice::from_ref(&include), Some("sim/"))?;
+        key.add_source(&unit, &folders, Some("sim/"))?;
         let mut report = Vec::new();
         let fatbin = cache.file(&key, &source.name, "fatbin", |path| {
-            report = compile(&nvcc, &flags, &source.path, path)?;
+            report = compile(&nvcc, &flags, &folders, &unit, path)?;
             Ok(())
         })?;
         let report_made = !report.is_empty();
         let text = cache.file(&key, &source.name, "ptxas", |path| {
             if !report_made {
                 // The fatbin was there, its report was not: make both again.
-                report = compile(&nvcc, &flags, &source.path, &fatbin)?;
+                report = compile(&nvcc, &flags, &folders, &unit, &fatbin)?;
             }
             fs::write(path, &report).map_err(|e| format!("{}: {e}", display(path)))
         })?;
@@ -82,9 +90,16 @@ pub fn build(kernels: &Path, sources: &[Source], cache: &Cache) -> Result<Fatbin
 }
 
 /// Compiles one file; returns what ptxas says about it.
-fn compile(nvcc: &Path, flags: &[String], source: &Path, to: &Path) -> Result<Vec<u8>, String> {
+fn compile(
+    nvcc: &Path,
+    flags: &[String],
+    folders: &[PathBuf],
+    source: &Path,
+    to: &Path,
+) -> Result<Vec<u8>, String> {
     let output = Command::new(nvcc)
         .args(flags)
+        .args(folders.iter().flat_map(|folder| [Path::new("-I"), folder]))
         .arg("-o")
         .arg(to)
         .arg(source)
@@ -129,7 +144,8 @@ fn find() -> Result<Result<(PathBuf, String), String>, String> {
         }
     }
     Ok(Err(
-        "no nvcc was found when it was built (tried MUNI_NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda and Python's packages)"
+        "no nvcc was found when it was built (tried MUNI_NVCC, CUDA_HOME, CUDA_PATH, PATH, \
+         /usr/local/cuda and Python's packages)"
             .to_owned(),
     ))
 }
@@ -140,7 +156,8 @@ fn version(nvcc: &Path) -> Option<String> {
     (output.status.success() && text.contains("nvcc")).then_some(text)
 }
 
-/// nvcc as `pip install nvidia-cuda-nvcc` leaves it: `nvidia/cu13/bin/nvcc` in a folder of Python's path.
+/// nvcc as `pip install nvidia-cuda-nvcc` leaves it: `nvidia/cu13/bin/nvcc` in a folder of Python's
+/// path.
 fn python_packages() -> Vec<PathBuf> {
     let script = "import sys; print('\\n'.join(sys.path))";
     let output = ["python3", "python"]

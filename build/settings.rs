@@ -1,4 +1,5 @@
-//! What `MUNI_CUDA` and `MUNI_CUDA_ARCHS` ask for. Nothing but text here, so that tests can read it too.
+//! What `MUNI_CUDA` and `MUNI_CUDA_ARCHS` ask for. Nothing but text here, so that tests can read it
+//! too.
 
 /// Whether kernels for cards are wanted.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +35,8 @@ pub fn archs(text: Option<&str>) -> Result<Vec<String>, String> {
             Ok(number) if number >= 80 => archs.push(number),
             _ => {
                 return Err(format!(
-                    "MUNI_CUDA_ARCHS is {text:?}: {arch:?} is no architecture from 80 on; expected a list like {DEFAULT_ARCHS}"
+                    "MUNI_CUDA_ARCHS is {text:?}: {arch:?} is no architecture from 80 on; \
+                     expected a list like {DEFAULT_ARCHS}"
                 ));
             }
         }

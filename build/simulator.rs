@@ -1,5 +1,5 @@
-//! Compiles the kernels with the host's C++ compiler, for the simulator. Where there is no such compiler the build goes on
-//! without, and the binary says so when the simulator is asked for.
+//! Compiles the kernels with the host's C++ compiler, for the simulator. Where there is no such
+//! compiler the build goes on without, and the binary says so when the simulator is asked for.
 
 use std::env;
 use std::fs;
@@ -22,7 +22,8 @@ const FLAGS: [&str; 10] = [
     "-std=c++20",
     "-O2",
     "-fPIC",
-    // The card's compiler contracts, the simulator does not: its results are the same on every host.
+    // The card's compiler contracts, the simulator does not: its results are the same on every
+    // host.
     "-ffp-contract=off",
     "-fno-exceptions",
     "-fvisibility=hidden",
@@ -104,7 +105,8 @@ pub fn build(
     Ok(Simulator::Built)
 }
 
-/// Bundles the objects and links them, with the C++ library inside the binary where the compiler has it as an archive.
+/// Bundles the objects and links them, with the C++ library inside the binary where the compiler
+/// has it as an archive.
 fn archive(objects: &[PathBuf]) -> Result<(), String> {
     let mut build = cc::Build::new();
     build.cpp(true).cpp_link_stdlib(None).objects(objects);
@@ -133,12 +135,14 @@ fn archive(objects: &[PathBuf]) -> Result<(), String> {
     Ok(())
 }
 
-/// The translation unit of one source: its kernels in a namespace of their own, so that equal names of helpers in two files
-/// do not meet, and an entry of the simulator's calling convention for each.
+/// The translation unit of one source: its kernels in a namespace of their own, so that equal
+/// names of helpers in two files do not meet, and an entry of the simulator's calling convention
+/// for each.
 pub fn wrapper(source: &Source) -> String {
     let mut text = format!(
-        "#include \"common.cuh\"\n#include \"../sim/invoke.h\"\nnamespace {0} {{\n#include \"{0}.cu\"\n}}\n",
-        source.name
+        "#include \"common.cuh\"\n#include \"../sim/invoke.h\"\nnamespace {} {{\n{}}}\n",
+        source.name,
+        source.unit()
     );
     for kernel in &source.kernels {
         text += &format!("SIM_EXPORT({0}::{1}, {1})\n", source.name, kernel.name);

@@ -1,74 +1,53 @@
-// Causal grouped-query attention over packed examples, forward and deterministic backward.
+// attention.cu - causal grouped-query attention over packed examples, forward and deterministic
+// backward.
 //
 //   p[t,s] = softmax over s of (q[t] . k[s]) / sqrt(D), over the keys s <= t of t's own segment
 //   out[t] = sum_s p[t,s] v[s]                                      (=)
 //   log_sum[t,h] = log sum_s exp(q[t] . k[s] / sqrt(D))             (=)
 //   grad_qkv = the gradients of queries, keys and values            (=)
 //
-// qkv and grad_qkv [count, (H + 2G) D]: queries, keys, values; out and grad_out [count, H D]; log_sum and delta
-// [count, H] in f32; segments [segment_count + 1] are offsets, 0 first and count last, as the host promises; offsets that
-// break the promise give wrong values, but no access out of bounds. Query head h reads key/value head h / (H / G).
+// qkv and grad_qkv [count, (H + 2G) D]: queries, keys, values; out and grad_out [count, H D];
+// log_sum and delta [count, H] in f32; segments [segment_count + 1] are offsets, 0 first and count
+// last, as the host promises; offsets that break the promise give wrong values, but no access out
+// of bounds. Query head h reads key/value head h / (H / G).
 //
 // On tensor cores, for D = 16, 32, 64 or 128. A block of 4 warps owns 64 queries (forward, dQ) or
-// 64 keys (dK and dV) of one head, 16 per warp, and walks the other side in tiles that two cp.async stages bring.
-// What a block owns lives in registers, so that every gradient is summed by one block in one order, without atomics. A block's
-// tokens may belong to several segments: masks cut them apart, and the walk begins at the first one's start.
-//   Launch: grid (H, ceil(count / 64)), for dK and dV (G, ceil(count / 64)); 128 threads; shared memory as the host side says.
+// 64 keys (dK and dV) of one head, 16 per warp, and walks the other side in tiles that two cp.async
+// stages bring. What a block owns lives in registers, so that every gradient is summed by one block
+// in one order, without atomics. A block's tokens may belong to several segments: masks cut them
+// apart, and the walk begins at the first one's start.
+//   Launch: grid (H, ceil(count / kTile)), for dK and dV (G, ceil(count / kTile)); 128 threads;
+//   shared memory MAX_DYN_SMEM.
 //   The backward is dQ first, which also writes delta[t,h] = sum_d grad_out out, then dK and dV.
-//   FLOPs: 4 D per (query, key) pair of a head forward, 14 D backward: 7 products where recomputing S and dP twice saves the
-//   atomics. Bytes: qkv once per head group from DRAM, tiles again from L2.
+//   FLOPs: 4 D per (query, key) pair of a head forward, 14 D backward: 7 products where recomputing
+//   S and dP twice saves the atomics.
+//   Bytes: qkv once per head group from DRAM, tiles again from L2.
 // Other head sizes: attention_any.cu.
-#include "common.cuh"
 #include "segments.cuh"
+#include "tile.cuh"
 
-constexpr int kTile = 64;      // tokens that a block owns
-constexpr int kThreads = 128;  // 4 warps of 16 tokens
+TO_HOST constexpr int kTile = 64;  // tokens that a block owns
+constexpr int kThreads = 128;      // 4 warps of 16 tokens
 constexpr float kLog2E = 1.4426950408889634f;
-
-// Element index of the 16-byte chunk (row, chunk) of a [rows][D] tile. The low three bits are XORed with the number of the
-// 128-byte line, or of the row where a row is longer: the eight rows that ldmatrix reads at once hit eight bank groups.
-template <int D>
-__device__ __forceinline__ int tile_at(int row, int chunk) {
-  constexpr int kChunks = D / 8;
-  const int key = kChunks >= 8 ? row & 7 : (row * kChunks / 8) & 7;
-  return ((row * kChunks + chunk) ^ key) * 8;
-}
 
 // Starts the copy of ROWS rows from token `first` on; rows past the end become zeros.
 template <class T, int D, int ROWS>
-__device__ __forceinline__ void load_tile(T* tile, const T* matrix, size_t stride, int first, int count) {
-  constexpr int kChunks = D / 8;
+__device__ __forceinline__ void load_tile(T* tile, const T* matrix, size_t stride, int first,
+                                          int count) {
+  constexpr int kChunks = D / tile::kPiece;
 #pragma unroll
   for (int i = threadIdx.x; i < ROWS * kChunks; i += kThreads) {
     const int row = i / kChunks, chunk = i % kChunks;
     const bool inside = first + row < count;
-    ptx::cp_async16(tile + tile_at<D>(row, chunk), matrix + size_t(inside ? first + row : 0) * stride + chunk * 8, inside);
+    ptx::cp_async16(tile::at<kChunks>(tile, row, chunk),
+                    matrix + size_t(inside ? first + row : 0) * stride + chunk * tile::kPiece,
+                    inside);
   }
 }
 
-// mma operand A: rows row..row+15, columns 16 step..16 step + 15 of a tile.
-template <int D, class T>
-__device__ __forceinline__ void fragment_a(uint32_t (&a)[4], const T* tile, int row, int step) {
-  const int lane = threadIdx.x % 32;
-  ptx::ldmatrix_x4<false>(a, tile + tile_at<D>(row + lane % 16, 2 * step + lane / 16));
-}
-
-// Operand B of two 8-wide products, from a tile stored [n][k]: n = row..row+15, k = 16 step..16 step + 15.
-template <int D, class T>
-__device__ __forceinline__ void fragment_b(uint32_t (&b)[4], const T* tile, int row, int step) {
-  const int lane = threadIdx.x % 32;
-  ptx::ldmatrix_x4<false>(b, tile + tile_at<D>(row + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
-}
-
-// Operand B of two 8-wide products, from a tile stored [k][n]: k = row..row+15, n = 16 step..16 step + 15.
-template <int D, class T>
-__device__ __forceinline__ void fragment_b_trans(uint32_t (&b)[4], const T* tile, int row, int step) {
-  const int lane = threadIdx.x % 32;
-  ptx::ldmatrix_x4<true>(b, tile + tile_at<D>(row + lane % 16, 2 * step + lane / 16));
-}
-
 template <class T>
-__device__ __forceinline__ void mma_pair(float (&c0)[4], float (&c1)[4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
+__device__ __forceinline__ void mma_pair(float (&c0)[4], float (&c1)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[4]) {
   const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
   ptx::mma_m16n8k16<T>(c0, a, low);
   ptx::mma_m16n8k16<T>(c1, a, high);
@@ -76,7 +55,8 @@ __device__ __forceinline__ void mma_pair(float (&c0)[4], float (&c1)[4], const u
 
 // c[16 x N] = rows of a (fragments over D) times the tile's rows row..row+N-1, transposed.
 template <class T, int D, int N>
-__device__ __forceinline__ void multiply_rows(float (&c)[N / 8][4], const uint32_t (&a)[D / 16][4], const T* tile, int row) {
+__device__ __forceinline__ void multiply_rows(float (&c)[N / 8][4], const uint32_t (&a)[D / 16][4],
+                                              const T* tile, int row) {
 #pragma unroll
   for (int j = 0; j < N / 8; ++j)
 #pragma unroll
@@ -86,14 +66,16 @@ __device__ __forceinline__ void multiply_rows(float (&c)[N / 8][4], const uint32
 #pragma unroll
     for (int n = 0; n < N / 16; ++n) {
       uint32_t b[4];
-      fragment_b<D>(b, tile, row + 16 * n, step);
+      tile::fragment_b<D / tile::kPiece, false>(b, tile, row + 16 * n, 16 * step);
       mma_pair<T>(c[2 * n], c[2 * n + 1], a[step], b);
     }
 }
 
-// As multiply_rows, with the fragments of a read from `rows` as they are needed: where registers are short.
+// As multiply_rows, with the fragments of a read from `rows` as they are needed: where registers
+// are short.
 template <class T, int D, int N>
-__device__ __forceinline__ void multiply_tiles(float (&c)[N / 8][4], const T* rows, int first, const T* tile, int row) {
+__device__ __forceinline__ void multiply_tiles(float (&c)[N / 8][4], const T* rows, int first,
+                                               const T* tile, int row) {
 #pragma unroll
   for (int j = 0; j < N / 8; ++j)
 #pragma unroll
@@ -101,11 +83,11 @@ __device__ __forceinline__ void multiply_tiles(float (&c)[N / 8][4], const T* ro
 #pragma unroll
   for (int step = 0; step < D / 16; ++step) {
     uint32_t a[4];
-    fragment_a<D>(a, rows, first, step);
+    tile::fragment_a<D / tile::kPiece, false>(a, rows, first, 16 * step);
 #pragma unroll
     for (int n = 0; n < N / 16; ++n) {
       uint32_t b[4];
-      fragment_b<D>(b, tile, row + 16 * n, step);
+      tile::fragment_b<D / tile::kPiece, false>(b, tile, row + 16 * n, 16 * step);
       mma_pair<T>(c[2 * n], c[2 * n + 1], a, b);
     }
   }
@@ -113,39 +95,47 @@ __device__ __forceinline__ void multiply_tiles(float (&c)[N / 8][4], const T* ro
 
 // acc[16 x D] += p[16 x N] times the tile's rows row..row+N-1, p rounded to T.
 template <class T, int D, int N>
-__device__ __forceinline__ void multiply_add(float (&acc)[D / 8][4], const float (&p)[N / 8][4], const T* tile, int row) {
+__device__ __forceinline__ void multiply_add(float (&acc)[D / 8][4], const float (&p)[N / 8][4],
+                                             const T* tile, int row) {
 #pragma unroll
   for (int step = 0; step < N / 16; ++step) {
     // An accumulator's layout is operand A's: two 8-wide products make 16 columns.
-    const uint32_t a[4] = {pack2<T>(p[2 * step][0], p[2 * step][1]), pack2<T>(p[2 * step][2], p[2 * step][3]),
-                           pack2<T>(p[2 * step + 1][0], p[2 * step + 1][1]), pack2<T>(p[2 * step + 1][2], p[2 * step + 1][3])};
+    const uint32_t a[4] = {pack2<T>(p[2 * step][0], p[2 * step][1]),
+                           pack2<T>(p[2 * step][2], p[2 * step][3]),
+                           pack2<T>(p[2 * step + 1][0], p[2 * step + 1][1]),
+                           pack2<T>(p[2 * step + 1][2], p[2 * step + 1][3])};
 #pragma unroll
     for (int n = 0; n < D / 16; ++n) {
       uint32_t b[4];
-      fragment_b_trans<D>(b, tile, row + 16 * step, n);
+      tile::fragment_b<D / tile::kPiece, true>(b, tile, 16 * n, row + 16 * step);
       mma_pair<T>(acc[2 * n], acc[2 * n + 1], a, b);
     }
   }
 }
 
-// Writes a warp's accumulator, times low for rows 0-7 and times high for rows 8-15 of each half, through its 16 rows of `tile`
-// to tokens first.. of a matrix, in whole 16-byte chunks.
+// Writes a warp's accumulator, times low for rows 0-7 and times high for rows 8-15 of each half,
+// through its 16 rows of `tile` to tokens first.. of a matrix, in whole 16-byte chunks.
 template <class T, int D>
-__device__ __forceinline__ void store_rows(T* matrix, size_t stride, T* tile, const float (&acc)[D / 8][4], float low, float high,
+__device__ __forceinline__ void store_rows(T* matrix, size_t stride, T* tile,
+                                           const float (&acc)[D / 8][4], float low, float high,
                                            int first, int count) {
-  constexpr int kChunks = D / 8;
+  constexpr int kChunks = D / tile::kPiece;
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16;
 #pragma unroll
   for (int j = 0; j < D / 8; ++j) {
     const int column = 2 * (lane % 4);
-    *reinterpret_cast<uint32_t*>(tile + tile_at<D>(row + lane / 4, j) + column) = pack2<T>(acc[j][0] * low, acc[j][1] * low);
-    *reinterpret_cast<uint32_t*>(tile + tile_at<D>(row + lane / 4 + 8, j) + column) = pack2<T>(acc[j][2] * high, acc[j][3] * high);
+    *reinterpret_cast<uint32_t*>(tile::at<kChunks>(tile, row + lane / 4, j) + column) =
+        pack2<T>(acc[j][0] * low, acc[j][1] * low);
+    *reinterpret_cast<uint32_t*>(tile::at<kChunks>(tile, row + lane / 4 + 8, j) + column) =
+        pack2<T>(acc[j][2] * high, acc[j][3] * high);
   }
   __syncwarp();
 #pragma unroll
   for (int i = lane; i < 16 * kChunks; i += 32) {
     const int t = first + row + i / kChunks;
-    if (t < count) store16(matrix + size_t(t) * stride + i % kChunks * 8, load16(tile + tile_at<D>(row + i / kChunks, i % kChunks)));
+    if (t < count)
+      store16(matrix + size_t(t) * stride + i % kChunks * tile::kPiece,
+              load16(tile::at<kChunks>(tile, row + i / kChunks, i % kChunks)));
   }
 }
 
@@ -159,15 +149,23 @@ __device__ __forceinline__ float quad_max(float value) {
   return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
 }
 
-// Rows and columns of an accumulator's element r of product j: row lane / 4 + 8 (r / 2), column 8 j + 2 (lane % 4) + r % 2.
-__device__ __forceinline__ int element_column(int j, int r) { return 8 * j + 2 * int(threadIdx.x % 4) + (r & 1); }
+// Rows and columns of an accumulator's element r of product j: row lane / 4 + 8 (r / 2), column 8 j
+// + 2 (lane % 4) + r % 2.
+__device__ __forceinline__ int element_column(int j, int r) {
+  return 8 * j + 2 * int(threadIdx.x % 4) + (r & 1);
+}
 
+VARIANTS(T = f16 | bf16, (D, KEYS) = (16, 64) | (32, 64) | (64, 64) | (128, 32))
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(2 * 2 * KEYS * D * 2)
 template <class T, int D, int KEYS>
-__device__ __forceinline__ void forward(T* out, float* log_sum, const T* qkv, const unsigned* segments, int segment_count, int count,
-                                        int heads, int kv_heads, float scale) {
-  DYN_SMEM(T, smem);  // [2 stages][keys, values][KEYS][D]; the queries pass through it first, the outputs last
+KERNEL attention_fwd(T* out, float* log_sum, const T* qkv, const unsigned* segments,
+                     int segment_count, int count, int heads, int kv_heads, float scale) {
+  // [2 stages][keys, values][KEYS][D]; the queries pass through it first, the outputs last.
+  DYN_SMEM(T, smem);
   SHARED(int, first_keys, [kTile]);
-  const int head = blockIdx.x, q0 = blockIdx.y * kTile, warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
+  const int head = blockIdx.x, q0 = blockIdx.y * kTile, warp_row = threadIdx.x / 32 * 16,
+            lane = threadIdx.x % 32;
   const size_t stride = size_t(heads + 2 * kv_heads) * D;
   const T* keys = qkv + size_t(heads + head / (heads / kv_heads)) * D;
   const T* values = keys + size_t(kv_heads) * D;
@@ -176,15 +174,19 @@ __device__ __forceinline__ void forward(T* out, float* log_sum, const T* qkv, co
   load_tile<T, D, kTile>(smem, qkv + size_t(head) * D, stride, q0, count);
   ptx::cp_async_commit();
   // Rows past the end get the last row's first key: they are computed like it and not stored.
-  if (threadIdx.x < kTile) first_keys[threadIdx.x] = first_key(segments, segment_count, min(q0 + int(threadIdx.x), count - 1));
+  if (threadIdx.x < kTile)
+    first_keys[threadIdx.x] =
+        first_key(segments, segment_count, min(q0 + int(threadIdx.x), count - 1));
   ptx::cp_async_wait<0>();
   __syncthreads();
   uint32_t q[D / 16][4];
 #pragma unroll
-  for (int step = 0; step < D / 16; ++step) fragment_a<D>(q[step], smem, warp_row, step);
+  for (int step = 0; step < D / 16; ++step)
+    tile::fragment_a<D / tile::kPiece, false>(q[step], smem, warp_row, 16 * step);
   const int begin = first_keys[0], last_begin = first_keys[kTile - 1];
   // A query past the end sees what the last one sees.
-  const int limit[2] = {min(q0 + warp_row + lane / 4, count - 1), min(q0 + warp_row + lane / 4 + 8, count - 1)};
+  const int limit[2] = {min(q0 + warp_row + lane / 4, count - 1),
+                        min(q0 + warp_row + lane / 4 + 8, count - 1)};
   const int first[2] = {first_keys[warp_row + lane / 4], first_keys[warp_row + lane / 4 + 8]};
   __syncthreads();
 
@@ -219,7 +221,8 @@ __device__ __forceinline__ void forward(T* out, float* log_sum, const T* qkv, co
     for (int half = 0; half < 2; ++half) {
       float high = largest[half];
 #pragma unroll
-      for (int j = 0; j < KEYS / 8; ++j) high = fmaxf(high, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+      for (int j = 0; j < KEYS / 8; ++j)
+        high = fmaxf(high, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
       high = quad_max(high);
       // A row that has met none of its keys yet: any finite number keeps its zeros.
       const float base = high == -INFINITY ? 0.0f : high * factor;
@@ -249,17 +252,24 @@ __device__ __forceinline__ void forward(T* out, float* log_sum, const T* qkv, co
     const float top = half == 0 ? largest[0] : largest[1], total = half == 0 ? sum[0] : sum[1];
     if (t < count) log_sum[size_t(t) * heads + head] = top * scale + logf(total);
   }
-  store_rows<T, D>(out + size_t(head) * D, size_t(heads) * D, smem, acc, 1.0f / sum[0], 1.0f / sum[1], q0, count);
+  store_rows<T, D>(out + size_t(head) * D, size_t(heads) * D, smem, acc, 1.0f / sum[0],
+                   1.0f / sum[1], q0, count);
 }
 
 // Gradient of the queries of one head, and delta.
+VARIANTS(T = f16 | bf16, (D, KEYS) = (16, 32) | (32, 32) | (64, 32) | (128, 32))
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(2 * 2 * KEYS * D * 2)
 template <class T, int D, int KEYS>
-__device__ __forceinline__ void backward_queries(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out, const float* log_sum, const unsigned* segments, int segment_count, int count,
-                                                 int heads, int kv_heads, float scale) {
-  DYN_SMEM(T, smem);  // [2 stages][keys, values][KEYS][D]; queries and grad_out pass through it first
+KERNEL attention_dq(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out,
+                    const float* log_sum, const unsigned* segments, int segment_count, int count,
+                    int heads, int kv_heads, float scale) {
+  // [2 stages][keys, values][KEYS][D]; queries and grad_out pass through it first.
+  DYN_SMEM(T, smem);
   SHARED(int, first_keys, [kTile]);
   SHARED(float, deltas, [kTile]);
-  const int head = blockIdx.x, q0 = blockIdx.y * kTile, warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
+  const int head = blockIdx.x, q0 = blockIdx.y * kTile, warp_row = threadIdx.x / 32 * 16,
+            lane = threadIdx.x % 32;
   const size_t stride = size_t(heads + 2 * kv_heads) * D, out_stride = size_t(heads) * D;
   const T* keys = qkv + size_t(heads + head / (heads / kv_heads)) * D;
   const T* values = keys + size_t(kv_heads) * D;
@@ -268,10 +278,13 @@ __device__ __forceinline__ void backward_queries(T* grad_qkv, float* delta, cons
   load_tile<T, D, kTile>(smem, qkv + size_t(head) * D, stride, q0, count);
   load_tile<T, D, kTile>(smem + kTile * D, grad_out + size_t(head) * D, out_stride, q0, count);
   ptx::cp_async_commit();
-  if (threadIdx.x < kTile) first_keys[threadIdx.x] = first_key(segments, segment_count, min(q0 + int(threadIdx.x), count - 1));
+  if (threadIdx.x < kTile)
+    first_keys[threadIdx.x] =
+        first_key(segments, segment_count, min(q0 + int(threadIdx.x), count - 1));
   {  // Two threads per row.
     const int row = threadIdx.x / 2, t = q0 + row;
-    const size_t at = size_t(min(t, count - 1)) * out_stride + size_t(head) * D + threadIdx.x % 2 * (D / 2);
+    const size_t at =
+        size_t(min(t, count - 1)) * out_stride + size_t(head) * D + threadIdx.x % 2 * (D / 2);
     float total = 0.0f;
 #pragma unroll
     for (int i = 0; i < D / 2; i += 8) {
@@ -290,8 +303,8 @@ __device__ __forceinline__ void backward_queries(T* grad_qkv, float* delta, cons
   uint32_t q[D / 16][4], g[D / 16][4];
 #pragma unroll
   for (int step = 0; step < D / 16; ++step) {
-    fragment_a<D>(q[step], smem, warp_row, step);
-    fragment_a<D>(g[step], smem + kTile * D, warp_row, step);
+    tile::fragment_a<D / tile::kPiece, false>(q[step], smem, warp_row, 16 * step);
+    tile::fragment_a<D / tile::kPiece, false>(g[step], smem + kTile * D, warp_row, 16 * step);
   }
   const int begin = first_keys[0], last_begin = first_keys[kTile - 1];
   int limit[2], first[2];
@@ -340,13 +353,19 @@ __device__ __forceinline__ void backward_queries(T* grad_qkv, float* delta, cons
   store_rows<T, D>(grad_qkv + size_t(head) * D, stride, smem, acc, scale, scale, q0, count);
 }
 
-// Gradients of the keys and values of one key/value head. Products are made transposed, keys as rows: so that the probabilities
-// come out in the layout that the sums over queries read. KEEP: the block's keys and values stay in registers, else in
-// shared memory.
+// Gradients of the keys and values of one key/value head. Products are made transposed, keys as
+// rows: so that the probabilities come out in the layout that the sums over queries read. KEEP: the
+// block's keys and values stay in registers, else in shared memory.
+VARIANTS(T = f16 | bf16,
+         (D, QUERIES, KEEP) = (16, 32, true) | (32, 32, true) | (64, 32, true) | (128, 32, false))
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(2 * 2 * QUERIES * D * 2 + (KEEP ? 0 : 2 * kTile * D * 2))
 template <class T, int D, int QUERIES, bool KEEP>
-__device__ __forceinline__ void backward_keys(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum, const float* delta, const unsigned* segments, int segment_count, int count, int heads,
-                                              int kv_heads, float scale) {
-  // [2 stages][queries, grad_out][QUERIES][D]; keys and values [kTile][D] before that (KEEP: in its place).
+KERNEL attention_dkv(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum,
+                     const float* delta, const unsigned* segments, int segment_count, int count,
+                     int heads, int kv_heads, float scale) {
+  // [2 stages][queries, grad_out][QUERIES][D]; keys and values [kTile][D] before that (KEEP: in its
+  // place).
   DYN_SMEM(T, smem);
   SHARED(int, query_ends, [kTile]);
   SHARED(float, logs, [2][QUERIES]);
@@ -354,7 +373,8 @@ __device__ __forceinline__ void backward_keys(T* grad_qkv, const T* grad_out, co
   const int group = heads / kv_heads, kv_head = blockIdx.x, k0 = blockIdx.y * kTile;
   const int warp_row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
   const size_t stride = size_t(heads + 2 * kv_heads) * D, out_stride = size_t(heads) * D;
-  const size_t key_column = size_t(heads + kv_head) * D, value_column = key_column + size_t(kv_heads) * D;
+  const size_t key_column = size_t(heads + kv_head) * D,
+               value_column = key_column + size_t(kv_heads) * D;
   T* own_keys = smem;
   T* own_values = smem + kTile * D;
   T* stages = KEEP ? smem : smem + 2 * kTile * D;
@@ -374,8 +394,8 @@ __device__ __forceinline__ void backward_keys(T* grad_qkv, const T* grad_out, co
   if constexpr (KEEP) {
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
-      fragment_a<D>(k[step], own_keys, warp_row, step);
-      fragment_a<D>(v[step], own_values, warp_row, step);
+      tile::fragment_a<D / tile::kPiece, false>(k[step], own_keys, warp_row, 16 * step);
+      tile::fragment_a<D / tile::kPiece, false>(v[step], own_values, warp_row, 16 * step);
     }
   }
   const int first_end = query_ends[0], last_end = query_ends[min(k0 + kTile, count) - 1 - k0];
@@ -388,7 +408,8 @@ __device__ __forceinline__ void backward_keys(T* grad_qkv, const T* grad_out, co
     const int head = kv_head * group + i / blocks, q0 = k0 + i % blocks * QUERIES;
     T* tile = stages + stage * 2 * QUERIES * D;
     load_tile<T, D, QUERIES>(tile, qkv + size_t(head) * D, stride, q0, count);
-    load_tile<T, D, QUERIES>(tile + QUERIES * D, grad_out + size_t(head) * D, out_stride, q0, count);
+    load_tile<T, D, QUERIES>(tile + QUERIES * D, grad_out + size_t(head) * D, out_stride, q0,
+                             count);
     if (threadIdx.x < QUERIES) {
       // Past the end: any value, no key reads it.
       const size_t at = size_t(min(q0 + int(threadIdx.x), count - 1)) * heads + head;
@@ -410,8 +431,10 @@ __device__ __forceinline__ void backward_keys(T* grad_qkv, const T* grad_out, co
     const T* grads = queries + QUERIES * D;
     const bool masked = q0 < k0 + kTile - 1 || q0 + QUERIES > first_end;
     float p[QUERIES / 8][4], d[QUERIES / 8][4];
-    if constexpr (KEEP) multiply_rows<T, D, QUERIES>(p, k, queries, 0);
-    else multiply_tiles<T, D, QUERIES>(p, own_keys, warp_row, queries, 0);
+    if constexpr (KEEP)
+      multiply_rows<T, D, QUERIES>(p, k, queries, 0);
+    else
+      multiply_tiles<T, D, QUERIES>(p, own_keys, warp_row, queries, 0);
 #pragma unroll
     for (int j = 0; j < QUERIES / 8; ++j)
 #pragma unroll
@@ -421,8 +444,10 @@ __device__ __forceinline__ void backward_keys(T* grad_qkv, const T* grad_out, co
         p[j][r] = seen ? ptx::ex2_approx(p[j][r] * factor - logs[stage][column]) : 0.0f;
       }
     multiply_add<T, D, QUERIES>(grad_v, p, grads, 0);
-    if constexpr (KEEP) multiply_rows<T, D, QUERIES>(d, v, grads, 0);
-    else multiply_tiles<T, D, QUERIES>(d, own_values, warp_row, grads, 0);
+    if constexpr (KEEP)
+      multiply_rows<T, D, QUERIES>(d, v, grads, 0);
+    else
+      multiply_tiles<T, D, QUERIES>(d, own_values, warp_row, grads, 0);
 #pragma unroll
     for (int j = 0; j < QUERIES / 8; ++j)
 #pragma unroll
@@ -433,149 +458,4 @@ __device__ __forceinline__ void backward_keys(T* grad_qkv, const T* grad_out, co
   store_rows<T, D>(grad_qkv + key_column, stride, smem, grad_k, scale, scale, k0, count);
   __syncwarp();
   store_rows<T, D>(grad_qkv + value_column, stride, smem, grad_v, 1.0f, 1.0f, k0, count);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_fwd_d16_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__half, 16, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(4096)
-    attention_dq_d16_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__half, 16, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(4096)
-    attention_dkv_d16_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__half, 16, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_fwd_d16_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__nv_bfloat16, 16, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(4096)
-    attention_dq_d16_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__nv_bfloat16, 16, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(4096)
-    attention_dkv_d16_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__nv_bfloat16, 16, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_fwd_d32_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__half, 32, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_dq_d32_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__half, 32, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_dkv_d32_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__half, 32, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_fwd_d32_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__nv_bfloat16, 32, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_dq_d32_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__nv_bfloat16, 32, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(8192)
-    attention_dkv_d32_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__nv_bfloat16, 32, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_fwd_d64_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__half, 64, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_dq_d64_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__half, 64, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_dkv_d64_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__half, 64, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_fwd_d64_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__nv_bfloat16, 64, 64>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_dq_d64_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__nv_bfloat16, 64, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(16384)
-    attention_dkv_d64_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__nv_bfloat16, 64, 32, true>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_fwd_d128_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__half, 128, 32>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_dq_d128_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__half, 128, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(65536)
-    attention_dkv_d128_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__half, 128, 32, false>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_fwd_d128_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                           int heads, int kv_heads, float scale) {
-  forward<__nv_bfloat16, 128, 32>(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(32768)
-    attention_dq_d128_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                          const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                          int kv_heads, float scale) {
-  backward_queries<__nv_bfloat16, 128, 32>(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads,
-                                  kv_heads, scale);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(65536)
-    attention_dkv_d128_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                           const unsigned* segments, int segment_count, int count, int heads, int kv_heads, float scale) {
-  backward_keys<__nv_bfloat16, 128, 32, false>(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads,
-                                       kv_heads, scale);
 }

@@ -1,18 +1,23 @@
-// Causal grouped-query attention for any head size up to 256: formulas, buffers and order of launches as in attention.cu, arithmetic
-// in f32 outside the tensor cores. One warp per (token, head): its lanes share out the other side's tokens for the scores, and the
+// attention_any.cu - causal grouped-query attention for any head size up to kMaxColumns: formulas,
+// buffers and order of launches as in attention.cu, arithmetic in f32 outside the tensor cores. One
+// warp per (token, head): its lanes share out the other side's tokens for the scores, and the
 // columns for the sums, so every gradient is summed by one warp in one order.
-//   Launch: grid ceil(count * heads / 4), where heads is H, for dK and dV G; 128 threads.
-//   FLOPs as attention.cu; every key and value is read once per query: for head sizes that no model of ours has.
+//   Launch: grid ceil(count * heads / kWarps), where heads is H, for dK and dV G; 128 threads.
+//   FLOPs as attention.cu; every key and value is read once per query: for head sizes that no
+//   model of ours has.
 #include "common.cuh"
 #include "segments.cuh"
 
 constexpr int kThreads = 128;
-constexpr int kMaxColumns = 256;
+/// (token, head) pairs of a block, one per warp.
+TO_HOST constexpr int kWarps = kThreads / 32;
+/// Largest head size.
+TO_HOST constexpr int kMaxColumns = 256;
 constexpr int kLaneColumns = kMaxColumns / 32;
 
 // The (token, head) of this warp, or false behind the last one.
 __device__ __forceinline__ bool warp_item(int count, int heads, int& t, int& head) {
-  const unsigned item = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+  const unsigned item = blockIdx.x * kWarps + threadIdx.x / 32;
   t = int(item / unsigned(heads));
   head = int(item % unsigned(heads));
   return t < count;
@@ -27,7 +32,8 @@ __device__ __forceinline__ float dot(const T* a, const T* b, int size) {
 
 // acc[column] += weight of each of the `n` lanes times row[column] of that lane's token.
 template <class T>
-__device__ __forceinline__ void add_rows(float (&acc)[kLaneColumns], float weight, int n, const T* rows, size_t stride, int size) {
+__device__ __forceinline__ void add_rows(float (&acc)[kLaneColumns], float weight, int n,
+                                         const T* rows, size_t stride, int size) {
   const int lane = threadIdx.x % 32;
   for (int j = 0; j < n; ++j) {
     const float w = __shfl_sync(~0u, weight, j);
@@ -38,7 +44,8 @@ __device__ __forceinline__ void add_rows(float (&acc)[kLaneColumns], float weigh
 }
 
 template <class T>
-__device__ __forceinline__ void store_columns(T* row, const float (&acc)[kLaneColumns], float factor, int size) {
+__device__ __forceinline__ void store_columns(T* row, const float (&acc)[kLaneColumns],
+                                              float factor, int size) {
 #pragma unroll
   for (int i = 0; i < kLaneColumns; ++i) {
     const int column = threadIdx.x % 32 + 32 * i;
@@ -46,9 +53,12 @@ __device__ __forceinline__ void store_columns(T* row, const float (&acc)[kLaneCo
   }
 }
 
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void forward_any(T* out, float* log_sum, const T* qkv, const unsigned* segments, int segment_count,
-                                            int count, int heads, int kv_heads, int size, float scale) {
+KERNEL attention_fwd_any(T* out, float* log_sum, const T* qkv, const unsigned* segments,
+                         int segment_count, int count, int heads, int kv_heads, int size,
+                         float scale) {
   int t, head;
   if (!warp_item(count, heads, t, head)) return;
   const int lane = threadIdx.x % 32;
@@ -59,7 +69,8 @@ __device__ __forceinline__ void forward_any(T* out, float* log_sum, const T* qkv
   float acc[kLaneColumns] = {}, largest = -INFINITY, sum = 0.0f;
   for (int k0 = first_key(segments, segment_count, t); k0 <= t; k0 += 32) {
     const bool seen = k0 + lane <= t;
-    const float score = seen ? scale * dot(query, keys + size_t(k0 + lane) * stride, size) : -INFINITY;
+    const float score =
+        seen ? scale * dot(query, keys + size_t(k0 + lane) * stride, size) : -INFINITY;
     const float high = fmaxf(largest, warp_max(score)), shrink = expf(largest - high);
     const float p = seen ? expf(score - high) : 0.0f;
     largest = high;
@@ -72,9 +83,12 @@ __device__ __forceinline__ void forward_any(T* out, float* log_sum, const T* qkv
   store_columns(out + (size_t(t) * heads + head) * size, acc, 1.0f / sum, size);
 }
 
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void backward_queries_any(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out, const float* log_sum, const unsigned* segments, int segment_count,
-                                                     int count, int heads, int kv_heads, int size, float scale) {
+KERNEL attention_dq_any(T* grad_qkv, float* delta, const T* grad_out, const T* qkv, const T* out,
+                        const float* log_sum, const unsigned* segments, int segment_count,
+                        int count, int heads, int kv_heads, int size, float scale) {
   int t, head;
   if (!warp_item(count, heads, t, head)) return;
   const int lane = threadIdx.x % 32;
@@ -92,21 +106,26 @@ __device__ __forceinline__ void backward_queries_any(T* grad_qkv, float* delta, 
     float d = 0.0f;
     if (k0 + lane <= t) {
       const size_t at = size_t(k0 + lane) * stride;
-      d = expf(scale * dot(query, keys + at, size) - row_log) * (dot(grad, values + at, size) - row_delta);
+      d = expf(scale * dot(query, keys + at, size) - row_log) *
+          (dot(grad, values + at, size) - row_delta);
     }
     add_rows(acc, d, min(32, t - k0 + 1), keys + size_t(k0) * stride, stride, size);
   }
   store_columns(grad_qkv + size_t(t) * stride + size_t(head) * size, acc, scale, size);
 }
 
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void backward_keys_any(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum, const float* delta, const unsigned* segments, int segment_count, int count, int heads,
-                                                  int kv_heads, int size, float scale) {
+KERNEL attention_dkv_any(T* grad_qkv, const T* grad_out, const T* qkv, const float* log_sum,
+                         const float* delta, const unsigned* segments, int segment_count, int count,
+                         int heads, int kv_heads, int size, float scale) {
   int t, kv_head;
   if (!warp_item(count, kv_heads, t, kv_head)) return;
   const int lane = threadIdx.x % 32, group = heads / kv_heads;
   const size_t stride = size_t(heads + 2 * kv_heads) * size, out_stride = size_t(heads) * size;
-  const size_t key_at = size_t(t) * stride + size_t(heads + kv_head) * size, value_at = key_at + size_t(kv_heads) * size;
+  const size_t key_at = size_t(t) * stride + size_t(heads + kv_head) * size,
+               value_at = key_at + size_t(kv_heads) * size;
   const int end = query_end(segments, segment_count, count, t);
   float grad_k[kLaneColumns] = {}, grad_v[kLaneColumns] = {};
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
@@ -116,7 +135,8 @@ __device__ __forceinline__ void backward_keys_any(T* grad_qkv, const T* grad_out
       float p = 0.0f, d = 0.0f;
       if (q0 + lane < end) {
         const size_t row = size_t(q0 + lane) * heads + head;
-        p = expf(scale * dot(queries + size_t(q0 + lane) * stride, qkv + key_at, size) - log_sum[row]);
+        p = expf(scale * dot(queries + size_t(q0 + lane) * stride, qkv + key_at, size) -
+                 log_sum[row]);
         d = p * (dot(grads + size_t(q0 + lane) * out_stride, qkv + value_at, size) - delta[row]);
       }
       const int n = min(32, end - q0);
@@ -126,41 +146,4 @@ __device__ __forceinline__ void backward_keys_any(T* grad_qkv, const T* grad_out
   }
   store_columns(grad_qkv + key_at, grad_k, scale, size);
   store_columns(grad_qkv + value_at, grad_v, 1.0f, size);
-}
-
-extern "C" __global__ void __launch_bounds__(128)
-    attention_fwd_any_f16(__half* out, float* log_sum, const __half* qkv, const unsigned* segments, int segment_count, int count,
-                          int heads, int kv_heads, int size, float scale) {
-  forward_any(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, size, scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_dq_any_f16(__half* grad_qkv, float* delta, const __half* grad_out, const __half* qkv, const __half* out,
-                         const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                         int kv_heads, int size, float scale) {
-  backward_queries_any(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads, kv_heads, size,
-                       scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_dkv_any_f16(__half* grad_qkv, const __half* grad_out, const __half* qkv, const float* log_sum, const float* delta,
-                          const unsigned* segments, int segment_count, int count, int heads, int kv_heads, int size,
-                          float scale) {
-  backward_keys_any(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads, kv_heads, size, scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_fwd_any_bf16(__nv_bfloat16* out, float* log_sum, const __nv_bfloat16* qkv, const unsigned* segments, int segment_count, int count,
-                          int heads, int kv_heads, int size, float scale) {
-  forward_any(out, log_sum, qkv, segments, segment_count, count, heads, kv_heads, size, scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_dq_any_bf16(__nv_bfloat16* grad_qkv, float* delta, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const __nv_bfloat16* out,
-                         const float* log_sum, const unsigned* segments, int segment_count, int count, int heads,
-                         int kv_heads, int size, float scale) {
-  backward_queries_any(grad_qkv, delta, grad_out, qkv, out, log_sum, segments, segment_count, count, heads, kv_heads, size,
-                       scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_dkv_any_bf16(__nv_bfloat16* grad_qkv, const __nv_bfloat16* grad_out, const __nv_bfloat16* qkv, const float* log_sum, const float* delta,
-                          const unsigned* segments, int segment_count, int count, int heads, int kv_heads, int size,
-                          float scale) {
-  backward_keys_any(grad_qkv, grad_out, qkv, log_sum, delta, segments, segment_count, count, heads, kv_heads, size, scale);
 }

@@ -1,23 +1,30 @@
-// decode.cu - what generating token by token needs: attention over the KV cache, and products with few rows.
+// decode.cu - what generating token by token needs: attention over the KV cache, and products with
+// few rows.
 //
-// attention:  row t of `count` new ones takes position past + t; its key and value are written to the caches, then
-//             out[t] = softmax(q[t] . k[s] / sqrt(D)) v[s] over the positions s <= past + t                              (=)
-// gemv:       y[r,o] = sum_i x[r,i] weight[o,i] (+ residual[r,o])                                                        (=)
+// attention:  row t of `count` new ones takes position past + t; its key and value are written to
+//             the caches, then
+//             out[t] = softmax(q[t] . k[s] / sqrt(D)) v[s] over the positions s <= past + t     (=)
+// gemv:       y[r,o] = sum_i x[r,i] weight[o,i] (+ residual[r,o])                               (=)
 //
-// qkv [count, (H + 2G) D] after RoPE, keys and values [capacity, G D], out [count, H D] in T, any even D up to kMaxColumns. A block of
-// 4 warps serves one (row, query head): each warp takes every fourth chunk of 32 positions, and the four results meet in shared
-// memory, in one order. New keys are read from qkv, so no block waits for another's writes to the cache.
-// x [rows, inputs], rows at most kMaxRows; weight [outputs, inputs]; y and residual [rows, outputs]; y in T or, for logits, in f32. A warp
-// makes kOutputs outputs of all rows, so the weight is read once: bound by its bytes. 16-byte accesses where D or inputs is a
-// multiple of 8.
+// qkv [count, (H + 2G) D] after RoPE, keys and values [capacity, G D], out [count, H D] in T, any
+// even D up to kMaxColumns. A block of 4 warps serves one (row, query head): each warp takes every
+// fourth chunk of 32 positions, and the four results meet in shared memory, in one order. New keys
+// are read from qkv, so no block waits for another's writes to the cache. x [rows, inputs], rows at
+// most kMaxRows; weight [outputs, inputs]; y and residual [rows, outputs]; y in T or, for logits,
+// in f32. A warp makes kOutputs outputs of all rows, so the weight is read once: bound by its
+// bytes. 16-byte accesses where D or inputs is a multiple of 8.
 #include "common.cuh"
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
-constexpr int kMaxColumns = 256;
+/// Largest head size.
+TO_HOST constexpr int kMaxColumns = 256;
 constexpr int kLaneColumns = kMaxColumns / 32;
-constexpr int kMaxRows = 4;
+/// Most rows of gemv.
+TO_HOST constexpr int kMaxRows = 4;
+/// Outputs of a warp of gemv.
 constexpr int kOutputs = 2;
+TO_HOST constexpr int kBlockOutputs = kWarps * kOutputs;
 
 /// query . key over `size` elements.
 template <class T>
@@ -36,9 +43,12 @@ __device__ __forceinline__ float score_of(const float* query, const T* key, int 
   return sum;
 }
 
+// Grid (H, count).
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void attend(T* out, T* keys, T* values, const T* qkv, int past, int heads, int kv_heads, int size,
-                                       float scale) {
+KERNEL attention_cached(T* out, T* keys, T* values, const T* qkv, int past, int heads, int kv_heads,
+                        int size, float scale) {
   SHARED(float, query, [kMaxColumns]);
   SHARED(float, sums, [kWarps][kMaxColumns]);
   SHARED(float, tops, [kWarps]);
@@ -62,7 +72,9 @@ __device__ __forceinline__ void attend(T* out, T* keys, T* values, const T* qkv,
   for (int s0 = warp * 32; s0 <= last; s0 += kThreads) {
     const int s = s0 + lane;
     float score = -INFINITY;
-    if (s <= last) score = score_of(query, s < past ? cached_keys + s * width : new_keys + (s - past) * columns, size);
+    if (s <= last)
+      score = score_of(query, s < past ? cached_keys + s * width : new_keys + (s - past) * columns,
+                       size);
     const float high = fmaxf(largest, warp_max(score)), shrink = expf(largest - high);
     const float p = s <= last ? expf(score - high) : 0.0f;
     largest = high;
@@ -72,7 +84,8 @@ __device__ __forceinline__ void attend(T* out, T* keys, T* values, const T* qkv,
     const int n = min(32, last - s0 + 1);
     for (int j = 0; j < n; ++j) {
       const float weight = __shfl_sync(~0u, p, j);
-      const T* row = s0 + j < past ? cached_values + (s0 + j) * width : new_values + (s0 + j - past) * columns;
+      const T* row =
+          s0 + j < past ? cached_values + (s0 + j) * width : new_values + (s0 + j - past) * columns;
 #pragma unroll
       for (int i = 0; i < kLaneColumns; ++i)
         if (lane + 32 * i < size) acc[i] += weight * to_float(row[lane + 32 * i]);
@@ -98,8 +111,8 @@ __device__ __forceinline__ void attend(T* out, T* keys, T* values, const T* qkv,
 }
 
 template <class Y, class T>
-__device__ __forceinline__ void gemv(Y* y, const T* x, const T* weight, const T* residual, int add_residual, int rows, int inputs,
-                                     int outputs) {
+__device__ __forceinline__ void multiply_rows(Y* y, const T* x, const T* weight, const T* residual,
+                                              int add_residual, int rows, int inputs, int outputs) {
   constexpr int kPack = Pack<T>::kCount;
   const int lane = threadIdx.x % 32, width = inputs % kPack == 0 ? kPack : 1;
   const int first = (blockIdx.x * kWarps + threadIdx.x / 32) * kOutputs;
@@ -147,36 +160,20 @@ __device__ __forceinline__ void gemv(Y* y, const T* x, const T* weight, const T*
     }
 }
 
-// Grid (H, count).
-extern "C" __global__ void __launch_bounds__(128)
-    attention_cached_f16(__half* out, __half* keys, __half* values, const __half* qkv, int past, int heads, int kv_heads,
-                         int size, float scale) {
-  attend(out, keys, values, qkv, past, heads, kv_heads, size, scale);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    attention_cached_bf16(__nv_bfloat16* out, __nv_bfloat16* keys, __nv_bfloat16* values, const __nv_bfloat16* qkv, int past,
-                          int heads, int kv_heads, int size, float scale) {
-  attend(out, keys, values, qkv, past, heads, kv_heads, size, scale);
+// Grid ceil(outputs / kBlockOutputs). Without `add_residual`, `residual` is not read. y may be the
+// residual itself.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+template <class T>
+KERNEL gemv(T* y, const T* x, const T* weight, const T* residual, int add_residual, int rows,
+            int inputs, int outputs) {
+  multiply_rows(y, x, weight, residual, add_residual, rows, inputs, outputs);
 }
 
-// Grid ceil(outputs / 8). Without `add_residual`, `residual` is not read. y may be the residual itself.
-extern "C" __global__ void __launch_bounds__(128)
-    gemv_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int add_residual, int rows, int inputs,
-             int outputs) {
-  gemv(y, x, weight, residual, add_residual, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    gemv_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual,
-              int add_residual, int rows, int inputs, int outputs) {
-  gemv(y, x, weight, residual, add_residual, rows, inputs, outputs);
-}
-
-// As gemv, to f32. Grid ceil(outputs / 8).
-extern "C" __global__ void __launch_bounds__(128)
-    gemv_logits_f16(float* y, const __half* x, const __half* weight, int rows, int inputs, int outputs) {
-  gemv(y, x, weight, weight, 0, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    gemv_logits_bf16(float* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, int rows, int inputs, int outputs) {
-  gemv(y, x, weight, weight, 0, rows, inputs, outputs);
+// As gemv, to f32. Grid ceil(outputs / kBlockOutputs).
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+template <class T>
+KERNEL gemv_logits(float* y, const T* x, const T* weight, int rows, int inputs, int outputs) {
+  multiply_rows(y, x, weight, weight, 0, rows, inputs, outputs);
 }

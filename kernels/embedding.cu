@@ -3,23 +3,33 @@
 // forward:   out[t] = table[tokens[t]]                                                       (=)
 // backward:  grad_table[v] += sum of grad_out[t] over the t with tokens[t] = v, in the order of t
 //
-// table and grad_table [vocab, hidden], out and grad_out [count, hidden] in T, tokens [count]. Any sizes; 16 bytes per thread where
-// hidden is a multiple of 8. A token that is not below vocab gives a row of NaN forward, which loss and gradient norm show, and
-// nothing backward.
+// table and grad_table [vocab, hidden], out and grad_out [count, hidden] in T, tokens [count]. Any
+// sizes; 16 bytes per thread where hidden is a multiple of 8. A token that is not below vocab gives
+// a row of NaN forward, which loss and gradient norm show, and nothing backward.
 //
-// The backward pass sorts first: `embedding_sort` leaves in `order` the t's by token, those of one token ascending (a stable
-// radix sort of 8 bits per pass; one block, since a step has some thousands of tokens and six kernels would cost more than
-// they save). Then a warp per sorted place and 256 columns sums a token's rows in f32, if the place is the token's first,
-// and adds once: no atomics, one order.
+// The backward pass sorts first: `embedding_sort` leaves in `order` the t's by token, those of one
+// token ascending (a stable radix sort of 8 bits per pass; one block, since a step has some
+// thousands of tokens and six kernels would cost more than they save). Then a warp per sorted place
+// and 256 columns sums a token's rows in f32, if the place is the token's first, and adds once: no
+// atomics, one order.
 #include "scan.cuh"
 
-constexpr int kThreads = 256;
+TO_HOST constexpr int kThreads = 256;
+/// Warps of a block of the backward pass, each with its own place.
+TO_HOST constexpr int kWarps = kThreads / 32;
 constexpr int kSortThreads = 512;
 constexpr int kSortWarps = kSortThreads / 32;
-constexpr int kDigits = 256;
+/// Bits that a pass of the sort goes by.
+TO_HOST constexpr int kDigitBits = 8;
+constexpr int kDigits = 1 << kDigitBits;
 
+// Grid ceil(count parts / kThreads), parts = hidden / 8 where 16-byte accesses are possible, else
+// hidden.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void gather(T* out, const T* table, const unsigned* tokens, int count, int vocab, int hidden) {
+KERNEL embedding_fwd(T* out, const T* table, const unsigned* tokens, int count, int vocab,
+                     int hidden) {
   constexpr int kPack = Pack<T>::kCount;
   const int width = hidden % kPack == 0 ? kPack : 1, parts = hidden / width;
   const unsigned item = blockIdx.x * kThreads + threadIdx.x;
@@ -39,9 +49,10 @@ __device__ __forceinline__ void gather(T* out, const T* table, const unsigned* t
     *to = *from;
 }
 
-// Grid 1. `order` and `spare` [count]; passes = number of 8-bit digits of `vocab`, at least 1.
-extern "C" __global__ void __launch_bounds__(512)
-    embedding_sort(unsigned* order, unsigned* spare, const unsigned* tokens, int count, int vocab, int passes) {
+// Grid 1. `order` and `spare` [count]; passes = number of digits of `vocab`, at least 1.
+extern "C" __global__ void __launch_bounds__(kSortThreads)
+    embedding_sort(unsigned* order, unsigned* spare, const unsigned* tokens, int count, int vocab,
+                   int passes) {
   SHARED(unsigned, counts, [kSortWarps][kDigits]);
   SHARED(unsigned, sums, [kDigits / 32]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, digit = threadIdx.x;
@@ -56,7 +67,8 @@ extern "C" __global__ void __launch_bounds__(512)
     __syncwarp();
     for (int i = begin + lane; i < end; i += 32) {
       const unsigned token = tokens[pass == 0 ? unsigned(i) : from[i]];
-      atomicAdd(&counts[warp][min(token, unsigned(vocab)) >> 8 * pass & 255u], 1u);
+      atomicAdd(&counts[warp][min(token, unsigned(vocab)) >> kDigitBits * pass & (kDigits - 1u)],
+                1u);
     }
     __syncthreads();
     // counts[w][d] becomes the first place of warp w's items with digit d.
@@ -80,7 +92,8 @@ extern "C" __global__ void __launch_bounds__(512)
     for (int first = begin; first < end; first += 32) {
       const bool valid = first + lane < end;
       const unsigned t = !valid ? 0 : pass == 0 ? unsigned(first + lane) : from[first + lane];
-      const unsigned key = valid ? min(tokens[t], unsigned(vocab)) >> 8 * pass & 255u : 0;
+      const unsigned key =
+          valid ? min(tokens[t], unsigned(vocab)) >> kDigitBits * pass & (kDigits - 1u) : 0;
       const unsigned place = take_place(counts[warp], key, valid);
       if (valid) to[place] = t;
     }
@@ -88,13 +101,17 @@ extern "C" __global__ void __launch_bounds__(512)
   }
 }
 
+// Grid ceil(count chunks / kWarps), chunks = ceil(hidden / 256) where 16-byte accesses are
+// possible, else ceil(hidden / 32).
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void add_sums(T* grad_table, const T* grad_out, const unsigned* tokens, const unsigned* order, int count,
-                                         int vocab, int hidden) {
+KERNEL embedding_bwd(T* grad_table, const T* grad_out, const unsigned* tokens,
+                     const unsigned* order, int count, int vocab, int hidden) {
   constexpr int kPack = Pack<T>::kCount;
   const int lane = threadIdx.x % 32, width = hidden % kPack == 0 ? kPack : 1;
   const int chunks = (hidden + 32 * width - 1) / (32 * width);
-  const unsigned item = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+  const unsigned item = blockIdx.x * kWarps + threadIdx.x / 32;
   const int place = int(item / chunks);
   if (place >= count) return;
   const unsigned token = tokens[order[place]];
@@ -129,27 +146,4 @@ __device__ __forceinline__ void add_sums(T* grad_table, const T* grad_out, const
   } else {
     *to = from_float<T>(to_float(*to) + sums[0]);
   }
-}
-
-// Grid ceil(count parts / 256), parts = hidden / 8 where 16-byte accesses are possible, else hidden.
-extern "C" __global__ void __launch_bounds__(256)
-    embedding_fwd_f16(__half* out, const __half* table, const unsigned* tokens, int count, int vocab, int hidden) {
-  gather(out, table, tokens, count, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    embedding_fwd_bf16(__nv_bfloat16* out, const __nv_bfloat16* table, const unsigned* tokens, int count, int vocab,
-                       int hidden) {
-  gather(out, table, tokens, count, vocab, hidden);
-}
-
-// Grid ceil(count chunks / 8), chunks = ceil(hidden / 256) where 16-byte accesses are possible, else ceil(hidden / 32).
-extern "C" __global__ void __launch_bounds__(256)
-    embedding_bwd_f16(__half* grad_table, const __half* grad_out, const unsigned* tokens, const unsigned* order, int count,
-                      int vocab, int hidden) {
-  add_sums(grad_table, grad_out, tokens, order, count, vocab, hidden);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    embedding_bwd_bf16(__nv_bfloat16* grad_table, const __nv_bfloat16* grad_out, const unsigned* tokens,
-                       const unsigned* order, int count, int vocab, int hidden) {
-  add_sums(grad_table, grad_out, tokens, order, count, vocab, hidden);
 }

@@ -1,33 +1,36 @@
-// linear.cu - linear layers on tensor cores: forward, gradient of the input, gradient of the weight.
+// linear.cu - linear layers on tensor cores: forward, gradient of the input, gradient of the
+// weight.
 //
 //   forward        y[R, O]  = x[R, I] w[O, I]^T (+ residual[R, O])
 //   input          dx[R, I] = dy[R, O] w[O, I], or += with `accumulate`
 //   weight         dw[O, I] += dy[R, O]^T x[R, I]
 //
-// Row-major, dense, 2-byte elements, fp32 sums, one rounding at the end (residual and old value are added before it).
-// `small` entry points (64 x 64 tiles) take any sizes; the others (128 x 128) want I and O to be multiples of 8.
-// Launch: 128 threads, one block per tile, tiles counted along the columns of the result first; shared memory
-// gemm::Large::SharedBytes or gemm::Small::SharedBytes. Outputs don't overlap inputs.
-// Cost: 2 R I O FLOP; each input is read once per row (column) of tiles, mostly from L2.
+// Row-major, dense, 2-byte elements, fp32 sums, one rounding at the end (residual and old value are
+// added before it). `small` entry points (64 x 64 tiles) take any sizes; the others (128 x 128)
+// want I and O to be multiples of 8. Launch: 128 threads, one block per tile, tiles counted along
+// the columns of the result first; shared memory gemm::Large::SharedBytes or
+// gemm::Small::SharedBytes. Outputs don't overlap inputs. Cost: 2 R I O FLOP; each input is read
+// once per row (column) of tiles, mostly from L2.
 #include "gemm.cuh"
 
-namespace {
-
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void forward(T* y, const T* x, const T* weight, const T* residual, int rows, int inputs,
-                                        int outputs) {
+KERNEL linear_fwd(T* y, const T* x, const T* weight, const T* residual, int rows, int inputs,
+                  int outputs) {
   DYN_SMEM(T, shared);
   const int tiles = (outputs + S::N - 1) / S::N;
   const int m0 = int(blockIdx.x) / tiles * S::M, n0 = int(blockIdx.x) % tiles * S::N;
-  const gemm::Place<S> place;
-  gemm::Along<S, T, S::M> a(x, inputs, m0, rows, inputs);
-  gemm::Along<S, T, S::N> b(weight, inputs, n0, outputs, inputs);
+  const gemm::WarpTile<S> warp;
+  gemm::KMajor<S, T, S::M> a(x, inputs, m0, rows, inputs);
+  gemm::KMajor<S, T, S::N> b(weight, inputs, n0, outputs, inputs);
   gemm::Sums<S> sums;
   gemm::clear<S>(sums);
-  const bool active = place.active(rows - m0, outputs - n0);
-  gemm::multiply<S>(shared, a, b, inputs, place, active, sums);
+  const bool active = warp.active(rows - m0, outputs - n0);
+  gemm::multiply<S>(shared, a, b, inputs, warp, active, sums);
   if (!active) return;
-  gemm::each8<S>(shared, sums, place, [&](int row, int col, float(&v)[8]) {
+  gemm::epilogue<S>(shared, sums, warp, [&](int row, int col, float(&v)[8]) {
     if (m0 + row >= rows) return;
     const int left = outputs - n0 - col;
     const size_t at = size_t(m0 + row) * outputs + n0 + col;
@@ -43,76 +46,41 @@ __device__ __forceinline__ void forward(T* y, const T* x, const T* weight, const
 
 // What both gradients share: result[M, N] = A B^T (+ result).
 template <class T, class S, class A, class B>
-__device__ __forceinline__ void gradient(T* result, T* shared, A& a, B& b, bool accumulate, int m0, int n0, int rows,
-                                         int cols, int depth) {
-  const gemm::Place<S> place;
+__device__ __forceinline__ void gradient(T* result, T* shared, A& a, B& b, bool accumulate, int m0,
+                                         int n0, int rows, int cols, int depth) {
+  const gemm::WarpTile<S> warp;
   gemm::Sums<S> sums;
   gemm::clear<S>(sums);
-  const bool active = place.active(rows - m0, cols - n0);
-  gemm::multiply<S>(shared, a, b, depth, place, active, sums);
+  const bool active = warp.active(rows - m0, cols - n0);
+  gemm::multiply<S>(shared, a, b, depth, warp, active, sums);
   if (!active) return;
-  gemm::store_tile<S>(result, shared, sums, place, m0, n0, rows, cols, accumulate);
+  gemm::store_tile<S>(result, shared, sums, warp, m0, n0, rows, cols, accumulate);
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void input_gradient(T* grad_x, const T* grad_y, const T* weight, int accumulate, int rows,
-                                               int inputs, int outputs) {
+KERNEL linear_input_bwd(T* grad_x, const T* grad_y, const T* weight, int accumulate, int rows,
+                        int inputs, int outputs) {
   DYN_SMEM(T, shared);
   const int tiles = (inputs + S::N - 1) / S::N;
   const int m0 = int(blockIdx.x) / tiles * S::M, n0 = int(blockIdx.x) % tiles * S::N;
-  gemm::Along<S, T, S::M> a(grad_y, outputs, m0, rows, outputs);
-  gemm::Across<S, T, S::N> b(weight, inputs, n0, inputs, outputs);
+  gemm::KMajor<S, T, S::M> a(grad_y, outputs, m0, rows, outputs);
+  gemm::MNMajor<S, T, S::N> b(weight, inputs, n0, inputs, outputs);
   gradient<T, S>(grad_x, shared, a, b, accumulate != 0, m0, n0, rows, inputs, outputs);
 }
 
+VARIANTS(T = f16 | bf16, S = gemm::Large | gemm::Small)
+LAUNCH_BOUNDS(gemm::kThreads)
+MAX_DYN_SMEM(S::SharedBytes)
 template <class T, class S>
-__device__ __forceinline__ void weight_gradient(T* grad_weight, const T* grad_y, const T* x, int rows, int inputs,
-                                                int outputs) {
+KERNEL linear_weight_bwd(T* grad_weight, const T* grad_y, const T* x, int rows, int inputs,
+                         int outputs) {
   DYN_SMEM(T, shared);
   const int tiles = (inputs + S::N - 1) / S::N;
   const int m0 = int(blockIdx.x) / tiles * S::M, n0 = int(blockIdx.x) % tiles * S::N;
-  gemm::Across<S, T, S::M> a(grad_y, outputs, m0, outputs, rows);
-  gemm::Across<S, T, S::N> b(x, inputs, n0, inputs, rows);
+  gemm::MNMajor<S, T, S::M> a(grad_y, outputs, m0, outputs, rows);
+  gemm::MNMajor<S, T, S::N> b(x, inputs, n0, inputs, rows);
   gradient<T, S>(grad_weight, shared, a, b, true, m0, n0, outputs, inputs, rows);
-}
-
-}  // namespace
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_fwd_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int rows, int inputs, int outputs) {
-  forward<__half, gemm::Large>(y, x, weight, residual, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_fwd_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual, int rows, int inputs, int outputs) {
-  forward<__nv_bfloat16, gemm::Large>(y, x, weight, residual, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_small_fwd_f16(__half* y, const __half* x, const __half* weight, const __half* residual, int rows, int inputs, int outputs) {
-  forward<__half, gemm::Small>(y, x, weight, residual, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_small_fwd_bf16(__nv_bfloat16* y, const __nv_bfloat16* x, const __nv_bfloat16* weight, const __nv_bfloat16* residual, int rows, int inputs, int outputs) {
-  forward<__nv_bfloat16, gemm::Small>(y, x, weight, residual, rows, inputs, outputs);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_input_bwd_f16(__half* grad_x, const __half* grad_y, const __half* weight, int accumulate, int rows, int inputs, int outputs) {
-  input_gradient<__half, gemm::Large>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_input_bwd_bf16(__nv_bfloat16* grad_x, const __nv_bfloat16* grad_y, const __nv_bfloat16* weight, int accumulate, int rows, int inputs, int outputs) {
-  input_gradient<__nv_bfloat16, gemm::Large>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_input_small_bwd_f16(__half* grad_x, const __half* grad_y, const __half* weight, int accumulate, int rows, int inputs, int outputs) {
-  input_gradient<__half, gemm::Small>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_input_small_bwd_bf16(__nv_bfloat16* grad_x, const __nv_bfloat16* grad_y, const __nv_bfloat16* weight, int accumulate, int rows, int inputs, int outputs) {
-  input_gradient<__nv_bfloat16, gemm::Small>(grad_x, grad_y, weight, accumulate, rows, inputs, outputs);
-}
-
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_weight_bwd_f16(__half* grad_weight, const __half* grad_y, const __half* x, int rows, int inputs, int outputs) {
-  weight_gradient<__half, gemm::Large>(grad_weight, grad_y, x, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(49152) linear_weight_bwd_bf16(__nv_bfloat16* grad_weight, const __nv_bfloat16* grad_y, const __nv_bfloat16* x, int rows, int inputs, int outputs) {
-  weight_gradient<__nv_bfloat16, gemm::Large>(grad_weight, grad_y, x, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_weight_small_bwd_f16(__half* grad_weight, const __half* grad_y, const __half* x, int rows, int inputs, int outputs) {
-  weight_gradient<__half, gemm::Small>(grad_weight, grad_y, x, rows, inputs, outputs);
-}
-extern "C" __global__ void __launch_bounds__(128) MAX_DYN_SMEM(24576) linear_weight_small_bwd_bf16(__nv_bfloat16* grad_weight, const __nv_bfloat16* grad_y, const __nv_bfloat16* x, int rows, int inputs, int outputs) {
-  weight_gradient<__nv_bfloat16, gemm::Small>(grad_weight, grad_y, x, rows, inputs, outputs);
 }

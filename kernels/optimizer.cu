@@ -1,15 +1,19 @@
 // optimizer.cu - global gradient norm, the loss scale's update, AdamW.
 //
-// norm:   norm[0] = sqrt(sum of squares over all gradients) / loss scale; not finite as soon as one gradient is not    (=)
-//         Its last kernel then moves the loss scale, which AdamW does not read: it divides by the one noted with the norm; and
-//         it counts the update where the norm is finite, norm[1] += 1, so that a skipped step is none to the bias correction.
+// norm:   norm[0] = sqrt(sum of squares over all gradients) / loss scale; not finite as soon as one
+//         gradient is not (=). Its last kernel then moves the loss scale, which AdamW does not
+//         read: it divides by the one noted with the norm. It counts the update where the norm is
+//         finite, norm[1] += 1, so that a skipped step is none to the bias correction.
 // adamw:  n = norm[1], rate = rate[0], g = gradient / loss scale * min(1, max_norm / (norm + 1e-6))
 //         m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-//         master = master (1 - rate decay) - rate m / (1 - beta1^n) / (sqrt(v / (1 - beta2^n)) + epsilon)
-//         weight = master, rounded; gradient = 0. Where norm[0] is not finite, only the gradient is written.
+//         master = master (1 - rate decay)
+//                  - rate m / (1 - beta1^n) / (sqrt(v / (1 - beta2^n)) + epsilon)
+//         weight = master, rounded; gradient = 0. Where norm[0] is not finite, only the gradient is
+//         written.
 //
-// gradient and weight in T, all else in f32; any length. Each thread owns 8 neighbouring elements, 16 bytes per access. The norm's
-// sums have one order: 16,384 squares per block in f32 (`parts`), the parts in f64 by one block. AdamW moves 30 bytes per parameter.
+// gradient and weight in T, all else in f32; any length. Each thread owns 8 neighbouring elements,
+// 16 bytes per access. The norm's sums have one order: 16,384 squares per block in f32 (`parts`),
+// the parts in f64 by one block. AdamW moves 30 bytes per parameter.
 #include "common.cuh"
 #include "loss_scale.cuh"
 
@@ -17,14 +21,22 @@ constexpr int kThreads = 256;
 constexpr int kOwn = 8;
 /// Packs of a thread in the norm.
 constexpr int kRounds = 8;
+/// Elements of a block of the norm.
+TO_HOST constexpr int kNormElements = kThreads * kOwn * kRounds;
+/// Elements of a block of AdamW.
+TO_HOST constexpr int kAdamElements = kThreads * kOwn;
 
+// Grid ceil(len / kNormElements): one part each.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void sum_squares(float* part, const T* gradient, int len) {
+KERNEL grad_squares(float* part, const T* gradient, int len) {
   static_assert(Pack<T>::kCount == kOwn, "a pack of 16-bit elements");
   float sum = 0.0f;
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
-    const long long first = ((long long)(blockIdx.x) * kRounds + round) * (kThreads * kOwn) + threadIdx.x * kOwn;
+    const long long first =
+        ((long long)(blockIdx.x) * kRounds + round) * (kThreads * kOwn) + threadIdx.x * kOwn;
     if (first + kOwn <= len) {
       const Pack<T> values = load16(gradient + first);
 #pragma unroll
@@ -37,10 +49,12 @@ __device__ __forceinline__ void sum_squares(float* part, const T* gradient, int 
   if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
 
-/// The scale's own bounds. A loss is a mean over thousands of tokens, so gradients begin at 1e-4 or less: 2^24 of that still fits.
+/// The scale's own bounds. A loss is a mean over thousands of tokens, so gradients begin at 1e-4 or
+/// less: 2^24 of that still fits.
 constexpr float kSmallestScale = 1.0f, kLargestScale = 16777216.0f;
 
-/// Halves the scale after a norm that is not finite, doubles it after enough finite ones. Powers of two, so scaling rounds nothing.
+/// Halves the scale after a norm that is not finite, doubles it after enough finite ones. Powers of
+/// two, so scaling rounds nothing.
 __device__ __forceinline__ void update_loss_scale(float* scale_state, bool finite) {
   const float interval = scale_state[kGrowthInterval];
   scale_state[kOverflow] = finite ? 0.0f : 1.0f;
@@ -57,7 +71,8 @@ __device__ __forceinline__ void update_loss_scale(float* scale_state, bool finit
 }
 
 // Grid 1: norm from `count` parts, and the scale of the gradients to come.
-extern "C" __global__ void __launch_bounds__(256) grad_norm(float* norm, float* scale_state, const float* parts, int count) {
+extern "C" __global__ void __launch_bounds__(kThreads)
+    grad_norm(float* norm, float* scale_state, const float* parts, int count) {
   SHARED(double, sums, [kThreads]);
   double sum = 0.0;
   for (int i = threadIdx.x; i < count; i += kThreads) sum += double(parts[i]);
@@ -67,7 +82,8 @@ extern "C" __global__ void __launch_bounds__(256) grad_norm(float* norm, float* 
     if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
   }
   if (threadIdx.x == 0) {
-    const float inverse = 1.0f / scale_state[kLossScale], value = float(sqrt(sums[0]) * double(inverse));
+    const float inverse = 1.0f / scale_state[kLossScale],
+                value = float(sqrt(sums[0]) * double(inverse));
     norm[0] = value;
     if (isfinite(value)) norm[1] += 1.0f;
     scale_state[kInverseScale] = inverse;
@@ -80,7 +96,8 @@ struct Update {
   float gradient_factor, beta1, beta2, keep, rate, inverse_correction2, epsilon;
 };
 
-__device__ __forceinline__ float update(const Update& u, float gradient, float& master, float& first, float& second) {
+__device__ __forceinline__ float update(const Update& u, float gradient, float& master,
+                                        float& first, float& second) {
   const float g = gradient * u.gradient_factor;
   first = u.beta1 * first + (1.0f - u.beta1) * g;
   second = u.beta2 * second + (1.0f - u.beta2) * g * g;
@@ -98,10 +115,13 @@ __device__ __forceinline__ void clear(T* gradient, long long begin, int len, boo
   for (long long i = begin; i < len; ++i) gradient[i] = from_float<T>(0.0f);
 }
 
+// Grid ceil(len / kAdamElements). norm [2], rate [1]; log_beta1 = ln beta1.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void adamw(T* weight, float* master, float* first, float* second, T* gradient, const float* norm,
-                                      const float* scale_state, const float* rates, float beta1, float beta2, float log_beta1,
-                                      float log_beta2, float decay, float epsilon, float max_norm, int len) {
+KERNEL adamw(T* weight, float* master, float* first, float* second, T* gradient, const float* norm,
+             const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1,
+             float log_beta2, float decay, float epsilon, float max_norm, int len) {
   const long long begin = ((long long)(blockIdx.x) * kThreads + threadIdx.x) * kOwn;
   const bool whole = begin + kOwn <= len;
   const float n = norm[0];
@@ -110,12 +130,19 @@ __device__ __forceinline__ void adamw(T* weight, float* master, float* first, fl
     return;
   }
   // 1 - beta^updates, without the cancellation of that difference.
-  const float rate = rates[0], updates = norm[1];
-  const float correction1 = -expm1f(updates * log_beta1), correction2 = -expm1f(updates * log_beta2);
-  const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)), beta1, beta2, 1.0f - rate * decay,
-                 rate / correction1, 1.0f / correction2, epsilon};
+  const float step = rate[0], updates = norm[1];
+  const float correction1 = -expm1f(updates * log_beta1),
+              correction2 = -expm1f(updates * log_beta2);
+  const Update u{scale_state[kInverseScale] * fminf(1.0f, max_norm / (n + 1e-6f)),
+                 beta1,
+                 beta2,
+                 1.0f - step * decay,
+                 step / correction1,
+                 1.0f / correction2,
+                 epsilon};
   if (!whole) {
-    for (long long i = begin; i < len; ++i) weight[i] = from_float<T>(update(u, to_float(gradient[i]), master[i], first[i], second[i]));
+    for (long long i = begin; i < len; ++i)
+      weight[i] = from_float<T>(update(u, to_float(gradient[i]), master[i], first[i], second[i]));
     clear(gradient, begin, len, whole);
     return;
   }
@@ -131,7 +158,8 @@ __device__ __forceinline__ void adamw(T* weight, float* master, float* first, fl
   Pack<T> w;
 #pragma unroll
   for (int i = 0; i < kOwn; ++i)
-    w.v[i] = from_float<T>(update(u, to_float(g.v[i]), p[i / 4].v[i % 4], m[i / 4].v[i % 4], v[i / 4].v[i % 4]));
+    w.v[i] = from_float<T>(
+        update(u, to_float(g.v[i]), p[i / 4].v[i % 4], m[i / 4].v[i % 4], v[i / 4].v[i % 4]));
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     store16(master + begin + 4 * half, p[half]);
@@ -140,28 +168,4 @@ __device__ __forceinline__ void adamw(T* weight, float* master, float* first, fl
   }
   store16(weight + begin, w);
   clear(gradient, begin, len, whole);
-}
-
-// Grid ceil(len / 16384): one part each.
-extern "C" __global__ void __launch_bounds__(256) grad_squares_f16(float* part, const __half* gradient, int len) {
-  sum_squares(part, gradient, len);
-}
-extern "C" __global__ void __launch_bounds__(256) grad_squares_bf16(float* part, const __nv_bfloat16* gradient, int len) {
-  sum_squares(part, gradient, len);
-}
-
-// Grid ceil(len / 2048). norm [2], rate [1]; log_beta1 = ln beta1.
-extern "C" __global__ void __launch_bounds__(256)
-    adamw_f16(__half* weight, float* master, float* first, float* second, __half* gradient, const float* norm,
-              const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1, float log_beta2,
-              float decay, float epsilon, float max_norm, int len) {
-  adamw(weight, master, first, second, gradient, norm, scale_state, rate, beta1, beta2, log_beta1, log_beta2, decay, epsilon,
-        max_norm, len);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    adamw_bf16(__nv_bfloat16* weight, float* master, float* first, float* second, __nv_bfloat16* gradient,
-               const float* norm, const float* scale_state, const float* rate, float beta1, float beta2, float log_beta1,
-               float log_beta2, float decay, float epsilon, float max_norm, int len) {
-  adamw(weight, master, first, second, gradient, norm, scale_state, rate, beta1, beta2, log_beta1, log_beta2, decay, epsilon,
-        max_norm, len);
 }

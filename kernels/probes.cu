@@ -1,45 +1,32 @@
-// probes.cu - one instruction or primitive per kernel, its registers written out as they come, so that tests can hold each
-// wrapper of ptx.cuh and each primitive of the simulator to NVIDIA's tables: in the simulator, and on a card where there is
-// one. No part of training. One warp per block.
+// probes.cu - one instruction or primitive per kernel, its registers written out as they come, so
+// that tests can hold each wrapper of ptx.cuh and each primitive of the simulator to NVIDIA's
+// tables: in the simulator, and on a card where there is one. No part of training. One warp per
+// block.
 #include "common.cuh"
 
-/// out [blocks, 32, Matrices] = what each lane gets from the `rows [blocks, 8 * Matrices, 8]`.
-template <int Matrices, bool Trans>
-__device__ __forceinline__ void probe_ldmatrix(unsigned* out, const unsigned* rows) {
-  SHARED(uint4, tile, [8 * Matrices]);
+/// out [blocks, 32, X] = what each lane gets from the `rows [blocks, 8 * X, 8]`.
+VARIANTS(X = 1 | 2 | 4, Trans = false | true)
+LAUNCH_BOUNDS(32)
+template <int X, bool Trans>
+KERNEL probe_ldmatrix(unsigned* out, const unsigned* rows) {
+  SHARED(uint4, tile, [8 * X]);
   const int lane = threadIdx.x;
-  if (lane < 8 * Matrices) tile[lane] = reinterpret_cast<const uint4*>(rows)[blockIdx.x * 8 * Matrices + lane];
+  if (lane < 8 * X) tile[lane] = reinterpret_cast<const uint4*>(rows)[blockIdx.x * 8 * X + lane];
   __syncwarp();
-  uint32_t r[Matrices];
+  uint32_t r[X];
   // x1 and x2 ignore the addresses of the other lanes, but they must be valid.
-  const void* row = &tile[lane % (8 * Matrices)];
-  if constexpr (Matrices == 1) ptx::ldmatrix_x1<Trans>(r, row);
-  if constexpr (Matrices == 2) ptx::ldmatrix_x2<Trans>(r, row);
-  if constexpr (Matrices == 4) ptx::ldmatrix_x4<Trans>(r, row);
-  for (int m = 0; m < Matrices; ++m) out[(blockIdx.x * 32 + lane) * Matrices + m] = r[m];
-}
-extern "C" __global__ void __launch_bounds__(32) probe_ldmatrix_x1(unsigned* out, const unsigned* rows) {
-  probe_ldmatrix<1, false>(out, rows);
-}
-extern "C" __global__ void __launch_bounds__(32) probe_ldmatrix_x2(unsigned* out, const unsigned* rows) {
-  probe_ldmatrix<2, false>(out, rows);
-}
-extern "C" __global__ void __launch_bounds__(32) probe_ldmatrix_x4(unsigned* out, const unsigned* rows) {
-  probe_ldmatrix<4, false>(out, rows);
-}
-extern "C" __global__ void __launch_bounds__(32) probe_ldmatrix_x1_trans(unsigned* out, const unsigned* rows) {
-  probe_ldmatrix<1, true>(out, rows);
-}
-extern "C" __global__ void __launch_bounds__(32) probe_ldmatrix_x2_trans(unsigned* out, const unsigned* rows) {
-  probe_ldmatrix<2, true>(out, rows);
-}
-extern "C" __global__ void __launch_bounds__(32) probe_ldmatrix_x4_trans(unsigned* out, const unsigned* rows) {
-  probe_ldmatrix<4, true>(out, rows);
+  const void* row = &tile[lane % (8 * X)];
+  if constexpr (X == 1) ptx::ldmatrix_x1<Trans>(r, row);
+  if constexpr (X == 2) ptx::ldmatrix_x2<Trans>(r, row);
+  if constexpr (X == 4) ptx::ldmatrix_x4<Trans>(r, row);
+  for (int m = 0; m < X; ++m) out[(blockIdx.x * 32 + lane) * X + m] = r[m];
 }
 
 /// c [blocks, 32, 4] += the product of the registers a [blocks, 32, 4] and b [blocks, 32, 2].
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(32)
 template <class T>
-__device__ __forceinline__ void probe_mma(float* c, const T* a, const T* b) {
+KERNEL probe_mma(float* c, const T* a, const T* b) {
   const size_t at = blockIdx.x * 32 + threadIdx.x;
   uint32_t left[4], right[2];
   float sums[4];
@@ -49,20 +36,16 @@ __device__ __forceinline__ void probe_mma(float* c, const T* a, const T* b) {
   ptx::mma_m16n8k16<T>(sums, left, right);
   for (int i = 0; i < 4; ++i) c[at * 4 + i] = sums[i];
 }
-extern "C" __global__ void __launch_bounds__(32) probe_mma_f16(float* c, const __half* a, const __half* b) {
-  probe_mma(c, a, b);
-}
-extern "C" __global__ void __launch_bounds__(32)
-    probe_mma_bf16(float* c, const __nv_bfloat16* a, const __nv_bfloat16* b) {
-  probe_mma(c, a, b);
-}
 
-/// out [6, 32, 4] = 16-byte slots filled by each copy in turn, over words of 0xeeeeeeee: 16 bytes, without taking, the first
-/// `lane % 17` bytes, 8 bytes, 4 bytes, 4 bytes without taking. from [32, 4].
-extern "C" __global__ void __launch_bounds__(32) probe_cp_async(unsigned* out, const unsigned* from) {
+/// out [6, 32, 4] = 16-byte slots filled by each copy in turn, over words of 0xeeeeeeee: 16 bytes,
+/// without taking, the first `lane % 17` bytes, 8 bytes, 4 bytes, 4 bytes without taking. from [32,
+/// 4].
+extern "C" __global__ void __launch_bounds__(32)
+    probe_cp_async(unsigned* out, const unsigned* from) {
   SHARED(uint4, slots, [6][32]);
   const int lane = threadIdx.x;
-  for (int i = 0; i < 6; ++i) slots[i][lane] = make_uint4(0xeeeeeeeeu, 0xeeeeeeeeu, 0xeeeeeeeeu, 0xeeeeeeeeu);
+  for (int i = 0; i < 6; ++i)
+    slots[i][lane] = make_uint4(0xeeeeeeeeu, 0xeeeeeeeeu, 0xeeeeeeeeu, 0xeeeeeeeeu);
   __syncwarp();
   const unsigned* mine = from + lane * 4;
   ptx::cp_async16(&slots[0][lane], mine);
@@ -110,35 +93,31 @@ extern "C" __global__ void __launch_bounds__(32) probe_warp(unsigned* out, const
 }
 
 /// wide [blocks * 128] = narrow widened; narrowed = wide_in rounded.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(128)
 template <class T>
-__device__ __forceinline__ void probe_convert(float* wide, T* narrowed, const T* narrow, const float* wide_in, int count) {
+KERNEL probe_convert(float* wide, T* narrowed, const T* narrow, const float* wide_in, int count) {
   const int i = blockIdx.x * 128 + threadIdx.x;
   if (i >= count) return;
   wide[i] = to_float(narrow[i]);
   narrowed[i] = from_float<T>(wide_in[i]);
 }
-extern "C" __global__ void __launch_bounds__(128)
-    probe_convert_f16(float* wide, __half* narrowed, const __half* narrow, const float* wide_in, int count) {
-  probe_convert(wide, narrowed, narrow, wide_in, count);
-}
-extern "C" __global__ void __launch_bounds__(128) probe_convert_bf16(float* wide, __nv_bfloat16* narrowed,
-                                                                     const __nv_bfloat16* narrow, const float* wide_in,
-                                                                     int count) {
-  probe_convert(wide, narrowed, narrow, wide_in, count);
-}
 
 /// out = 2^in.
-extern "C" __global__ void __launch_bounds__(128) probe_ex2(float* out, const float* in, int count) {
+extern "C" __global__ void __launch_bounds__(128)
+    probe_ex2(float* out, const float* in, int count) {
   const int i = blockIdx.x * 128 + threadIdx.x;
   if (i < count) out[i] = ptx::ex2_approx(in[i]);
 }
 
-/// out [2, 256] = sum and largest of 256 values, as every thread sees them, and out [2, 256] = how many are positive.
+/// out [2, 256] = sum and largest of 256 values, as every thread sees them, and out [2, 256] = how
+/// many are positive.
 extern "C" __global__ void __launch_bounds__(256) probe_block(float* out, const float* in) {
   const float value = in[threadIdx.x];
   out[threadIdx.x] = block_sum<256>(value) + block_sum<256>(1.0f);
-  out[256 + threadIdx.x] = float(__syncthreads_count(value > 0)) + 1000.0f * float(__syncthreads_or(value > 100.0f)) +
-                           10000.0f * float(__syncthreads_and(value < 100.0f)) + 0.0f * warp_max(value);
+  out[256 + threadIdx.x] =
+      float(__syncthreads_count(value > 0)) + 1000.0f * float(__syncthreads_or(value > 100.0f)) +
+      10000.0f * float(__syncthreads_and(value < 100.0f)) + 0.0f * warp_max(value);
 }
 
 /// out [4, 32] = warp_sum, the same by shuffles, warp_max, the same by shuffles.

@@ -1,23 +1,27 @@
 // rmsnorm.cu - root-mean-square normalisation of rows, forward and backward.
 //
-// forward:   inv_rms[r] = 1 / sqrt(mean_c x[r,c]^2 + epsilon);  out[r,c] = x[r,c] inv_rms[r] weight[c]          (=)
+// forward:   inv_rms[r] = 1 / sqrt(mean_c x[r,c]^2 + epsilon)                                   (=)
+//            out[r,c] = x[r,c] inv_rms[r] weight[c]                                             (=)
 // backward:  n = x inv_rms, g = grad_out weight
 //            grad_x += inv_rms (g - n mean_c(g n));  grad_weight += sum_r grad_out n
 //
-// x, out, grad_out, grad_x [rows, cols] and weight, grad_weight [cols] in T; inv_rms [rows] and all sums in f32. Any sizes;
-// columns that are a multiple of 8 move 16 bytes per thread. A warp owns a row, so a row's sum has one order. The gradient of
-// the weight is summed per block of kRows rows into `parts [blocks, width]` (=), then over the blocks in their order.
-// Forward moves 2 elements per element, backward 4; both are bound by memory.
+// x, out, grad_out, grad_x [rows, cols] and weight, grad_weight [cols] in T; inv_rms [rows] and all
+// sums in f32. Any sizes; columns that are a multiple of 8 move 16 bytes per thread. A warp owns a
+// row, so a row's sum has one order. The gradient of the weight is summed per block of kRows rows
+// into `parts [blocks, width]` (=), then over the blocks in their order. Forward moves 2 elements
+// per element, backward 4; both are bound by memory.
 #include "common.cuh"
 
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / 32;
+TO_HOST constexpr int kThreads = 128;
+/// Rows of one block of the forward pass, one per warp.
+TO_HOST constexpr int kWarps = kThreads / 32;
 /// Rows of one block of the backward pass.
-constexpr int kRows = 32;
+TO_HOST constexpr int kRows = 32;
 /// Columns of the weight's gradient that one launch of the backward pass sums.
-constexpr int kWidth = 1024;
+TO_HOST constexpr int kWidth = 1024;
 
-/// Calls `f(c, count)` for this lane's columns of a row: packs of 8 where the row allows it, single columns otherwise.
+/// Calls `f(c, count)` for this lane's columns of a row: packs of 8 where the row allows it, single
+/// columns otherwise.
 template <class T, class F>
 __device__ __forceinline__ void for_columns(int cols, int lane, F f) {
   constexpr int kPack = Pack<T>::kCount;
@@ -44,9 +48,12 @@ __device__ __forceinline__ void store(T* p, const Pack<T>& pack, int count) {
     *p = pack.v[0];
 }
 
+// Grid ceil(rows / kWarps).
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void forward(T* out, float* inv_rms, const T* x, const T* weight, float epsilon, int rows,
-                                        int cols) {
+KERNEL rmsnorm_fwd(T* __restrict__ out, float* __restrict__ inv_rms, const T* __restrict__ x,
+                   const T* __restrict__ weight, float epsilon, int rows, int cols) {
   const int lane = threadIdx.x % 32, row = blockIdx.x * kWarps + threadIdx.x / 32;
   if (row >= rows) return;
   const T* from = x + size_t(row) * cols;
@@ -70,10 +77,17 @@ __device__ __forceinline__ void forward(T* out, float* inv_rms, const T* x, cons
   });
 }
 
-/// `first` and `width` are the columns whose weight gradient is summed; `add_x` is 0 in all launches but one.
+/// `first` and `width` are the columns whose weight gradient is summed; `add_x` is 0 in all
+/// launches but one.
+// Grid ceil(rows / kRows), 4 kWarps width bytes of dynamic shared memory, width at most kWidth.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads, 4)
+MAX_DYN_SMEM(4 * kWarps * kWidth)
 template <class T>
-__device__ __forceinline__ void backward(T* grad_x, float* parts, const T* grad_out, const T* x, const T* weight,
-                                         const float* inv_rms, int rows, int cols, int first, int width, int add_x) {
+KERNEL rmsnorm_bwd(T* __restrict__ grad_x, float* __restrict__ parts,
+                   const T* __restrict__ grad_out, const T* __restrict__ x,
+                   const T* __restrict__ weight, const float* __restrict__ inv_rms, int rows,
+                   int cols, int first, int width, int add_x) {
   DYN_SMEM(float, sums);  // [kWarps, width]: each warp adds its own rows
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float* mine = sums + warp * width;
@@ -85,7 +99,8 @@ __device__ __forceinline__ void backward(T* grad_x, float* parts, const T* grad_
     const float scale = inv_rms[row];
     float dot = 0;
     for_columns<T>(cols, lane, [&](int c, int count) {
-      const Pack<T> dy = load(grad_out + at + c, count), a = load(x + at + c, count), w = load(weight + c, count);
+      const Pack<T> dy = load(grad_out + at + c, count), a = load(x + at + c, count),
+                    w = load(weight + c, count);
 #pragma unroll
       for (int i = 0; i < Pack<T>::kCount; ++i) {
         if (i >= count) continue;
@@ -98,7 +113,8 @@ __device__ __forceinline__ void backward(T* grad_x, float* parts, const T* grad_
     if (!add_x) continue;
     const float mean = warp_sum(dot) / float(cols);
     for_columns<T>(cols, lane, [&](int c, int count) {
-      const Pack<T> dy = load(grad_out + at + c, count), a = load(x + at + c, count), w = load(weight + c, count);
+      const Pack<T> dy = load(grad_out + at + c, count), a = load(x + at + c, count),
+                    w = load(weight + c, count);
       Pack<T> dx = load(grad_x + at + c, count);
 #pragma unroll
       for (int i = 0; i < Pack<T>::kCount; ++i) {
@@ -118,50 +134,15 @@ __device__ __forceinline__ void backward(T* grad_x, float* parts, const T* grad_
   }
 }
 
+// Grid ceil(width / kThreads).
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void backward_sum(T* grad_weight, const float* parts, int blocks, int first, int width) {
+KERNEL rmsnorm_bwd_sum(T* __restrict__ grad_weight, const float* __restrict__ parts, int blocks,
+                       int first, int width) {
   const int c = blockIdx.x * kThreads + threadIdx.x;
   if (c >= width) return;
   float sum = 0;
   for (int b = 0; b < blocks; ++b) sum += parts[size_t(b) * width + c];
   grad_weight[first + c] = from_float<T>(to_float(grad_weight[first + c]) + sum);
-}
-
-// Grid ceil(rows / 4).
-extern "C" __global__ void __launch_bounds__(128)
-    rmsnorm_fwd_f16(__half* __restrict__ out, float* __restrict__ inv_rms, const __half* __restrict__ x,
-                    const __half* __restrict__ weight, float epsilon, int rows, int cols) {
-  forward(out, inv_rms, x, weight, epsilon, rows, cols);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    rmsnorm_fwd_bf16(__nv_bfloat16* __restrict__ out, float* __restrict__ inv_rms, const __nv_bfloat16* __restrict__ x,
-                     const __nv_bfloat16* __restrict__ weight, float epsilon, int rows, int cols) {
-  forward(out, inv_rms, x, weight, epsilon, rows, cols);
-}
-
-// Grid ceil(rows / kRows), 4 * width * 4 bytes of dynamic shared memory, width at most kWidth.
-extern "C" __global__ void __launch_bounds__(128, 4) MAX_DYN_SMEM(16384)
-    rmsnorm_bwd_f16(__half* __restrict__ grad_x, float* __restrict__ parts, const __half* __restrict__ grad_out,
-                    const __half* __restrict__ x, const __half* __restrict__ weight, const float* __restrict__ inv_rms,
-                    int rows, int cols, int first, int width, int add_x) {
-  backward(grad_x, parts, grad_out, x, weight, inv_rms, rows, cols, first, width, add_x);
-}
-extern "C" __global__ void __launch_bounds__(128, 4) MAX_DYN_SMEM(16384)
-    rmsnorm_bwd_bf16(__nv_bfloat16* __restrict__ grad_x, float* __restrict__ parts,
-                     const __nv_bfloat16* __restrict__ grad_out, const __nv_bfloat16* __restrict__ x,
-                     const __nv_bfloat16* __restrict__ weight, const float* __restrict__ inv_rms, int rows, int cols,
-                     int first, int width, int add_x) {
-  backward(grad_x, parts, grad_out, x, weight, inv_rms, rows, cols, first, width, add_x);
-}
-
-// Grid ceil(width / 128).
-extern "C" __global__ void __launch_bounds__(128)
-    rmsnorm_bwd_sum_f16(__half* __restrict__ grad_weight, const float* __restrict__ parts, int blocks, int first,
-                        int width) {
-  backward_sum(grad_weight, parts, blocks, first, width);
-}
-extern "C" __global__ void __launch_bounds__(128)
-    rmsnorm_bwd_sum_bf16(__nv_bfloat16* __restrict__ grad_weight, const float* __restrict__ parts, int blocks, int first,
-                         int width) {
-  backward_sum(grad_weight, parts, blocks, first, width);
 }

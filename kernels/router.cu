@@ -1,34 +1,43 @@
-// router.cu - which experts serve a token: logits, softmax, the K best, their weights; the order of slots by expert; the sums for the
-// load-balancing loss; and the gradients.
+// router.cu - which experts serve a token: logits, softmax, the K best, their weights; the order of
+// slots by expert; the sums for the load-balancing loss; and the gradients.
 //
-//   probs[t] = softmax(x[t] weight^T), the K largest are chosen (of equals the lower number), weights = theirs / their sum   (=)
-//   slots are (token, choice) pairs by expert and, within one, by token: offsets [E + 1], slot_source [T K] = token K + choice,
-//   source_slot its inverse                                                                                                  (=)
+//   probs[t] = softmax(x[t] weight^T), the K largest are chosen (of equals the lower number),
+//   weights = theirs / their sum                                                                (=)
+//   slots are (token, choice) pairs by expert and, within one, by token: offsets [E + 1],
+//   slot_source [T K] = token K + choice, source_slot its inverse                               (=)
 //   counts[g,e] += pairs of group g's tokens sent to e;  prob_sums[g,e] += sum of their probs
 // backward, with s = the sum of the chosen p and dw = grad_weights:
-//   dp[e] = scale E counts[g,e] / (layers tokens_g)^2 + (dw[e] - sum_k dw_k p_k / s) / s   (the second term for chosen e)
-//   dlogit[e] = p[e] (dp[e] - sum_e dp[e] p[e]);  grad_x += dlogit weight;  grad_weight += dlogit^T x
+//   dp[e] = scale E counts[g,e] / (layers tokens_g)^2
+//           + (dw[e] - sum_k dw_k p_k / s) / s, the latter for chosen e
+//   dlogit[e] = p[e] (dp[e] - sum_e dp[e] p[e])
+//   grad_x += dlogit weight;  grad_weight += dlogit^T x
 //
-// x, grad_x [T, C] and weight, grad_weight [E, C] in T; all else in f32 or u32; groups [group_count + 1] are token offsets; tokens
-// behind the last are padding: routed, but of no group. At most
-// kMaxExperts experts; any C, 16-byte accesses where it is a multiple of 8. Everything is counted and sorted on the device: the host
-// never learns who got how many. Three launches forward (logits and choice; offsets and sums; slots), two backward (gradients with
-// one part of grad_weight per kBackTokens tokens; the parts' sum in order). No atomics but integer counts in shared memory.
-// FLOPs: 2 E C per token forward, 4 E C backward. Bytes: x once forward; x and grad_x once, twice x, backward.
+// x, grad_x [T, C] and weight, grad_weight [E, C] in T; all else in f32 or u32; groups [group_count
+// + 1] are token offsets; tokens behind the last are padding: routed, but of no group. At most
+// kMaxExperts experts; any C, 16-byte accesses where it is a multiple of 8. Everything is counted
+// and sorted on the device: the host never learns who got how many. Three launches forward (logits
+// and choice; offsets and sums; slots), two backward (gradients with one part of grad_weight per
+// kBackTokens tokens; the parts' sum in order). No atomics but integer counts in shared memory.
+// FLOPs: 2 E C per token forward, 4 E C backward. Bytes: x once forward; x and grad_x once, twice
+// x, backward.
 #include "loss_scale.cuh"
 #include "scan.cuh"
 #include "segments.cuh"
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr int kMaxExperts = 128;
-/// Tokens of a block of the first two kernels: 4 per warp, and one per lane of the warp that chooses.
-constexpr int kTokens = 32;
+TO_HOST constexpr int kThreads = 256;
+TO_HOST constexpr int kWarps = kThreads / 32;
+TO_HOST constexpr int kMaxExperts = 128;
+/// Tokens of a block of the first two kernels: 4 per warp, and one per lane of the warp that
+/// chooses.
+TO_HOST constexpr int kTokens = 32;
+/// Experts whose sums a thread holds at once.
+TO_HOST constexpr int kExpertsAtOnce = 8;
 /// Tokens of a block of the backward pass.
-constexpr int kBackTokens = 64;
+TO_HOST constexpr int kBackTokens = 64;
 
-/// Sums 2 Half values per lane over the lanes that differ in the bits of 2 Half - 1, until one is left: from 32 values on, lane l gets
-/// the warp's sum of the values v[l]. All sums have the same tree, so equal values give equal bits.
+/// Sums 2 Half values per lane over the lanes that differ in the bits of 2 Half - 1, until one is
+/// left: from 32 values on, lane l gets the warp's sum of the values v[l]. All sums have the same
+/// tree, so equal values give equal bits.
 template <int Half>
 __device__ __forceinline__ void transposed_sums(float (&v)[32]) {
   const bool upper = threadIdx.x & Half;
@@ -42,10 +51,11 @@ __device__ __forceinline__ void transposed_sums(float (&v)[32]) {
 
 /// Logits of the block's tokens into `logits [E][kTokens]`.
 template <class T>
-__device__ __forceinline__ void make_logits(float* logits, const T* x, const T* weight, int first, int count, int hidden,
-                                            int experts) {
+__device__ __forceinline__ void make_logits(float* logits, const T* x, const T* weight, int first,
+                                            int count, int hidden, int experts) {
   constexpr int kPack = Pack<T>::kCount;
-  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 4, width = hidden % kPack == 0 ? kPack : 1;
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 4,
+            width = hidden % kPack == 0 ? kPack : 1;
   for (int e0 = 0; e0 < experts; e0 += 8) {
     float sums[32] = {};  // [4 tokens][8 experts]
     for (int c = lane * width; c < hidden; c += 32 * width) {
@@ -85,9 +95,13 @@ __device__ __forceinline__ void make_logits(float* logits, const T* x, const T* 
   }
 }
 
+// Grid tiles = ceil(count / kTokens); E * 128 bytes of dynamic shared memory.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(4 * kMaxExperts * kTokens)
 template <class T>
-__device__ __forceinline__ void choose(float* probs, unsigned* chosen, float* weights, unsigned* tile_counts, const T* x,
-                                       const T* weight, int count, int hidden, int experts, int top_k) {
+KERNEL router_fwd(float* probs, unsigned* chosen, float* weights, unsigned* tile_counts, const T* x,
+                  const T* weight, int count, int hidden, int experts, int top_k) {
   DYN_SMEM(float, p);  // [E][kTokens]
   SHARED(unsigned, counts, [kMaxExperts]);
   const int first = blockIdx.x * kTokens, lane = threadIdx.x % 32;
@@ -105,12 +119,14 @@ __device__ __forceinline__ void choose(float* probs, unsigned* chosen, float* we
       sum += value;
     }
     for (int e = 0; e < experts; ++e) mine[e * kTokens] /= sum;
-    // Each choice is the first one in the order (probability down, number up) behind the one before.
+    // Each choice is the first one in the order (probability down, number up) behind the one
+    // before.
     float bound = INFINITY;
     int last = -1;
     for (int k = 0; k < top_k; ++k) {
       float best = -1.0f;
-      int at = k;  // where logits are not finite nothing compares, and any choice of different experts will do
+      // Where logits are not finite nothing compares, and any choice of different experts will do.
+      int at = k;
       for (int e = 0; e < experts; ++e) {
         const float value = mine[e * kTokens];
         if (value > best && (value < bound || (value == bound && e > last))) {
@@ -124,22 +140,27 @@ __device__ __forceinline__ void choose(float* probs, unsigned* chosen, float* we
       chosen[t * top_k + k] = unsigned(at);
       atomicAdd(&counts[at], 1u);
     }
-    for (int k = 0; k < top_k; ++k) weights[t * top_k + k] = mine[int(chosen[t * top_k + k]) * kTokens] / kept;
+    for (int k = 0; k < top_k; ++k)
+      weights[t * top_k + k] = mine[int(chosen[t * top_k + k]) * kTokens] / kept;
   }
   __syncthreads();
   const int values = min(kTokens, count - first) * experts;
-  for (int i = threadIdx.x; i < values; i += kThreads) probs[size_t(first) * experts + i] = p[i % experts * kTokens + i / experts];
-  for (int e = threadIdx.x; e < experts; e += kThreads) tile_counts[size_t(e) * gridDim.x + blockIdx.x] = counts[e];
+  for (int i = threadIdx.x; i < values; i += kThreads)
+    probs[size_t(first) * experts + i] = p[i % experts * kTokens + i / experts];
+  for (int e = threadIdx.x; e < experts; e += kThreads)
+    tile_counts[size_t(e) * gridDim.x + blockIdx.x] = counts[e];
 }
 
-// Block 0: tile_counts [E, tiles], the choices per expert and tile of kTokens tokens, becomes the tile's first slot of the expert;
-// offsets. Block 1 + g: the sums of group g. Grid 1 + group_count.
-extern "C" __global__ void __launch_bounds__(256)
-    router_offsets(unsigned* offsets, unsigned* tile_counts, float* counts, float* prob_sums, const float* probs,
-                   const unsigned* chosen, const unsigned* groups, int count, int tiles, int experts, int top_k) {
+// Block 0: tile_counts [E, tiles], the choices per expert and tile of kTokens tokens, becomes the
+// tile's first slot of the expert; offsets. Block 1 + g: the sums of group g. Grid 1 + group_count.
+extern "C" __global__ void __launch_bounds__(kThreads)
+    router_offsets(unsigned* offsets, unsigned* tile_counts, float* counts, float* prob_sums,
+                   const float* probs, const unsigned* chosen, const unsigned* groups, int count,
+                   int tiles, int experts, int top_k) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   if (blockIdx.x > 0) {
-    const int group = blockIdx.x - 1, begin = min(groups[group], unsigned(count)), end = min(groups[group + 1], unsigned(count));
+    const int group = blockIdx.x - 1, begin = min(groups[group], unsigned(count)),
+              end = min(groups[group + 1], unsigned(count));
     for (int e = warp; e < experts; e += kWarps) {
       unsigned sent = 0;
       float sum = 0.0f;
@@ -178,23 +199,26 @@ extern "C" __global__ void __launch_bounds__(256)
   for (int e = warp; e < experts; e += kWarps) {
     unsigned slot = firsts[e];
     for (int i = lane; i - lane < tiles; i += 32) {
-      const unsigned n = i < tiles ? tile_counts[size_t(e) * tiles + i] : 0, through = warp_prefix_sum(n);
+      const unsigned n = i < tiles ? tile_counts[size_t(e) * tiles + i] : 0,
+                     through = warp_prefix_sum(n);
       if (i < tiles) tile_counts[size_t(e) * tiles + i] = slot + through - n;
       slot += __shfl_sync(~0u, through, 31);
     }
   }
 }
 
-// A warp per tile of kTokens tokens: its choices, in order, take the slots from first_slots [E, tiles] on. Grid ceil(tiles / 8).
-extern "C" __global__ void __launch_bounds__(256)
-    router_slots(unsigned* slot_source, unsigned* source_slot, const unsigned* first_slots, const unsigned* chosen, int count,
-                 int tiles, int experts, int top_k) {
+// A warp per tile of kTokens tokens: its choices, in order, take the slots from first_slots [E,
+// tiles] on. Grid ceil(tiles / kWarps).
+extern "C" __global__ void __launch_bounds__(kThreads)
+    router_slots(unsigned* slot_source, unsigned* source_slot, const unsigned* first_slots,
+                 const unsigned* chosen, int count, int tiles, int experts, int top_k) {
   SHARED(unsigned, next, [kWarps][kMaxExperts]);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tile = blockIdx.x * kWarps + warp;
   if (tile >= tiles) return;
   for (int e = lane; e < experts; e += 32) next[warp][e] = first_slots[size_t(e) * tiles + tile];
   __syncwarp();
-  const unsigned begin = unsigned(tile) * kTokens * top_k, end = unsigned(min((tile + 1) * kTokens, count)) * top_k;
+  const unsigned begin = unsigned(tile) * kTokens * top_k,
+                 end = unsigned(min((tile + 1) * kTokens, count)) * top_k;
   for (unsigned first = begin; first < end; first += 32) {
     const unsigned source = first + lane;
     const bool valid = source < end;
@@ -206,13 +230,16 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-/// Gradients of the logits of a block's tokens into `grads [experts to a multiple of 8][kBackTokens]`, zeros where there is no
-/// expert or token.
-__device__ __forceinline__ void grad_logits(float* grads, const float* grad_weights, const float* probs, const unsigned* chosen,
-                                            const float* counts, const unsigned* groups, const float* scale_state,
-                                            int group_count, int layers, float balance_scale, int first, int count, int experts,
+/// Gradients of the logits of a block's tokens into `grads [experts to a multiple of
+/// 8][kBackTokens]`, zeros where there is no expert or token.
+__device__ __forceinline__ void grad_logits(float* grads, const float* grad_weights,
+                                            const float* probs, const unsigned* chosen,
+                                            const float* counts, const unsigned* groups,
+                                            const float* scale_state, int group_count, int layers,
+                                            float balance_scale, int first, int count, int experts,
                                             int top_k) {
-  const int padded = (experts + 7) / 8 * 8, row = threadIdx.x;
+  const int padded = (experts + kExpertsAtOnce - 1) / kExpertsAtOnce * kExpertsAtOnce,
+            row = threadIdx.x;
   if (row >= kBackTokens) return;
   float* mine = grads + row;
   const int t = first + row;
@@ -224,19 +251,24 @@ __device__ __forceinline__ void grad_logits(float* grads, const float* grad_weig
   const float routed = float(layers) * float(groups[group + 1] - groups[group]);
   // Tokens behind the last group are padding, which no loss is taken over.
   const bool padding = unsigned(t) >= groups[group_count];
-  const float factor = padding ? 0.0f : scale_state[kLossScale] * balance_scale * float(experts) / (routed * routed);
+  const float factor =
+      padding ? 0.0f : scale_state[kLossScale] * balance_scale * float(experts) / (routed * routed);
   const float* p = probs + size_t(t) * experts;
-  for (int e = 0; e < padded; ++e) mine[e * kBackTokens] = e < experts ? factor * counts[size_t(group) * experts + e] : 0.0f;
+  for (int e = 0; e < padded; ++e)
+    mine[e * kBackTokens] = e < experts ? factor * counts[size_t(group) * experts + e] : 0.0f;
   float sum = 0.0f, mean = 0.0f;
   // A number that is no expert's is a mistake of the caller; it must not become one of addressing.
-  const auto expert = [&](int k) { return min(chosen[size_t(t) * top_k + k], unsigned(experts) - 1); };
+  const auto expert = [&](int k) {
+    return min(chosen[size_t(t) * top_k + k], unsigned(experts) - 1);
+  };
   for (int k = 0; k < top_k; ++k) {
     const float value = p[expert(k)];
     sum += value;
     mean += grad_weights[size_t(t) * top_k + k] * value;
   }
   mean /= sum;
-  for (int k = 0; k < top_k; ++k) mine[expert(k) * kBackTokens] += (grad_weights[size_t(t) * top_k + k] - mean) / sum;
+  for (int k = 0; k < top_k; ++k)
+    mine[expert(k) * kBackTokens] += (grad_weights[size_t(t) * top_k + k] - mean) / sum;
   float all = 0.0f;
   for (int e = 0; e < experts; ++e) all += mine[e * kBackTokens] * p[e];
   for (int e = 0; e < experts; ++e) mine[e * kBackTokens] = p[e] * (mine[e * kBackTokens] - all);
@@ -259,8 +291,9 @@ __device__ __forceinline__ void load_columns(float (&to)[kWidth], const T* at) {
 
 /// One thread's columns: grad_x of all the block's tokens, and the block's part of grad_weight.
 template <int kWidth, class T>
-__device__ __forceinline__ void spread(T* grad_x, float* part, const float* grads, const T* x, const T* weight, int first, int count,
-                                       int hidden, int experts) {
+__device__ __forceinline__ void spread(T* grad_x, float* part, const float* grads, const T* x,
+                                       const T* weight, int first, int count, int hidden,
+                                       int experts) {
   const int tokens = min(kBackTokens, count - first);
   for (int c = threadIdx.x * kWidth; c < hidden; c += kThreads * kWidth) {
     T* out = grad_x + size_t(first) * hidden + c;
@@ -287,19 +320,19 @@ __device__ __forceinline__ void spread(T* grad_x, float* part, const float* grad
       }
     }
     const T* in = x + size_t(first) * hidden + c;
-    for (int e0 = 0; e0 < experts; e0 += 8) {
-      float sums[8][kWidth] = {};
+    for (int e0 = 0; e0 < experts; e0 += kExpertsAtOnce) {
+      float sums[kExpertsAtOnce][kWidth] = {};
 #pragma unroll 4
       for (int t = 0; t < tokens; ++t) {
         float a[kWidth];
         load_columns(a, in + size_t(t) * hidden);
 #pragma unroll
-        for (int e = 0; e < 8; ++e)
+        for (int e = 0; e < kExpertsAtOnce; ++e)
 #pragma unroll
           for (int i = 0; i < kWidth; ++i) sums[e][i] += grads[(e0 + e) * kBackTokens + t] * a[i];
       }
 #pragma unroll
-      for (int e = 0; e < 8; ++e)
+      for (int e = 0; e < kExpertsAtOnce; ++e)
 #pragma unroll
         for (int i = 0; i < kWidth; ++i)
           if (e0 + e < experts) part[size_t(e0 + e) * hidden + c + i] = sums[e][i];
@@ -307,15 +340,20 @@ __device__ __forceinline__ void spread(T* grad_x, float* part, const float* grad
   }
 }
 
+// Grid blocks = ceil(count / kBackTokens), parts [blocks, E, C]; E rounded up to a multiple of 8,
+// times 256 bytes of dynamic shared memory.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
+MAX_DYN_SMEM(4 * kMaxExperts * kBackTokens)
 template <class T>
-__device__ __forceinline__ void backward(T* grad_x, float* parts, const float* grad_weights, const T* x, const T* weight,
-                                         const float* probs, const unsigned* chosen, const float* counts, const unsigned* groups,
-                                         const float* scale_state, int group_count, int layers, float balance_scale, int count,
-                                         int hidden, int experts, int top_k) {
+KERNEL router_bwd(T* grad_x, float* parts, const float* grad_weights, const T* x, const T* weight,
+                  const float* probs, const unsigned* chosen, const float* counts,
+                  const unsigned* groups, const float* scale_state, int group_count, int layers,
+                  float balance_scale, int count, int hidden, int experts, int top_k) {
   DYN_SMEM(float, grads);
   const int first = blockIdx.x * kBackTokens;
-  grad_logits(grads, grad_weights, probs, chosen, counts, groups, scale_state, group_count, layers, balance_scale, first, count,
-              experts, top_k);
+  grad_logits(grads, grad_weights, probs, chosen, counts, groups, scale_state, group_count, layers,
+              balance_scale, first, count, experts, top_k);
   __syncthreads();
   float* part = parts + size_t(blockIdx.x) * experts * hidden;
   if (hidden % 2 == 0)
@@ -324,52 +362,15 @@ __device__ __forceinline__ void backward(T* grad_x, float* parts, const float* g
     spread<1>(grad_x, part, grads, x, weight, first, count, hidden, experts);
 }
 
+// Grid ceil(size / kThreads), size = E C.
+VARIANTS(T = f16 | bf16)
+LAUNCH_BOUNDS(kThreads)
 template <class T>
-__device__ __forceinline__ void add_parts(T* grad_weight, const float* parts, int blocks, int size) {
+KERNEL router_bwd_sum(T* grad_weight, const float* parts, int blocks, int size) {
   const int i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= size) return;
   float sum = 0.0f;
 #pragma unroll 8
   for (int b = 0; b < blocks; ++b) sum += parts[size_t(b) * size + i];
   grad_weight[i] = from_float<T>(to_float(grad_weight[i]) + sum);
-}
-
-// Grid tiles = ceil(count / 32); E * 128 bytes of dynamic shared memory.
-extern "C" __global__ void __launch_bounds__(256) MAX_DYN_SMEM(16384)
-    router_fwd_f16(float* probs, unsigned* chosen, float* weights, unsigned* tile_counts, const __half* x, const __half* weight,
-                   int count, int hidden, int experts, int top_k) {
-  choose(probs, chosen, weights, tile_counts, x, weight, count, hidden, experts, top_k);
-}
-extern "C" __global__ void __launch_bounds__(256) MAX_DYN_SMEM(16384)
-    router_fwd_bf16(float* probs, unsigned* chosen, float* weights, unsigned* tile_counts, const __nv_bfloat16* x,
-                    const __nv_bfloat16* weight, int count, int hidden, int experts, int top_k) {
-  choose(probs, chosen, weights, tile_counts, x, weight, count, hidden, experts, top_k);
-}
-
-// Grid blocks = ceil(count / 64), parts [blocks, E, C]; E rounded up to a multiple of 8, times 256 bytes of dynamic shared memory.
-extern "C" __global__ void __launch_bounds__(256) MAX_DYN_SMEM(32768)
-    router_bwd_f16(__half* grad_x, float* parts, const float* grad_weights, const __half* x, const __half* weight,
-                   const float* probs, const unsigned* chosen, const float* counts, const unsigned* groups,
-                   const float* scale_state, int group_count, int layers, float balance_scale, int count, int hidden,
-                   int experts, int top_k) {
-  backward(grad_x, parts, grad_weights, x, weight, probs, chosen, counts, groups, scale_state, group_count, layers, balance_scale,
-           count, hidden, experts, top_k);
-}
-extern "C" __global__ void __launch_bounds__(256) MAX_DYN_SMEM(32768)
-    router_bwd_bf16(__nv_bfloat16* grad_x, float* parts, const float* grad_weights, const __nv_bfloat16* x,
-                    const __nv_bfloat16* weight, const float* probs, const unsigned* chosen, const float* counts,
-                    const unsigned* groups, const float* scale_state, int group_count, int layers, float balance_scale,
-                    int count, int hidden, int experts, int top_k) {
-  backward(grad_x, parts, grad_weights, x, weight, probs, chosen, counts, groups, scale_state, group_count, layers, balance_scale,
-           count, hidden, experts, top_k);
-}
-
-// Grid ceil(size / 256), size = E C.
-extern "C" __global__ void __launch_bounds__(256)
-    router_bwd_sum_f16(__half* grad_weight, const float* parts, int blocks, int size) {
-  add_parts(grad_weight, parts, blocks, size);
-}
-extern "C" __global__ void __launch_bounds__(256)
-    router_bwd_sum_bf16(__nv_bfloat16* grad_weight, const float* parts, int blocks, int size) {
-  add_parts(grad_weight, parts, blocks, size);
 }

@@ -1,5 +1,6 @@
 // common.cuh - what every kernel needs: conversions, 16-byte vectors, reductions in a fixed order.
 #pragma once
+#include "kernel.cuh"
 #include "ptx.cuh"
 
 /// Widens; exact.
@@ -23,21 +24,28 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-/// 16 bytes of T: what one thread moves at once.
+/// Bytes that one thread moves at once.
+TO_HOST constexpr int kPackBytes = 16;
+
+/// kPackBytes of T.
 template <class T>
 struct __align__(16) Pack {
-  static constexpr int kCount = 16 / sizeof(T);
+  static constexpr int kCount = kPackBytes / sizeof(T);
   T v[kCount];
 };
 
 /// True where 16-byte accesses to `p` are possible.
-__device__ __forceinline__ bool aligned16(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
+__device__ __forceinline__ bool aligned16(const void* p) {
+  return (reinterpret_cast<uintptr_t>(p) & 15) == 0;
+}
 
 /// Reads 16 bytes; `p` is a multiple of 16.
 template <class T>
 __device__ __forceinline__ Pack<T> load16(const T* p) {
 #ifndef __CUDACC__
-  if (!aligned16(p)) sim::fail(sim::Site{__FILE__, __LINE__, "load16"}, "load16: the address is not a multiple of 16");
+  if (!aligned16(p))
+    sim::fail(sim::Site{__FILE__, __LINE__, "load16"},
+              "load16: the address is not a multiple of 16");
 #endif
   return *reinterpret_cast<const Pack<T>*>(p);
 }
@@ -46,7 +54,9 @@ __device__ __forceinline__ Pack<T> load16(const T* p) {
 template <class T>
 __device__ __forceinline__ void store16(T* p, const Pack<T>& pack) {
 #ifndef __CUDACC__
-  if (!aligned16(p)) sim::fail(sim::Site{__FILE__, __LINE__, "store16"}, "store16: the address is not a multiple of 16");
+  if (!aligned16(p))
+    sim::fail(sim::Site{__FILE__, __LINE__, "store16"},
+              "store16: the address is not a multiple of 16");
 #endif
   *reinterpret_cast<Pack<T>*>(p) = pack;
 }
@@ -76,8 +86,8 @@ __device__ __forceinline__ float warp_max(float x) {
 }
 #endif
 
-/// Sum over a block of `Threads` threads, a multiple of 32, the same bits in every thread. All threads; may be called again at
-/// once.
+/// Sum over a block of `Threads` threads, a multiple of 32, the same bits in every thread. All
+/// threads; may be called again at once.
 template <int Threads>
 __device__ __forceinline__ float block_sum(float x) {
   SHARED(float, parts, [Threads / 32]);

@@ -1,51 +1,57 @@
 // gemm.cuh - the tensor-core main loop that linear.cu, experts.cu and head.cu share.
 //
-// One block makes one tile C[M, N] += A[M, K] B[N, K]^T with fp32 sums. Operands are half-width numbers in global memory,
-// each stored either along the depth (row m or n, k contiguous) or across it (row k, m or n contiguous); the three
-// orientations of a linear layer are the pairs of these:
-//   forward    y  = x w^T     A along,  B along
-//   input      dx = dy w      A along,  B across
-//   weight     dw = dy^T x    A across, B across
-// Rows may be gathered through an index. Sizes are any: what lies outside the matrix is zero-filled on the way to shared
-// memory, nothing is read or written outside it.
+// One block makes one tile C[M, N] += A[M, K] B[N, K]^T with fp32 sums. Operands are half-width
+// numbers in global memory, each stored K-major (row m or n, k contiguous) or MN-major (row k, m or
+// n contiguous); the three orientations of a linear layer are the pairs of these:
+//   forward    y  = x w^T     A K-major,  B K-major
+//   input      dx = dy w      A K-major,  B MN-major
+//   weight     dw = dy^T x    A MN-major, B MN-major
+// Rows may be gathered through an index. Sizes are any: what lies outside the matrix is zero-filled
+// on the way to shared memory, nothing is read or written outside it.
 //
-// Pipeline: `Stages` buffers filled by cp.async, one barrier per 32 of depth. A buffer is written `Stages - 1` steps before
-// it is read and one barrier after it was last read. In shared memory 16-byte pieces are permuted (`swizzle`) so that the
-// eight rows that one ldmatrix phase reads lie in eight different groups of four banks.
+// Pipeline: `Stages` buffers filled by cp.async, one barrier per 32 of depth. A buffer is written
+// `Stages - 1` steps before it is read and one barrier after it was last read. In shared memory
+// both are tiles of tile.cuh.
 //
-// The order of every sum depends on K alone, not on the tile's size: Large and Small tiles give the same bits.
+// The order of every sum depends on K alone, not on the tile's size: Large and Small tiles give the
+// same bits.
 #pragma once
-#include "common.cuh"
-#include "ptx.cuh"
+#include "tile.cuh"
 
 namespace gemm {
+
+using tile::kPiece;
 
 constexpr int kDepth = 32;  // depth of one stage
 constexpr int kStages = 3;
 
-// AnyAlignment: rows may begin at any element, at the price of slower loads where they do. Without it leading dimensions
-// must be multiples of 8 elements.
+// AnyAlignment: rows may begin at any element, at the price of slower loads where they do. Without
+// it leading dimensions must be multiples of 8 elements.
 template <int M_, int N_, int WarpM_, int WarpN_, bool AnyAlignment_>
 struct Tile {
-  static constexpr int M = M_, N = N_, WarpM = WarpM_, WarpN = WarpN_;
+  TO_HOST static constexpr int M = M_, WarpN = WarpN_,
+                               SharedBytes = kStages * (M_ + N_) * kDepth * 2;
+  static constexpr int N = N_, WarpM = WarpM_;
   static constexpr bool AnyAlignment = AnyAlignment_;
   static constexpr int WarpsN = N / WarpN;
   static constexpr int Threads = 32 * (M / WarpM) * WarpsN;
   static constexpr int FragsM = WarpM / 16, FragsN = WarpN / 8;
-  // Floats of one warp's staging area for the epilogue: 16 rows. A stride of 8 mod 32 keeps the fragments' stores free of
-  // bank conflicts.
+  // Floats of one warp's staging area for the epilogue: 16 rows. A stride of 8 mod 32 keeps the
+  // fragments' stores free of bank conflicts.
   static constexpr int StagingStride = WarpN + 8;
   static constexpr int Staging = 16 * StagingStride;
-  static constexpr int SharedBytes = kStages * (M + N) * kDepth * 2;
   static_assert(Threads / 32 * Staging * 4 <= SharedBytes, "the staging area lies over the stages");
 };
 
 // 48 KiB of shared memory: two blocks per multiprocessor from sm_86 on, without opting in to more.
 using Large = Tile<128, 128, 64, 64, false>;
-// 24 KiB; for small matrices, which would leave multiprocessors idle, and for rows at odd addresses.
+// 24 KiB; for small matrices, which would leave multiprocessors idle, and for rows at odd
+// addresses.
 using Small = Tile<64, 64, 32, 32, true>;
 constexpr int kThreads = 128;
-static_assert(Large::Threads == kThreads && Small::Threads == kThreads, "both tiles have the same launch bounds");
+static_assert(Large::Threads == kThreads && Small::Threads == kThreads,
+              "both tiles have the same launch bounds");
+static_assert(Large::M == Large::N && Small::M == Small::N, "the host counts square tiles");
 
 template <class S>
 using Sums = float[S::FragsM][S::FragsN][4];
@@ -60,20 +66,23 @@ __device__ __forceinline__ void clear(Sums<S>& sums) {
       for (int r = 0; r < 4; ++r) sums[i][j][r] = 0.0f;
 }
 
-// Where the calling thread's warp stands in the block's tile.
+// The calling thread's warp, and its part of the block's tile.
 template <class S>
-struct Place {
-  int lane, warp, row, col;
-  __device__ __forceinline__ Place()
+struct WarpTile {
+  int lane, number, row, col;
+  __device__ __forceinline__ WarpTile()
       : lane(threadIdx.x % 32),
-        warp(threadIdx.x / 32),
+        number(threadIdx.x / 32),
         row(threadIdx.x / 32 / S::WarpsN * S::WarpM),
         col(threadIdx.x / 32 % S::WarpsN * S::WarpN) {}
-  // Whether any of the warp's results lies within the `rows` x `cols` that are left from the tile's corner on.
-  __device__ __forceinline__ bool active(int rows, int cols) const { return row < rows && col < cols; }
+  // Whether any of the warp's results lies within the `rows` x `cols` that are left from the tile's
+  // corner on.
+  __device__ __forceinline__ bool active(int rows, int cols) const {
+    return row < rows && col < cols;
+  }
 };
 
-// Row maps ---------------------------------------------------------------------------------------------------------
+// Row maps ----------------------------------------------------------------------------------------
 
 struct Direct {
   static constexpr bool kGathers = false;
@@ -89,19 +98,15 @@ struct TokenOfSlot {
   static constexpr bool kGathers = true;
   const unsigned* slot_source;
   unsigned top_k;
-  __device__ __forceinline__ unsigned operator()(unsigned slot) const { return slot_source[slot] / top_k; }
+  __device__ __forceinline__ unsigned operator()(unsigned slot) const {
+    return slot_source[slot] / top_k;
+  }
 };
 
-// Loads ------------------------------------------------------------------------------------------------------------
+// Loads -------------------------------------------------------------------------------------------
 
-// Position of 16-byte piece `piece` of row `row` in a shared tile with `Pieces` pieces per row.
-template <int Pieces>
-__device__ __forceinline__ int swizzle(int row, int piece) {
-  static_assert(Pieces == 4 || Pieces % 8 == 0, "other widths need another permutation");
-  return Pieces == 4 ? row * 4 + (piece ^ (row >> 1 & 3)) : row * Pieces + (piece ^ (row & 7));
-}
-
-// 8 elements to shared memory, of which the first `left` are valid (any number, also negative) and the others become 0.
+// 8 elements to shared memory, of which the first `left` are valid (any number, also negative) and
+// the others become 0.
 template <bool AnyAlignment, class T>
 __device__ __forceinline__ void copy8(T* to, const T* from, int left, bool aligned) {
   if (!AnyAlignment || aligned) {
@@ -114,19 +119,22 @@ __device__ __forceinline__ void copy8(T* to, const T* from, int left, bool align
   }
 }
 
-// An operand stored along the depth: element (row, k) at base[map(row) * stride + k]. Shared tile [Width, 32].
+// A K-major operand: element (row, k) at base[map(row) * stride + k]. Shared tile [Width, 32].
 template <class S, class T, int Width, class Map = Direct>
-struct Along {
-  static constexpr int kPieces = kDepth / 8;
+struct KMajor {
+  static constexpr bool kTrans = false;
+  static constexpr int kPieces = kDepth / kPiece;
   static constexpr int kPer = Width * kPieces / S::Threads;
   const T* source[kPer];
-  int left[kPer];  // valid elements from this thread's piece of stage 0 on; negative for rows outside
+  // Valid elements from this thread's piece of stage 0 on; negative for rows outside.
+  int left[kPer];
   bool aligned;
 
   // Rows first..rows of a matrix of depth `depth`.
-  __device__ __forceinline__ Along(const T* base, int stride, int first, int rows, int depth, Map map = Map())
+  __device__ __forceinline__ KMajor(const T* base, int stride, int first, int rows, int depth,
+                                    Map map = Map())
       : aligned(stride % 8 == 0) {
-    const int piece = threadIdx.x % kPieces * 8;
+    const int piece = threadIdx.x % kPieces * kPiece;
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
       const int row = first + int(threadIdx.x) / kPieces + i * (S::Threads / kPieces);
@@ -140,24 +148,17 @@ struct Along {
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
       const int row = threadIdx.x / kPieces + i * (S::Threads / kPieces);
-      copy8<S::AnyAlignment>(tile + swizzle<kPieces>(row, threadIdx.x % kPieces) * 8, source[i] + k0, left[i] - k0,
-                             aligned);
+      copy8<S::AnyAlignment>(tile::at<kPieces>(tile, row, threadIdx.x % kPieces), source[i] + k0,
+                             left[i] - k0, aligned);
     }
-  }
-  // 16 x 16 part of A at (m, k).
-  static __device__ __forceinline__ void fragment_a(uint32_t (&r)[4], const T* tile, int m, int k, int lane) {
-    ptx::ldmatrix_x4<false>(r, tile + swizzle<kPieces>(m + lane % 16, k / 8 + lane / 16) * 8);
-  }
-  // Two 8 x 16 parts of B at (n, k) and (n + 8, k).
-  static __device__ __forceinline__ void fragment_b(uint32_t (&r)[4], const T* tile, int n, int k, int lane) {
-    ptx::ldmatrix_x4<false>(r, tile + swizzle<kPieces>(n + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2) * 8);
   }
 };
 
-// An operand stored across the depth: element (col, k) at base[map(k) * stride + col]. Shared tile [32, Width].
+// An MN-major operand: element (col, k) at base[map(k) * stride + col]. Shared tile [32, Width].
 template <class S, class T, int Width, class Map = Direct>
-struct Across {
-  static constexpr int kPieces = Width / 8;
+struct MNMajor {
+  static constexpr bool kTrans = true;
+  static constexpr int kPieces = Width / kPiece;
   static constexpr int kRows = S::Threads / kPieces;  // rows that all threads fetch at once
   static constexpr int kPer = kDepth / kRows;
   const T* source;
@@ -167,9 +168,10 @@ struct Across {
   unsigned next[Map::kGathers ? kPer : 1];  // rows of the next stage, fetched one stage ahead
 
   // Columns first..cols, rows 0..depth.
-  __device__ __forceinline__ Across(const T* base, int stride_, int first, int cols, int depth_, Map map_ = Map())
+  __device__ __forceinline__ MNMajor(const T* base, int stride_, int first, int cols, int depth_,
+                                     Map map_ = Map())
       : stride(stride_), depth(depth_), aligned(stride_ % 8 == 0), map(map_) {
-    const int col = first + threadIdx.x % kPieces * 8;
+    const int col = first + threadIdx.x % kPieces * kPiece;
     source = base + col;
     left = cols - col;
     if constexpr (Map::kGathers) look_up(0);
@@ -186,26 +188,21 @@ struct Across {
     for (int i = 0; i < kPer; ++i) {
       const int row = threadIdx.x / kPieces + i * kRows;
       const unsigned k = Map::kGathers ? next[Map::kGathers ? i : 0] : k0 + row;
-      copy8<S::AnyAlignment>(tile + swizzle<kPieces>(row, threadIdx.x % kPieces) * 8, source + size_t(k) * stride,
-                             k0 + row < depth ? left : 0, aligned);
+      copy8<S::AnyAlignment>(tile::at<kPieces>(tile, row, threadIdx.x % kPieces),
+                             source + size_t(k) * stride, k0 + row < depth ? left : 0, aligned);
     }
     if constexpr (Map::kGathers) look_up(k0 + kDepth);
   }
-  static __device__ __forceinline__ void fragment_a(uint32_t (&r)[4], const T* tile, int m, int k, int lane) {
-    ptx::ldmatrix_x4<true>(r, tile + swizzle<kPieces>(k + lane % 8 + lane / 16 * 8, m / 8 + lane / 8 % 2) * 8);
-  }
-  static __device__ __forceinline__ void fragment_b(uint32_t (&r)[4], const T* tile, int n, int k, int lane) {
-    ptx::ldmatrix_x4<true>(r, tile + swizzle<kPieces>(k + lane % 16, n / 8 + lane / 16) * 8);
-  }
 };
 
-// Main loop --------------------------------------------------------------------------------------------------------
+// Main loop ---------------------------------------------------------------------------------------
 
-// sums += A B^T over `depth`. `active` is the same for a whole warp; a warp that isn't helps to load only. All threads of the
-// block call this together; afterwards the shared memory is free for all.
+// sums += A B^T over `depth`. `active` is the same for a whole warp; a warp that isn't helps to
+// load only. All threads of the block call this together; afterwards the shared memory is free for
+// all.
 template <class S, class T, class A, class B>
-__device__ __forceinline__ void multiply(T* shared, A& a, B& b, int depth, const Place<S>& place, bool active,
-                                         Sums<S>& sums) {
+__device__ __forceinline__ void multiply(T* shared, A& a, B& b, int depth, const WarpTile<S>& warp,
+                                         bool active, Sums<S>& sums) {
   constexpr int kTileA = S::M * kDepth, kStage = (S::M + S::N) * kDepth;
   const int steps = (depth + kDepth - 1) / kDepth;
 #pragma unroll
@@ -232,11 +229,12 @@ __device__ __forceinline__ void multiply(T* shared, A& a, B& b, int depth, const
       for (int k = 0; k < kDepth; k += 16) {
         uint32_t fa[S::FragsM][4], fb[S::FragsN][2];
 #pragma unroll
-        for (int i = 0; i < S::FragsM; ++i) A::fragment_a(fa[i], tile_a, place.row + 16 * i, k, place.lane);
+        for (int i = 0; i < S::FragsM; ++i)
+          tile::fragment_a<A::kPieces, A::kTrans>(fa[i], tile_a, warp.row + 16 * i, k);
 #pragma unroll
         for (int j = 0; j < S::FragsN; j += 2) {
           uint32_t r[4];
-          B::fragment_b(r, tile_b, place.col + 8 * j, k, place.lane);
+          tile::fragment_b<B::kPieces, B::kTrans>(r, tile_b, warp.col + 8 * j, k);
           fb[j][0] = r[0], fb[j][1] = r[1], fb[j + 1][0] = r[2], fb[j + 1][1] = r[3];
         }
 #pragma unroll
@@ -252,12 +250,14 @@ __device__ __forceinline__ void multiply(T* shared, A& a, B& b, int depth, const
   __syncthreads();
 }
 
-// Epilogue ---------------------------------------------------------------------------------------------------------
+// Epilogue ----------------------------------------------------------------------------------------
 
-// Hands out 16 rows of the warp's results through its staging area, since fragments lie scattered over the lanes and
-// memory wants 16 bytes of one row per lane: fragment row i is written by `put`, read back by `take`.
+// Hands out 16 rows of the warp's results through its staging area, since fragments lie scattered
+// over the lanes and memory wants 16 bytes of one row per lane: fragment row i is written by
+// `stage_fragments`, read back by `read_staged`.
 template <class S>
-__device__ __forceinline__ void put(float* staging, const Sums<S>& sums, int i, int lane) {
+__device__ __forceinline__ void stage_fragments(float* staging, const Sums<S>& sums, int i,
+                                                int lane) {
 #pragma unroll
   for (int j = 0; j < S::FragsN; ++j)
 #pragma unroll
@@ -267,55 +267,58 @@ __device__ __forceinline__ void put(float* staging, const Sums<S>& sums, int i, 
       at[1] = sums[i][j][2 * h + 1];
     }
 }
-__device__ __forceinline__ void take(float (&v)[8], const float* at) {
+__device__ __forceinline__ void read_staged(float (&v)[8], const float* at) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) v[i] = at[i];
 }
 
-// Calls store(row, col, v) for each 8 neighbouring results of the warp; row and col count from the tile's corner. All lanes
-// call it equally often and together.
+// Calls store(row, col, v) for each 8 neighbouring results of the warp; row and col count from the
+// tile's corner. All lanes call it equally often and together.
 template <class S, class T, class Store>
-__device__ __forceinline__ void each8(T* shared, const Sums<S>& sums, const Place<S>& place, Store&& store) {
-  float* staging = reinterpret_cast<float*>(shared) + place.warp * S::Staging;
+__device__ __forceinline__ void epilogue(T* shared, const Sums<S>& sums, const WarpTile<S>& warp,
+                                         Store&& store) {
+  float* staging = reinterpret_cast<float*>(shared) + warp.number * S::Staging;
   constexpr int kPieces = S::WarpN / 8;
 #pragma unroll
   for (int i = 0; i < S::FragsM; ++i) {
-    put<S>(staging, sums, i, place.lane);
+    stage_fragments<S>(staging, sums, i, warp.lane);
     __syncwarp();
 #pragma unroll
     for (int piece = 0; piece < 16 * kPieces; piece += 32) {
-      const int row = (piece + place.lane) / kPieces, col = (piece + place.lane) % kPieces * 8;
+      const int row = (piece + warp.lane) / kPieces, col = (piece + warp.lane) % kPieces * 8;
       float v[8];
-      take(v, staging + row * S::StagingStride + col);
-      store(place.row + 16 * i + row, place.col + col, v);
+      read_staged(v, staging + row * S::StagingStride + col);
+      store(warp.row + 16 * i + row, warp.col + col, v);
     }
     __syncwarp();
   }
 }
 
-// As each8 for tiles whose warps hold gates in their left half and the ups of the same columns in their right half:
-// store(row, col, gate, up), with col counted in gates.
+// As epilogue for tiles whose warps hold gates in their left half and the ups of the same columns
+// in their right half: store(row, col, gate, up), with col counted in gates.
 template <class S, class T, class Store>
-__device__ __forceinline__ void each8_pair(T* shared, const Sums<S>& sums, const Place<S>& place, Store&& store) {
-  float* staging = reinterpret_cast<float*>(shared) + place.warp * S::Staging;
+__device__ __forceinline__ void epilogue_pair(T* shared, const Sums<S>& sums,
+                                              const WarpTile<S>& warp, Store&& store) {
+  float* staging = reinterpret_cast<float*>(shared) + warp.number * S::Staging;
   constexpr int kPieces = S::WarpN / 16;
 #pragma unroll
   for (int i = 0; i < S::FragsM; ++i) {
-    put<S>(staging, sums, i, place.lane);
+    stage_fragments<S>(staging, sums, i, warp.lane);
     __syncwarp();
 #pragma unroll
     for (int piece = 0; piece < 16 * kPieces; piece += 32) {
-      const int row = (piece + place.lane) / kPieces, col = (piece + place.lane) % kPieces * 8;
+      const int row = (piece + warp.lane) / kPieces, col = (piece + warp.lane) % kPieces * 8;
       float gate[8], up[8];
-      take(gate, staging + row * S::StagingStride + col);
-      take(up, staging + row * S::StagingStride + S::WarpN / 2 + col);
-      store(place.row + 16 * i + row, place.col / 2 + col, gate, up);
+      read_staged(gate, staging + row * S::StagingStride + col);
+      read_staged(up, staging + row * S::StagingStride + S::WarpN / 2 + col);
+      store(warp.row + 16 * i + row, warp.col / 2 + col, gate, up);
     }
     __syncwarp();
   }
 }
 
-// v = the first `left` of 8 elements, 0 for the others. `aligned`: `from` is at a multiple of 16 bytes.
+// v = the first `left` of 8 elements, 0 for the others. `aligned`: `from` is at a multiple of 16
+// bytes.
 template <class T>
 __device__ __forceinline__ void load8(float (&v)[8], const T* from, int left, bool aligned) {
   constexpr int kPack = Pack<T>::kCount;
@@ -349,11 +352,13 @@ __device__ __forceinline__ void store8(T* to, const float (&v)[8], int left, boo
       if (i < left) to[i] = from_float<T>(v[i]);
   }
 }
-// result[rows, cols] = sums, or += with `accumulate`, for the tile at (m0, n0); `result` has `cols` elements per row.
+// result[rows, cols] = sums, or += with `accumulate`, for the tile at (m0, n0); `result` has `cols`
+// elements per row.
 template <class S, class U, class T>
-__device__ __forceinline__ void store_tile(U* result, T* shared, const Sums<S>& sums, const Place<S>& place, int m0,
-                                           int n0, int rows, int cols, bool accumulate) {
-  each8<S>(shared, sums, place, [&](int row, int col, float(&v)[8]) {
+__device__ __forceinline__ void store_tile(U* result, T* shared, const Sums<S>& sums,
+                                           const WarpTile<S>& warp, int m0, int n0, int rows,
+                                           int cols, bool accumulate) {
+  epilogue<S>(shared, sums, warp, [&](int row, int col, float(&v)[8]) {
     if (m0 + row >= rows) return;
     const int left = cols - n0 - col;
     U* at = result + size_t(m0 + row) * cols + n0 + col;

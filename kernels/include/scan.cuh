@@ -12,9 +12,9 @@ __device__ __forceinline__ unsigned warp_prefix_sum(unsigned value) {
   return value;
 }
 
-/// Places the lanes that are `valid` behind those already counted: returns counts[key] plus the number of valid lanes before this
-/// one with the same key, and then adds to counts. So walking items in order, 32 at a time, sorts them stably. `counts` belongs
-/// to this warp. All 32 lanes.
+/// Places the lanes that are `valid` behind those already counted: returns counts[key] plus the
+/// number of valid lanes before this one with the same key, and then adds to counts. So walking
+/// items in order, 32 at a time, sorts them stably. `counts` belongs to this warp. All 32 lanes.
 __device__ __forceinline__ unsigned take_place(unsigned* counts, unsigned key, bool valid) {
   const unsigned lane = threadIdx.x % 32;
   // What is not valid matches only itself and its like.

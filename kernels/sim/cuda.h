@@ -1,6 +1,7 @@
-// cuda.h - what a kernel of ours may use of CUDA C++, for the host's compiler: qualifiers, built-in variables, vector and
-// half types, warp and block primitives, integer atomics, fast mathematics. What is missing here does not compile in the
-// simulator: add it with the meaning that NVIDIA's programming guide gives it, and a test.
+// cuda.h - what a kernel of ours may use of CUDA C++, for the host's compiler: qualifiers, built-in
+// variables, vector and half types, warp and block primitives, integer atomics, fast mathematics.
+// What is missing here does not compile in the simulator: add it with the meaning that NVIDIA's
+// programming guide gives it, and a test.
 #pragma once
 #include <cmath>
 #include <utility>
@@ -17,19 +18,15 @@
 #define __align__(n) alignas(n)
 #define __CUDA_ALIGN__(n) alignas(n)
 
-// Types ------------------------------------------------------------------------------------------------------------
+// Types -------------------------------------------------------------------------------------------
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
-#define SIM_VECTORS(T, name)                                                          \
-  struct name##2 {                                                                    \
-    T x, y;                                                                           \
-  };                                                                                  \
-  struct name##4 {                                                                    \
-    T x, y, z, w;                                                                     \
-  };                                                                                  \
-  inline name##2 make_##name##2(T x, T y) { return {x, y}; }                          \
+#define SIM_VECTORS(T, name)                                 \
+  struct name##2 { T x, y; };                                \
+  struct name##4 { T x, y, z, w; };                          \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; } \
   inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 SIM_VECTORS(float, float)
 SIM_VECTORS(int, int)
@@ -65,10 +62,12 @@ inline float __half2float(__half value) {
 }
 /// To nearest, ties to even; beyond 65504 + 16 infinity; a NaN stays one.
 inline __half __float2half(float value) {
-  const uint32_t bits = __float_as_uint(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+  const uint32_t bits = __float_as_uint(value), sign = bits >> 16 & 0x8000u,
+                 rest = bits & 0x7fffffffu;
   if (rest > 0x7f800000u) return {0x7fff};
   if (rest >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};
-  if (rest < 0x38800000u) {  // below 2^-14: adding 0.5 leaves the 10-bit integer in the lowest bits, rounded
+  if (rest < 0x38800000u) {
+    // Below 2^-14: adding 0.5 leaves the 10-bit integer in the lowest bits, rounded.
     const uint32_t small = __float_as_uint(__uint_as_float(rest) + 0.5f) - 0x3f000000u;
     return {uint16_t(sign | small)};
   }
@@ -76,7 +75,9 @@ inline __half __float2half(float value) {
 }
 inline __half __float2half_rn(float value) { return __float2half(value); }
 /// Exact.
-inline float __bfloat162float(__nv_bfloat16 value) { return __uint_as_float(uint32_t(value.bits) << 16); }
+inline float __bfloat162float(__nv_bfloat16 value) {
+  return __uint_as_float(uint32_t(value.bits) << 16);
+}
 /// To nearest, ties to even; a NaN stays one.
 inline __nv_bfloat16 __float2bfloat16(float value) {
   const uint32_t bits = __float_as_uint(value);
@@ -85,7 +86,7 @@ inline __nv_bfloat16 __float2bfloat16(float value) {
 }
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return __float2bfloat16(value); }
 
-// Built-in variables -----------------------------------------------------------------------------------------------
+// Built-in variables ------------------------------------------------------------------------------
 
 namespace sim {
 inline dim3 thread_index() { return {runner->current->thread, 0, 0}; }
@@ -102,21 +103,21 @@ inline dim3 grid_size() {
 #define gridDim (::sim::grid_size())
 constexpr int warpSize = 32;
 
-// Shared memory ----------------------------------------------------------------------------------------------------
+// Shared memory -----------------------------------------------------------------------------------
 
-// SHARED(float, sums, [4][8]) declares `__shared__ float sums[4][8]`. The key tells declarations apart; each instance of a
-// template has its own.
-#define SHARED(T, name, dims)                                                          \
+// SHARED(float, sums, [4][8]) declares `__shared__ float sums[4][8]`. The key tells declarations
+// apart; each instance of a template has its own.
+#define SHARED(T, name, dims)                                                               \
   auto& name = *reinterpret_cast<typename ::sim::Array<T dims>::type*>(::sim::shared_array( \
-      [] {                                                                             \
-        static char key;                                                               \
-        return static_cast<const void*>(&key);                                         \
-      }(),                                                                             \
+      [] {                                                                                  \
+        static char key;                                                                    \
+        return static_cast<const void*>(&key);                                              \
+      }(),                                                                                  \
       sizeof(T dims), ::sim::Site{__FILE__, __LINE__, "SHARED"}))
-#define DYN_SMEM(T, name)                                                            \
-  T* name = reinterpret_cast<T*>(::sim::shared_array(                                \
-      &::sim::dynamic_key, ::sim::runner->request->shared_bytes, ::sim::Site{__FILE__, __LINE__, "DYN_SMEM"}))
-#define MAX_DYN_SMEM(bytes)
+#define DYN_SMEM(T, name)                                                                  \
+  T* name = reinterpret_cast<T*>(::sim::shared_array(&::sim::dynamic_key,                  \
+                                                     ::sim::runner->request->shared_bytes, \
+                                                     ::sim::Site{__FILE__, __LINE__, "DYN_SMEM"}))
 namespace sim {
 inline char dynamic_key;
 template <class T>
@@ -125,7 +126,7 @@ struct Array {
 };
 }  // namespace sim
 
-// Barriers and warp primitives -------------------------------------------------------------------------------------
+// Barriers and warp primitives --------------------------------------------------------------------
 
 inline void __syncthreads(SIM_HERE) { sim::barrier(SIM_SITE("__syncthreads"), 0); }
 inline int __syncthreads_and(int predicate, SIM_HERE) {
@@ -156,7 +157,8 @@ T shuffle(unsigned mask, T value, Site at, Source&& source) {
       if (!(group.mask >> lane & 1)) continue;
       const unsigned from = source(lane);
       if (!(group.mask >> from & 1))
-        fail(at, "%s with mask %08x: lane %u reads lane %u, which is not in it", at.what, group.mask, lane, from);
+        fail(at, "%s with mask %08x: lane %u reads lane %u, which is not in it", at.what,
+             group.mask, lane, from);
       memcpy(group.out[lane], group.in[from], sizeof(T));
     }
   });
@@ -170,7 +172,8 @@ R vote(unsigned mask, T value, Site at, Op&& op, Result&& result) {
     for (unsigned lane = 0; lane < kWarp; ++lane)
       if (group.mask >> lane & 1) op(lane, *static_cast<const T*>(group.in[lane]));
     for (unsigned lane = 0; lane < kWarp; ++lane)
-      if (group.mask >> lane & 1) *static_cast<R*>(group.out[lane]) = result(*static_cast<const T*>(group.in[lane]));
+      if (group.mask >> lane & 1)
+        *static_cast<R*>(group.out[lane]) = result(*static_cast<const T*>(group.in[lane]));
   });
   return mine;
 }
@@ -191,7 +194,8 @@ T __shfl_sync(unsigned mask, T value, int from, int width = 32, SIM_HERE) {
       const unsigned w = unsigned(width), first = lane & ~(w - 1);
       const unsigned from = first + (static_cast<const Given*>(group.in[lane])->from & (w - 1));
       if (!(group.mask >> from & 1))
-        sim::fail(at, "__shfl_sync with mask %08x: lane %u reads lane %u, which is not in it", group.mask, lane, from);
+        sim::fail(at, "__shfl_sync with mask %08x: lane %u reads lane %u, which is not in it",
+                  group.mask, lane, from);
       memcpy(group.out[lane], &static_cast<const Given*>(group.in[from])->value, sizeof(T));
     }
   });
@@ -217,14 +221,16 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, SIM_HER
   });
 }
 
-// The reductions of include/common.cuh as one meeting of the warp instead of five, with the same sums in the same order.
+// The reductions of include/common.cuh as one meeting of the warp instead of five, with the same
+// sums in the same order.
 namespace sim {
 template <class Op>
 float warp_reduce(float value, Site at, Op&& op) {
   float result;
   collective(~0u, at, &value, &result, [&](Gathering& group) {
     float now[kWarp], next[kWarp];
-    for (unsigned lane = 0; lane < kWarp; ++lane) now[lane] = *static_cast<const float*>(group.in[lane]);
+    for (unsigned lane = 0; lane < kWarp; ++lane)
+      now[lane] = *static_cast<const float*>(group.in[lane]);
     for (unsigned with = 16; with; with >>= 1) {
       for (unsigned lane = 0; lane < kWarp; ++lane) next[lane] = op(now[lane], now[lane ^ with]);
       memcpy(now, next, sizeof now);
@@ -244,18 +250,20 @@ inline float warp_max(float x, SIM_HERE) {
 inline unsigned __ballot_sync(unsigned mask, int predicate, SIM_HERE) {
   unsigned all = 0;
   return sim::vote<int, unsigned>(
-      mask, predicate, SIM_SITE("__ballot_sync"), [&](unsigned lane, int p) { all |= unsigned(p != 0) << lane; },
-      [&](int) { return all; });
+      mask, predicate, SIM_SITE("__ballot_sync"),
+      [&](unsigned lane, int p) { all |= unsigned(p != 0) << lane; }, [&](int) { return all; });
 }
 inline int __any_sync(unsigned mask, int predicate, SIM_HERE) {
   int any = 0;
   return sim::vote<int, int>(
-      mask, predicate, SIM_SITE("__any_sync"), [&](unsigned, int p) { any |= p != 0; }, [&](int) { return any; });
+      mask, predicate, SIM_SITE("__any_sync"), [&](unsigned, int p) { any |= p != 0; },
+      [&](int) { return any; });
 }
 inline int __all_sync(unsigned mask, int predicate, SIM_HERE) {
   int all = 1;
   return sim::vote<int, int>(
-      mask, predicate, SIM_SITE("__all_sync"), [&](unsigned, int p) { all &= p != 0; }, [&](int) { return all; });
+      mask, predicate, SIM_SITE("__all_sync"), [&](unsigned, int p) { all &= p != 0; },
+      [&](int) { return all; });
 }
 template <class T>
 unsigned __match_any_sync(unsigned mask, T value, SIM_HERE) {
@@ -274,18 +282,18 @@ unsigned __match_any_sync(unsigned mask, T value, SIM_HERE) {
         return same;
       });
 }
-#define SIM_REDUCE(name, expression)                                                                     \
-  template <class T>                                                                                     \
-  T name(unsigned mask, T value, SIM_HERE) {                                                             \
-    T all{};                                                                                             \
-    bool first = true;                                                                                   \
-    return sim::vote<T, T>(                                                                              \
-        mask, value, SIM_SITE(#name),                                                                    \
-        [&](unsigned, T v) {                                                                             \
-          all = first ? v : T(expression);                                                               \
-          first = false;                                                                                 \
-        },                                                                                               \
-        [&](T) { return all; });                                                                         \
+#define SIM_REDUCE(name, expression)         \
+  template <class T>                         \
+  T name(unsigned mask, T value, SIM_HERE) { \
+    T all{};                                 \
+    bool first = true;                       \
+    return sim::vote<T, T>(                  \
+        mask, value, SIM_SITE(#name),        \
+        [&](unsigned, T v) {                 \
+          all = first ? v : T(expression);   \
+          first = false;                     \
+        },                                   \
+        [&](T) { return all; });             \
   }
 SIM_REDUCE(__reduce_add_sync, all + v)
 SIM_REDUCE(__reduce_min_sync, v < all ? v : all)
@@ -294,31 +302,41 @@ SIM_REDUCE(__reduce_or_sync, all | v)
 SIM_REDUCE(__reduce_and_sync, all& v)
 #undef SIM_REDUCE
 
-// Atomics: integers only. A sum of floats in the order of arrival would differ from run to run. -----------------------
+// Atomics: integers only. A sum of floats in the order of arrival would differ from run to run. ---
 
 inline int atomicAdd(int* at, int value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
-inline unsigned atomicAdd(unsigned* at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
-inline unsigned atomicOr(unsigned* at, unsigned value) { return __atomic_fetch_or(at, value, __ATOMIC_RELAXED); }
-inline unsigned atomicAnd(unsigned* at, unsigned value) { return __atomic_fetch_and(at, value, __ATOMIC_RELAXED); }
-inline unsigned atomicExch(unsigned* at, unsigned value) { return __atomic_exchange_n(at, value, __ATOMIC_RELAXED); }
+inline unsigned atomicAdd(unsigned* at, unsigned value) {
+  return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
+}
+inline unsigned atomicOr(unsigned* at, unsigned value) {
+  return __atomic_fetch_or(at, value, __ATOMIC_RELAXED);
+}
+inline unsigned atomicAnd(unsigned* at, unsigned value) {
+  return __atomic_fetch_and(at, value, __ATOMIC_RELAXED);
+}
+inline unsigned atomicExch(unsigned* at, unsigned value) {
+  return __atomic_exchange_n(at, value, __ATOMIC_RELAXED);
+}
 inline unsigned atomicCAS(unsigned* at, unsigned expected, unsigned value) {
   __atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   return expected;
 }
 inline unsigned atomicMax(unsigned* at, unsigned value) {
   unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
-  while (old < value && !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  while (old < value &&
+         !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return old;
 }
 inline unsigned atomicMin(unsigned* at, unsigned value) {
   unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
-  while (old > value && !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  while (old > value &&
+         !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return old;
 }
 
-// Arithmetic -------------------------------------------------------------------------------------------------------
+// Arithmetic --------------------------------------------------------------------------------------
 
 inline float __expf(float x) { return expf(x); }
 inline float __exp2f(float x) { return exp2f(x); }

@@ -1,8 +1,10 @@
-// fiber.h - one fibre per CUDA thread of a block, run by a scheduler that can choose the order. A fibre runs until it has to
-// wait for others (a barrier, a warp collective), so every interleaving that the scheduler can choose is one that the card
-// could show too. Nothing here aborts: a fault is written down, the block is given up, and the launch returns it.
+// fiber.h - one fibre per CUDA thread of a block, run by a scheduler that can choose the order. A
+// fibre runs until it has to wait for others (a barrier, a warp collective), so every interleaving
+// that the scheduler can choose is one that the card could show too. Nothing here aborts: a fault
+// is written down, the block is given up, and the launch returns it.
 //
-// A block's fibres all live on the operating-system thread that runs the block; several such threads run blocks side by side.
+// A block's fibres all live on the operating-system thread that runs the block; several such
+// threads run blocks side by side.
 #pragma once
 #include <sys/mman.h>
 
@@ -29,7 +31,8 @@ namespace sim {
 
 constexpr unsigned kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
-/// Shared memory of one block on the smallest card that is supported (sm_86, sm_89, sm_120): 99 KiB.
+/// Shared memory of one block on the smallest card that is supported (sm_86, sm_89, sm_120): 99
+/// KiB.
 constexpr size_t kSharedLimit = 99 * 1024;
 /// Bytes before and after each shared array that no kernel may touch.
 constexpr size_t kGuard = 64;
@@ -42,11 +45,12 @@ constexpr uint64_t kStackMark = 0x5ac4de5ac4de5ac4;
 
 /// Order in which fibres, and blocks, go on. Kernels must give the same bits under all of them.
 enum class Schedule : uint32_t {
-  Forward,      // thread 0 first
-  Reverse,      // the last thread first
-  Shuffled,     // another order at every turn
-  GreedyFirst,  // one warp runs as far as it can before the next starts: shows what is overwritten too early
-  GreedyLast,   // the same from the last warp on
+  Forward,   // thread 0 first
+  Reverse,   // the last thread first
+  Shuffled,  // another order at every turn
+  // One warp runs as far as it can before the next starts: shows what is overwritten too early.
+  GreedyFirst,
+  GreedyLast,  // the same from the last warp on
 };
 
 /// A place in a kernel.
@@ -64,12 +68,14 @@ struct Site {
     return slash ? slash + 1 : file;
   }
 };
-// The place of the call, as default arguments: SIM_HERE at the end of a parameter list, SIM_SITE("what") in the body.
+// The place of the call, as default arguments: SIM_HERE at the end of a parameter list,
+// SIM_SITE("what") in the body.
 #define SIM_HERE const char *sim_file = __builtin_FILE(), int sim_line = __builtin_LINE()
 #define SIM_SITE(what) (::sim::Site{sim_file, sim_line, what})
 
 #if defined(__x86_64__)
-// sim_switch(old, next): keeps the callee-saved registers on this stack, stores its pointer in *old, goes on with `next`.
+// sim_switch(old, next): keeps the callee-saved registers on this stack, stores its pointer in
+// *old, goes on with `next`.
 extern "C" void sim_switch(void** old, void* next);
 asm(R"(
 .pushsection .text
@@ -198,8 +204,9 @@ struct Request {
   uint32_t threads;
   uint32_t shared_bytes;
   Schedule schedule;
-  uint8_t poison;       // every byte of shared memory and of copies in flight begins as this
-  uint32_t late_reads;  // cp.async reads its source at the wait (1) or when issued (0); the card may do either
+  uint8_t poison;  // every byte of shared memory and of copies in flight begins as this
+  // cp.async reads its source at the wait (1) or when issued (0); the card may do either.
+  uint32_t late_reads;
 };
 
 /// What one operating-system thread needs to run blocks, kept between launches.
@@ -230,14 +237,17 @@ constinit inline thread_local Runner* runner = nullptr;
 
 inline void describe(Site at, const char* format, va_list rest) {
   Runner& r = *runner;
-  int n = snprintf(r.message, sizeof r.message, "%s, block (%u, %u, %u), thread %u, %s:%d: ", r.request->name, r.block[0],
+  int n = snprintf(r.message, sizeof r.message,
+                   "%s, block (%u, %u, %u), thread %u, %s:%d: ", r.request->name, r.block[0],
                    r.block[1], r.block[2], r.current ? r.current->thread : 0, at.name(), at.line);
-  if (n > 0 && size_t(n) < sizeof r.message) vsnprintf(r.message + n, sizeof r.message - n, format, rest);
+  if (n > 0 && size_t(n) < sizeof r.message)
+    vsnprintf(r.message + n, sizeof r.message - n, format, rest);
   r.failed = true;
 }
 
 /// Writes a fault down and gives the block up; does not return.
-[[noreturn]] __attribute__((format(printf, 2, 3))) inline void fail(Site at, const char* format, ...) {
+[[noreturn]] __attribute__((format(printf, 2, 3))) inline void fail(Site at, const char* format,
+                                                                    ...) {
   va_list rest;
   va_start(rest, format);
   describe(at, format, rest);
@@ -270,8 +280,8 @@ inline void barrier(Site at, int vote) {
     r.votes[0] = 1;
     r.votes[1] = r.votes[2] = 0;
   } else if (!(r.barrier == at)) {
-    fail(at, "divergent barrier: this thread is at this %s, others of its block wait at %s:%d (%s)", at.what,
-         r.barrier.name(), r.barrier.line, r.barrier.what);
+    fail(at, "divergent barrier: this thread is at this %s, others of its block wait at %s:%d (%s)",
+         at.what, r.barrier.name(), r.barrier.line, r.barrier.what);
   }
   r.votes[0] &= vote != 0;
   r.votes[1] |= vote != 0;
@@ -282,25 +292,28 @@ inline void barrier(Site at, int vote) {
     park(State::AtBarrier, at);
 }
 
-/// Each lane of `mask` hands in two pointers; the last to come runs `op(Gathering&)` for all, then all go on.
+/// Each lane of `mask` hands in two pointers; the last to come runs `op(Gathering&)` for all, then
+/// all go on.
 template <class Op>
 void collective(uint32_t mask, Site at, const void* in, void* out, Op&& op) {
   Runner& r = *runner;
   Fiber& me = *r.current;
   Warp& warp = r.warps[me.warp];
   const uint32_t bit = 1u << me.lane;
-  if (!(mask & bit)) fail(at, "%s with mask %08x by lane %u, which is not in it", at.what, mask, me.lane);
+  if (!(mask & bit))
+    fail(at, "%s with mask %08x by lane %u, which is not in it", at.what, mask, me.lane);
   if (mask & warp.returned)
-    fail(at, "%s with mask %08x, but lanes %08x have returned or do not exist", at.what, mask, mask & warp.returned);
+    fail(at, "%s with mask %08x, but lanes %08x have returned or do not exist", at.what, mask,
+         mask & warp.returned);
   Gathering* group = nullptr;
   for (Gathering& open : warp.open) {
     if (!(open.mask & mask)) continue;
     if (!(open.at == at))
-      fail(at, "divergent warp: lane %u is at this %s, lanes %08x wait at %s:%d (%s)", me.lane, at.what, open.arrived,
-           open.at.name(), open.at.line, open.at.what);
+      fail(at, "divergent warp: lane %u is at this %s, lanes %08x wait at %s:%d (%s)", me.lane,
+           at.what, open.arrived, open.at.name(), open.at.line, open.at.what);
     if (open.mask != mask)
-      fail(at, "%s with mask %08x by lane %u, with mask %08x by lanes %08x", at.what, mask, me.lane, open.mask,
-           open.arrived);
+      fail(at, "%s with mask %08x by lane %u, with mask %08x by lanes %08x", at.what, mask, me.lane,
+           open.mask, open.arrived);
     group = &open;
   }
   if (!group) {
@@ -330,13 +343,15 @@ inline void fiber_main() {
   Fiber& me = *r.current;
   if (!me.copies.empty()) {
     // Copies that nobody waited for may land after the block's shared memory has gone to another.
-    fail(me.at, "this thread returns with %zu cp.async copies that it never waited for", me.copies.size());
+    fail(me.at, "this thread returns with %zu cp.async copies that it never waited for",
+         me.copies.size());
   }
   Warp& warp = r.warps[me.warp];
   warp.returned |= 1u << me.lane;
   for (const Gathering& open : warp.open)
     if (open.mask >> me.lane & 1)
-      fail(open.at, "lane %u returns, but lanes %08x wait for it at this %s", me.lane, open.arrived, open.at.what);
+      fail(open.at, "lane %u returns, but lanes %08x wait for it at this %s", me.lane, open.arrived,
+           open.at.what);
   me.state = State::Done;
   --r.live;
   if (r.live && r.at_barrier == r.live) open_barrier();
@@ -388,13 +403,15 @@ inline void check_guards() {
       if (i >= array.room || array.memory[i] == 0xA5) continue;
       const long offset = long(i) - long(kGuard);
       snprintf(r.message, sizeof r.message,
-               "%s, block (%u, %u, %u): byte %ld of a shared array of %zu bytes was written: out of bounds", r.request->name,
-               r.block[0], r.block[1], r.block[2], offset, array.bytes);
+               "%s, block (%u, %u, %u): byte %ld of a shared array of %zu bytes was written: out "
+               "of bounds",
+               r.request->name, r.block[0], r.block[1], r.block[2], offset, array.bytes);
       r.failed = true;
     }
   for (unsigned i = 0; i < r.fibers.size() && !r.failed; ++i)
     if (*reinterpret_cast<uint64_t*>(r.stacks[i]) != kStackMark) {
-      snprintf(r.message, sizeof r.message, "%s, block (%u, %u, %u), thread %u: more than %zu KiB of stack", r.request->name,
+      snprintf(r.message, sizeof r.message,
+               "%s, block (%u, %u, %u), thread %u: more than %zu KiB of stack", r.request->name,
                r.block[0], r.block[1], r.block[2], i, kStack >> 10);
       r.failed = true;
       memcpy(r.stacks[i], &kStackMark, sizeof kStackMark);
@@ -405,8 +422,9 @@ inline void check_guards() {
 /// No thread can go on: says who waits where.
 inline void report_deadlock() {
   Runner& r = *runner;
-  int n = snprintf(r.message, sizeof r.message, "%s, block (%u, %u, %u): deadlock:", r.request->name, r.block[0], r.block[1],
-                   r.block[2]);
+  int n =
+      snprintf(r.message, sizeof r.message, "%s, block (%u, %u, %u): deadlock:", r.request->name,
+               r.block[0], r.block[1], r.block[2]);
   for (unsigned i = 0; i < r.fibers.size();) {
     const Fiber& first = r.fibers[i];
     unsigned last = i;
@@ -419,8 +437,8 @@ inline void report_deadlock() {
       if (first.state == State::Done)
         n += snprintf(rest, room, " threads %u..%u have returned;", i, last);
       else
-        n += snprintf(rest, room, " threads %u..%u wait at %s:%d (%s);", i, last, first.at.name(), first.at.line,
-                      first.at.what);
+        n += snprintf(rest, room, " threads %u..%u wait at %s:%d (%s);", i, last, first.at.name(),
+                      first.at.line, first.at.what);
     }
     i = last + 1;
   }
@@ -449,7 +467,8 @@ inline void prepare(const Request& request) {
   while (r.stacks.size() < n) {
     void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (stack == MAP_FAILED) {
-      snprintf(r.message, sizeof r.message, "%s: no memory for the stacks of %u threads", request.name, n);
+      snprintf(r.message, sizeof r.message, "%s: no memory for the stacks of %u threads",
+               request.name, n);
       r.failed = true;
       return;
     }
@@ -519,8 +538,8 @@ inline bool run_block(Runner& r, const Request& request, uint64_t index) {
   r.block[2] = unsigned(index / request.grid[0] / request.grid[1]);
   r.current = nullptr;
   if (request.threads == 0 || request.threads > kMaxThreads) {
-    snprintf(r.message, sizeof r.message, "%s: %u threads in a block, 1 to 1024 are possible", request.name,
-             request.threads);
+    snprintf(r.message, sizeof r.message, "%s: %u threads in a block, 1 to 1024 are possible",
+             request.name, request.threads);
     r.failed = true;
   } else {
     prepare(request);

@@ -1,4 +1,5 @@
-// invoke.h - kernels as functions of cuLaunchKernel's argument convention: an array of pointers to the arguments.
+// invoke.h - kernels as functions of cuLaunchKernel's argument convention: an array of pointers to
+// the arguments.
 #pragma once
 #include <string>
 
@@ -21,17 +22,18 @@ void invoke(void** arguments) {
 }
 
 /// The entry of a kernel in a library of the simulator, for src/ops/cuda/sim_driver.rs.
-#define SIM_EXPORT(kernel, name)                                                                  \
-  extern "C" __attribute__((visibility("default"))) void muni_sim_invoke_##name(void** arguments) { \
-    ::sim::invoke<&kernel>(arguments);                                                            \
+#define SIM_EXPORT(kernel, name)                                                             \
+  extern "C"                                                                                 \
+      __attribute__((visibility("default"))) void muni_sim_invoke_##name(void** arguments) { \
+    ::sim::invoke<&kernel>(arguments);                                                       \
   }
 
 /// Runs a whole grid on this thread, for tests in C++; empty, or what went wrong.
 template <auto Kernel>
-std::string run(const char* name, dim3 grid, unsigned threads, unsigned shared_bytes, Schedule schedule, void** arguments,
-                uint8_t poison = 0xff) {
-  const Request request{invoke<Kernel>, name,     arguments, {grid.x, grid.y, grid.z}, threads, shared_bytes,
-                        schedule,       poison, uint32_t(schedule) & 1};
+std::string run(const char* name, dim3 grid, unsigned threads, unsigned shared_bytes,
+                Schedule schedule, void** arguments, uint8_t poison = 0xff) {
+  const Request request{invoke<Kernel>, name,     arguments, {grid.x, grid.y, grid.z}, threads,
+                        shared_bytes,   schedule, poison,    uint32_t(schedule) & 1};
   Runner here;
   for (uint64_t index = 0; index < uint64_t(grid.x) * grid.y * grid.z; ++index)
     if (!run_block(here, request, index)) return here.message;

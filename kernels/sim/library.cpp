@@ -1,4 +1,5 @@
-// library.cpp - the simulator's C interface, for src/ops/cuda/sim_driver.rs. Each kernel's `muni_sim_invoke_NAME` is generated.
+// library.cpp - the simulator's C interface, for src/ops/cuda/sim_driver.rs. Each kernel's
+// `muni_sim_invoke_NAME` is generated.
 #include "fiber.h"
 
 #pragma GCC visibility push(default)

@@ -1,5 +1,6 @@
-// ptx.h - the host bodies of include/ptx.cuh: what each instruction does, by the tables of NVIDIA's PTX manual. The fragment
-// maps are held by src/ops/cuda/conformance.rs, each on its own: an error that A and B share would cancel in a product.
+// ptx.h - the host bodies of include/ptx.cuh: what each instruction does, by the tables of NVIDIA's
+// PTX manual. The fragment maps are held by src/ops/cuda/conformance.rs, each on its own: an error
+// that A and B share would cancel in a product.
 #pragma once
 #include "cuda.h"
 
@@ -9,7 +10,8 @@ namespace host {
 inline void copy(void* to, const void* from, unsigned bytes, unsigned filled, sim::Site at) {
   if ((uintptr_t(to) | (filled ? uintptr_t(from) : 0)) & (bytes - 1))
     sim::fail(at, "%s: an address is not a multiple of %u bytes", at.what, bytes);
-  if (filled > bytes) sim::fail(at, "%s: %u source bytes, at most %u are possible", at.what, filled, bytes);
+  if (filled > bytes)
+    sim::fail(at, "%s: %u source bytes, at most %u are possible", at.what, filled, bytes);
   sim::Copy copy{to, from, bytes, filled, {}};
   if (filled) memcpy(copy.early, from, filled);
   sim::runner->current->copies.push_back(copy);
@@ -23,7 +25,8 @@ inline void land(unsigned groups_left) {
   for (unsigned i = 0; i < count; ++i) {
     const sim::Copy& copy = me.copies[i];
     memset(copy.to, 0, copy.bytes);
-    if (copy.filled) memcpy(copy.to, sim::runner->request->late_reads ? copy.from : copy.early, copy.filled);
+    if (copy.filled)
+      memcpy(copy.to, sim::runner->request->late_reads ? copy.from : copy.early, copy.filled);
   }
   me.copies.erase(me.copies.begin(), me.copies.begin() + count);
   me.commits.erase(me.commits.begin(), me.commits.begin() + landed);
@@ -39,12 +42,15 @@ void load_matrices(uint32_t (&r)[Matrices], const void* row, sim::Site at) {
           if (Trans) std::swap(i, j);
           const char* from = static_cast<const char*>(group.in[8 * m + i]);
           if (uintptr_t(from) & 15)
-            sim::fail(at, "%s: lane %d's row address is not a multiple of 16 bytes", at.what, 8 * m + i);
+            sim::fail(at, "%s: lane %d's row address is not a multiple of 16 bytes", at.what,
+                      8 * m + i);
           memcpy(static_cast<char*>(group.out[lane]) + 4 * m + 2 * h, from + 2 * j, 2);
         }
   });
 }
-inline float widen(uint32_t pair, int h, __half) { return __half2float(__half{uint16_t(pair >> 16 * h)}); }
+inline float widen(uint32_t pair, int h, __half) {
+  return __half2float(__half{uint16_t(pair >> 16 * h)});
+}
 inline float widen(uint32_t pair, int h, __nv_bfloat16) {
   return __bfloat162float(__nv_bfloat16{uint16_t(pair >> 16 * h)});
 }
@@ -99,7 +105,8 @@ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
       const Given& mine = *static_cast<const Given*>(group.in[lane]);
       const int g = lane / 4, t = 2 * (lane % 4);
       for (int h = 0; h < 2; ++h) {
-        for (int r = 0; r < 4; ++r) left[g + 8 * (r & 1)][t + h + 8 * (r >> 1)] = host::widen(mine.a[r], h, T{});
+        for (int r = 0; r < 4; ++r)
+          left[g + 8 * (r & 1)][t + h + 8 * (r >> 1)] = host::widen(mine.a[r], h, T{});
         for (int r = 0; r < 2; ++r) right[t + h + 8 * r][g] = host::widen(mine.b[r], h, T{});
       }
     }

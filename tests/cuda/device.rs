@@ -1,5 +1,6 @@
-//! Where tests of kernels run: on the simulator, or on the card that `MUNI_TEST_DEVICE` names (`cuda:0`), for those who develop on
-//! one. `muni-engine doctor --check-kernels` runs the same checks without the tests.
+//! Where tests of kernels run: on the simulator, or on the card that `MUNI_TEST_DEVICE` names
+//! (`cuda:0`), for those who develop on one. `muni-engine doctor --check-kernels` runs the same
+//! checks without the tests.
 
 use muni_engine::ops::cuda::driver::Driver;
 use muni_engine::ops::cuda::driver::cudarc::CudarcDriver;
@@ -25,8 +26,8 @@ pub fn driver(verify: bool) -> Arc<dyn Driver> {
     }
 }
 
-/// The simulator with every launch checked, or the card; or the build of the kernels that `MUNI_SIM_LIBRARY` names, with
-/// AddressSanitizer, where it may be enough to run each launch once.
+/// The simulator with every launch checked, or the card; or the build of the kernels that
+/// `MUNI_SIM_LIBRARY` names, with AddressSanitizer, where it may be enough to run each launch once.
 pub fn watched_driver(sanitized_too: bool) -> Arc<dyn Driver> {
     match std::env::var_os("MUNI_SIM_LIBRARY") {
         Some(path) => Arc::new(SimDriver::load(path.as_ref(), sanitized_too).unwrap()),

@@ -1,5 +1,5 @@
-//! Every kind of mistake that the simulator is to find is made by a kernel of `faults.cu`, and found with the right name and
-//! line; kernels without a mistake pass.
+//! Every kind of mistake that the simulator is to find is made by a kernel of `faults.cu`, and
+//! found with the right name and line; kernels without a mistake pass.
 
 use super::library;
 use muni_engine::ops::cuda::driver::simulator::SimDriver;
@@ -90,7 +90,7 @@ fn faults() -> &'static Path {
 /// The translation unit of all cases.
 pub fn unit() -> (String, String) {
     let names: Vec<&str> = CASES.iter().map(|(name, _)| *name).collect();
-    library::unit_of("faults", &names)
+    library::unit_of("faults", "#include \"faults.cu\"\n", &names)
 }
 
 /// Of every kernel of `faults.cu`.
@@ -135,17 +135,18 @@ pub fn run(driver: SimDriver, name: &str) -> anyhow::Result<Vec<f32>> {
         (&raw const n).cast_mut().cast(),
         (&raw const c).cast_mut().cast(),
     ];
-    // SAFETY: the arguments are of the kernel's types; what it does beyond its buffers is the simulator's to find.
+    // SAFETY: the arguments are of the kernel's types; what it does beyond its buffers is the
+    // simulator's to find.
     unsafe { launch(&*driver, kernel(name), [blocks, 1, 1], 256, &mut arguments) }?;
     out.download(count)
 }
 
-/// Line of `KERNEL(name)` in faults.cu.
+/// Line of `FAULT(name)` in faults.cu.
 pub fn line_of(name: &str) -> usize {
     let text = include_str!("faults.cu");
     let at = text
         .lines()
-        .position(|line| line.starts_with(&format!("KERNEL({name})")));
+        .position(|line| line.starts_with(&format!("FAULT({name})")));
     at.unwrap() + 1
 }
 
@@ -204,7 +205,8 @@ fn a_fault_leaves_the_simulator_usable() {
             (&raw const n).cast_mut().cast(),
             (&raw const c).cast_mut().cast(),
         ];
-        // SAFETY: the arguments are of the kernel's types, and these kernels leave the scratch memory alone.
+        // SAFETY: the arguments are of the kernel's types, and these kernels leave the scratch
+        // memory alone.
         let result = unsafe { launch(&*driver, kernel(name), [1, 1, 1], 0, &mut arguments) };
         assert_eq!(result.is_ok(), name == "right", "{name}");
     }

@@ -1,5 +1,5 @@
-//! Builds libraries of the simulator at test time: from kernels with seeded faults, or from all kernels with
-//! AddressSanitizer.
+//! Builds libraries of the simulator at test time: from kernels with seeded faults, or from all
+//! kernels with AddressSanitizer.
 
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ pub fn compiler() -> String {
     std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned())
 }
 
-/// Compiles translation units that include kernels, together with the simulator, to a shared library. A unit is a name and
-/// its text.
+/// Compiles translation units that include kernels, together with the simulator, to a shared
+/// library. A unit is a name and its text.
 pub fn compile(name: &str, units: &[(String, String)], flags: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).unwrap();
@@ -56,10 +56,11 @@ pub fn compile(name: &str, units: &[(String, String)], flags: &[&str]) -> PathBu
     library
 }
 
-/// A unit with the kernels of `NAME.cu`: each in a namespace of its own, as the build has them.
-pub fn unit_of(name: &str, kernels: &[&str]) -> (String, String) {
+/// A unit with the kernels of `NAME.cu`, which `text` includes: in a namespace of their own, as the
+/// build has them.
+pub fn unit_of(name: &str, text: &str, kernels: &[&str]) -> (String, String) {
     let mut unit = format!(
-        "#include \"common.cuh\"\n#include \"../sim/invoke.h\"\nnamespace {name} {{\n#include \"{name}.cu\"\n}}\n"
+        "#include \"common.cuh\"\n#include \"../sim/invoke.h\"\nnamespace {name} {{\n{text}}}\n"
     );
     for kernel in kernels {
         unit += &format!("SIM_EXPORT({name}::{kernel}, {kernel})\n");

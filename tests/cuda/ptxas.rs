@@ -1,5 +1,6 @@
-//! What ptxas says about the kernels: hot ones use neither stack nor spills on any architecture, and docs/kernels.md holds
-//! the table. `UPDATE_DOCS=1 cargo test --test it cuda::ptxas` writes it anew.
+//! What ptxas says about the kernels: hot ones use neither stack nor spills on any architecture,
+//! and docs/kernels.md holds the table. `UPDATE_DOCS=1 cargo test --test it cuda::ptxas` writes it
+//! anew.
 
 use muni_engine::ops::cuda::kernels::{ARCHITECTURES, KERNELS, MODULES, NO_KERNELS};
 use std::collections::BTreeMap;
@@ -70,7 +71,8 @@ fn architectures() -> Vec<u32> {
         .collect()
 }
 
-/// No kernels for cards in this build; said aloud, because then nothing is checked. CI builds with `MUNI_CUDA=require`.
+/// No kernels for cards in this build; said aloud, because then nothing is checked. CI builds with
+/// `MUNI_CUDA=require`.
 fn nothing_to_check() -> bool {
     if let Some(reason) = NO_KERNELS {
         eprintln!("ptxas' report is not checked: {reason}");
@@ -133,7 +135,8 @@ fn no_kernel_spills_or_has_a_stack_frame() {
     }
 }
 
-/// What one multiprocessor holds: threads, blocks, shared memory in bytes. Registers are 65,536 on all.
+/// What one multiprocessor holds: threads, blocks, shared memory in bytes. Registers are 65,536 on
+/// all.
 fn limits(arch: u32) -> (u32, u32, u32) {
     match arch {
         80 => (2048, 32, 164 << 10),
@@ -144,11 +147,13 @@ fn limits(arch: u32) -> (u32, u32, u32) {
     }
 }
 
-/// Share of a multiprocessor's threads that run at once, in percent: what registers, shared memory and blocks allow.
+/// Share of a multiprocessor's threads that run at once, in percent: what registers, shared memory
+/// and blocks allow.
 fn occupancy(arch: u32, threads: u32, usage: &Usage, dynamic: u32) -> u32 {
     let (most_threads, most_blocks, memory) = limits(arch);
     let warps = threads.div_ceil(32);
-    // Registers are given to warps in units of 256; a block's shared memory is rounded to 128 and costs 1 KiB more.
+    // Registers are given to warps in units of 256; a block's shared memory is rounded to 128 and
+    // costs 1 KiB more.
     let per_warp = (usage.registers * 32).next_multiple_of(256);
     let by_registers = 65_536 / per_warp.max(1) / 4 * 4 / warps;
     let by_memory = memory / ((usage.shared + dynamic).next_multiple_of(128) + 1024);
@@ -213,7 +218,8 @@ fn the_documentation_holds_the_table() {
     } else {
         assert!(
             text == wanted,
-            "the table of docs/kernels.md is not this build's: run UPDATE_DOCS=1 cargo test --test it cuda::ptxas"
+            "the table of docs/kernels.md is not this build's: \
+             run UPDATE_DOCS=1 cargo test --test it cuda::ptxas"
         );
     }
 }

@@ -1,5 +1,6 @@
-//! The same kernels under AddressSanitizer: it sees each access past a buffer, also a read whose value changes nothing. It
-//! must be loaded before everything else, so the tests run again in a process of their own.
+//! The same kernels under AddressSanitizer: it sees each access past a buffer, also a read whose
+//! value changes nothing. It must be loaded before everything else, so the tests run again in a
+//! process of their own.
 
 use super::{faults, library};
 use muni_engine::ops::cuda::driver::simulator::SimDriver;
@@ -38,12 +39,13 @@ fn run_tests(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 
 fn all_kernels() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let sources = super::signatures::parser::read_folder(&folder).unwrap();
-    let units: Vec<_> = sources
+    let declared = super::parser::signatures::read_folder(&folder).unwrap();
+    let units: Vec<_> = declared
+        .sources
         .iter()
         .map(|source| {
             let kernels: Vec<&str> = source.kernels.iter().map(|k| k.name.as_str()).collect();
-            library::unit_of(&source.name, &kernels)
+            library::unit_of(&source.name, &source.unit(), &kernels)
         })
         .collect();
     library::compile("kernels_asan", &units, &FLAGS)

@@ -1,4 +1,5 @@
-//! How the build reads `MUNI_CUDA` and `MUNI_CUDA_ARCHS`, and what a binary without kernels says where a card is asked for.
+//! How the build reads `MUNI_CUDA` and `MUNI_CUDA_ARCHS`, and what a binary without kernels says
+//! where a card is asked for.
 
 #[path = "../../build/settings.rs"]
 mod build;
@@ -40,7 +41,8 @@ fn architectures_are_numbers_from_80_on() {
     }
 }
 
-/// There is no such card anywhere, so this fails with and without kernels, driver and cards, each with its own reason.
+/// There is no such card anywhere, so this fails with and without kernels, driver and cards, each
+/// with its own reason.
 #[test]
 fn a_card_that_is_not_there_is_refused_with_what_to_do() {
     let message = match CudarcDriver::new(4096) {

@@ -4,18 +4,12 @@
 use anyhow::{Result, ensure};
 
 use super::driver::Driver;
-use super::kernels;
+use super::kernels::{self, attention::TILE, attention_any::*, dynamic_shared as smem};
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut};
 use super::{CudaDevice, blocks, int};
 use crate::ops::{AttentionBackward, AttentionDecode, AttentionForward, AttentionPrefill};
 use crate::ops::{AttentionShape, CachedSequence, Checked, Operation, Run};
 
-/// Tokens that a block of the tensor-core kernels owns.
-const TILE: usize = 64;
-/// Warps of a block of the general kernels, one (token, head) each.
-const WARPS: usize = 4;
-/// Columns that the general kernels, here and in decoding, have room for.
-const MAX_HEAD_DIM: usize = 256;
 /// Rows of a launch over a cache: CUDA's bound on a grid's second dimension.
 const MAX_ROWS: usize = 65_535;
 
@@ -72,38 +66,33 @@ type BackwardKeys<E> = unsafe fn(
     f32,
 ) -> Result<()>;
 
-/// A tensor-core kernel and the dynamic shared memory of its launch: two stages of two tiles of so many tokens.
-fn staged<F>(kernel: F, tokens: usize, head_dim: usize) -> Option<(F, u32)> {
-    Some((kernel, (2 * 2 * tokens * head_dim * 2) as u32))
-}
-
+/// A tensor-core kernel, and the dynamic shared memory of its launch.
 fn forward_kernel<E: Element>(head_dim: usize) -> Option<(Forward<E>, u32)> {
     match head_dim {
-        16 => staged(kernels::attention_fwd_d16::<E>, 64, 16),
-        32 => staged(kernels::attention_fwd_d32::<E>, 64, 32),
-        64 => staged(kernels::attention_fwd_d64::<E>, 64, 64),
-        128 => staged(kernels::attention_fwd_d128::<E>, 32, 128),
+        16 => Some((kernels::attention_fwd_d16::<E>, smem::ATTENTION_FWD_D16)),
+        32 => Some((kernels::attention_fwd_d32::<E>, smem::ATTENTION_FWD_D32)),
+        64 => Some((kernels::attention_fwd_d64::<E>, smem::ATTENTION_FWD_D64)),
+        128 => Some((kernels::attention_fwd_d128::<E>, smem::ATTENTION_FWD_D128)),
         _ => None,
     }
 }
 
 fn queries_kernel<E: Element>(head_dim: usize) -> Option<(BackwardQueries<E>, u32)> {
     match head_dim {
-        16 => staged(kernels::attention_dq_d16::<E>, 32, 16),
-        32 => staged(kernels::attention_dq_d32::<E>, 32, 32),
-        64 => staged(kernels::attention_dq_d64::<E>, 32, 64),
-        128 => staged(kernels::attention_dq_d128::<E>, 32, 128),
+        16 => Some((kernels::attention_dq_d16::<E>, smem::ATTENTION_DQ_D16)),
+        32 => Some((kernels::attention_dq_d32::<E>, smem::ATTENTION_DQ_D32)),
+        64 => Some((kernels::attention_dq_d64::<E>, smem::ATTENTION_DQ_D64)),
+        128 => Some((kernels::attention_dq_d128::<E>, smem::ATTENTION_DQ_D128)),
         _ => None,
     }
 }
 
 fn keys_kernel<E: Element>(head_dim: usize) -> Option<(BackwardKeys<E>, u32)> {
     match head_dim {
-        16 => staged(kernels::attention_dkv_d16::<E>, 32, 16),
-        32 => staged(kernels::attention_dkv_d32::<E>, 32, 32),
-        64 => staged(kernels::attention_dkv_d64::<E>, 32, 64),
-        // Its own keys and values stay in shared memory too: 64 tokens of each.
-        128 => staged(kernels::attention_dkv_d128::<E>, 32 + TILE / 2, 128),
+        16 => Some((kernels::attention_dkv_d16::<E>, smem::ATTENTION_DKV_D16)),
+        32 => Some((kernels::attention_dkv_d32::<E>, smem::ATTENTION_DKV_D32)),
+        64 => Some((kernels::attention_dkv_d64::<E>, smem::ATTENTION_DKV_D64)),
+        128 => Some((kernels::attention_dkv_d128::<E>, smem::ATTENTION_DKV_D128)),
         _ => None,
     }
 }
@@ -115,8 +104,8 @@ fn scale(shape: &AttentionShape) -> f32 {
 
 fn expect_head_dim(op: &str, shape: &AttentionShape) -> Result<()> {
     ensure!(
-        shape.head_dim <= MAX_HEAD_DIM,
-        "{op}: the head size is {}, the kernels have room for {MAX_HEAD_DIM}",
+        shape.head_dim <= MAX_COLUMNS,
+        "{op}: the head size is {}, the kernels have room for {MAX_COLUMNS}",
         shape.head_dim
     );
     Ok(())

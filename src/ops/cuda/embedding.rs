@@ -2,15 +2,13 @@
 
 use anyhow::Result;
 
-use super::kernels;
+use super::kernels::{self, common, embedding};
 use super::memory::{DeviceBuffer, Element, IndexBuffer};
 use super::{CudaDevice, blocks, int};
 use crate::ops::{Checked, EmbeddingBackward, EmbeddingForward, Operation, Run};
 
-/// Threads of a block.
-const THREADS: usize = 256;
 /// Elements of a 16-byte access.
-const PACK: usize = 8;
+const PACK: usize = common::PACK_BYTES / size_of::<u16>();
 
 /// Elements that a thread moves at once.
 fn width(hidden: usize) -> usize {
@@ -34,7 +32,7 @@ impl<E: Element> Run<EmbeddingForward<'_, DeviceBuffer<E>, IndexBuffer>> for Cud
         unsafe {
             kernels::embedding_fwd::<E>(
                 driver,
-                [blocks(op, threads, THREADS)?, 1, 1],
+                [blocks(op, threads, embedding::THREADS)?, 1, 1],
                 0,
                 out.ptr(),
                 table.ptr(),
@@ -49,7 +47,9 @@ impl<E: Element> Run<EmbeddingForward<'_, DeviceBuffer<E>, IndexBuffer>> for Cud
 
 /// Passes of 8 bits that sort numbers up to `vocab` itself, which stands for tokens out of range.
 fn sort_passes(vocab: usize) -> i32 {
-    (usize::BITS - vocab.leading_zeros()).div_ceil(8).max(1) as i32
+    (usize::BITS - vocab.leading_zeros())
+        .div_ceil(embedding::DIGIT_BITS as u32)
+        .max(1) as i32
 }
 
 impl<E: Element> Run<EmbeddingBackward<'_, DeviceBuffer<E>, IndexBuffer>> for CudaDevice<E> {
@@ -97,7 +97,7 @@ impl<E: Element> Run<EmbeddingBackward<'_, DeviceBuffer<E>, IndexBuffer>> for Cu
             driver.moves(2 * count * hidden + 8 * count + rows, rows);
             kernels::embedding_bwd::<E>(
                 driver,
-                [blocks(op, warps, THREADS / 32)?, 1, 1],
+                [blocks(op, warps, embedding::WARPS)?, 1, 1],
                 0,
                 grad_table.ptr(),
                 grad_out.ptr(),

@@ -3,14 +3,11 @@
 
 use anyhow::Result;
 
-use super::kernels;
+use super::kernels::{self, experts::THREADS, tile};
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut};
 use super::tile::Tile;
 use super::{CudaDevice, blocks, int};
 use crate::ops::{Checked, ExpertsBackward, ExpertsForward, MoeShape, Operation, Routing, Run};
-
-/// Threads of the kernels that make no product.
-const THREADS: usize = 256;
 
 type Forward<'a, E> = ExpertsForward<'a, DeviceBuffer<E>, DeviceBuffer<f32>, IndexBuffer>;
 type Backward<'a, E> = ExpertsBackward<'a, DeviceBuffer<E>, DeviceBuffer<f32>, IndexBuffer>;
@@ -152,7 +149,9 @@ fn combine<E: Element>(
     slots: &Slots,
     sizes: &Sizes,
 ) -> Result<()> {
-    let pieces = sizes.count.saturating_mul(sizes.shape.hidden.div_ceil(8));
+    let pieces = sizes
+        .count
+        .saturating_mul(sizes.shape.hidden.div_ceil(tile::PIECE));
     let bytes = Bytes::new(sizes);
     let added = if residual.is_null() { 0 } else { bytes.tokens };
     device

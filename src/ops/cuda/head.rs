@@ -3,18 +3,18 @@
 
 use anyhow::Result;
 
-use super::kernels;
-use super::linear::{GEMV_OUTPUTS, GEMV_ROWS};
+use super::kernels::{self, decode, head::THREADS, tile};
+use super::linear::GEMV_ROWS;
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut, Scratch};
 use super::tile::Tile;
 use super::{CudaDevice, blocks, int, scale_state};
-use crate::ops::{Checked, HEAD_CHUNK, HeadLogits, HeadLoss, HeadLosses, Matrix, Operation};
-use crate::ops::{Run, Vector};
+use crate::ops::{Checked, HEAD_CHUNK, HeadLogits, HeadLoss, HeadLosses, IGNORE_TARGET, Matrix};
+use crate::ops::{Operation, Run, Vector};
 
-/// Threads of the kernels that make no product.
-const THREADS: usize = 256;
 /// Most parts of the vocabulary that the gradient of `x` is summed in.
 const SPLITS: usize = 8;
+
+const _: () = assert!(kernels::head::IGNORE_TARGET == IGNORE_TARGET as usize);
 
 type Loss<'a, E> = HeadLoss<'a, DeviceBuffer<E>, DeviceBuffer<f32>, IndexBuffer>;
 type Losses<'a, E> = HeadLosses<'a, DeviceBuffer<E>, DeviceBuffer<f32>, IndexBuffer>;
@@ -89,7 +89,7 @@ impl Pass {
 
     /// Elements of a chunk's logits: rows begin at multiples of 16 bytes.
     fn logits(&self) -> usize {
-        self.chunk * self.vocab.next_multiple_of(8)
+        self.chunk * self.vocab.next_multiple_of(tile::PIECE)
     }
 
     fn logits_bytes(&self) -> usize {
@@ -239,7 +239,11 @@ impl<E: Element> Run<Loss<'_, E>> for CudaDevice<E> {
                 driver.moves(sums_bytes, rows_bytes);
                 kernels::head_x_sum_bwd::<E>(
                     driver,
-                    [blocks(op, chunk * hidden.div_ceil(8), THREADS)?, 1, 1],
+                    [
+                        blocks(op, chunk * hidden.div_ceil(tile::PIECE), THREADS)?,
+                        1,
+                        1,
+                    ],
                     0,
                     grad_x,
                     sums.read(),
@@ -342,7 +346,7 @@ impl<E: Element> Run<Logits<'_, E>> for CudaDevice<E> {
             return unsafe {
                 kernels::gemv_logits::<E>(
                     driver,
-                    [blocks(op, vocab, GEMV_OUTPUTS)?, 1, 1],
+                    [blocks(op, vocab, decode::BLOCK_OUTPUTS)?, 1, 1],
                     0,
                     logits.ptr(),
                     x.ptr().at(first_row * hidden),

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::kernels;
+use super::kernels::{self, decode};
 use super::memory::{DeviceBuffer, Element, Ptr};
 use super::tile::Tile;
 use super::{CudaDevice, blocks, int};
@@ -10,9 +10,7 @@ use crate::ops::{Checked, LinearBackwardInput, LinearBackwardWeight, LinearForwa
 use crate::ops::{Matrix, Operation, Run};
 
 /// Most rows that one reading of a weight serves; more are the tensor cores' work.
-pub(super) const GEMV_ROWS: usize = 4;
-/// Outputs of a block of the products for a few rows.
-pub(super) const GEMV_OUTPUTS: usize = 8;
+pub(super) const GEMV_ROWS: usize = decode::MAX_ROWS;
 
 type Forward<'a, E> = LinearForward<'a, DeviceBuffer<E>>;
 type BackwardInput<'a, E> = LinearBackwardInput<'a, DeviceBuffer<E>>;
@@ -47,7 +45,7 @@ impl<E: Element> Run<Forward<'_, E>> for CudaDevice<E> {
             return unsafe {
                 kernels::gemv::<E>(
                     driver,
-                    [blocks(op, outputs, GEMV_OUTPUTS)?, 1, 1],
+                    [blocks(op, outputs, decode::BLOCK_OUTPUTS)?, 1, 1],
                     0,
                     y.ptr(),
                     x.ptr(),

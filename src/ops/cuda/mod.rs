@@ -60,18 +60,20 @@ use crate::ops::{Planner, Recorder};
 /// multiplied by the scale, so that small ones survive fp16; the global norm and AdamW divide by it. The norm's last kernel
 /// moves the scale for the next step, so no step waits for the host.
 pub mod scale_state {
+    use super::kernels::loss_scale;
+
     /// What gradients are multiplied by from now on.
-    pub const SCALE: usize = 0;
+    pub const SCALE: usize = loss_scale::LOSS_SCALE;
     /// What AdamW multiplies gradients by: the inverse of the scale they were made with, written by the global norm.
-    pub const INVERSE: usize = 1;
+    pub const INVERSE: usize = loss_scale::INVERSE_SCALE;
     /// Steps without overflow since the scale last changed.
-    pub const GOOD_STEPS: usize = 2;
+    pub const GOOD_STEPS: usize = loss_scale::GOOD_STEPS;
     /// 1 where the newest global norm was not finite, else 0.
-    pub const OVERFLOW: usize = 3;
+    pub const OVERFLOW: usize = loss_scale::OVERFLOW;
     /// Steps without overflow after which the scale doubles; 0: it never changes.
-    pub const GROWTH_INTERVAL: usize = 4;
+    pub const GROWTH_INTERVAL: usize = loss_scale::GROWTH_INTERVAL;
     /// Elements of the state.
-    pub const LEN: usize = 8;
+    pub const LEN: usize = loss_scale::STATE_LENGTH;
 }
 
 /// How gradients are scaled.

@@ -2,17 +2,10 @@
 
 use anyhow::{Context, Result};
 
-use super::kernels;
+use super::kernels::{self, optimizer::*};
 use super::memory::{DeviceBuffer, Element};
 use super::{CudaDevice, blocks, int};
 use crate::ops::{AdamState, AdamW, Checked, GlobalNorm, MemoryClass, Operation, Run};
-
-/// Threads of a block.
-const THREADS: usize = 256;
-/// Elements of a block of the norm.
-const NORM_ELEMENTS: usize = THREADS * 8 * 8;
-/// Elements of a block of AdamW.
-const ADAM_ELEMENTS: usize = THREADS * 8;
 
 type Norm<'a, E> = GlobalNorm<'a, DeviceBuffer<E>, DeviceBuffer<f32>>;
 type Update<'a, E> = AdamW<'a, DeviceBuffer<E>, DeviceBuffer<f32>>;

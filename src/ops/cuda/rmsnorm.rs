@@ -2,19 +2,10 @@
 
 use anyhow::Result;
 
-use super::kernels;
+use super::kernels::{self, rmsnorm};
 use super::memory::{DeviceBuffer, Element};
 use super::{CudaDevice, blocks, int};
 use crate::ops::{Checked, Operation, RmsNormBackward, RmsNormForward, Run};
-
-/// Rows of one block, forward.
-const FORWARD_ROWS: usize = 4;
-/// Rows of one block, backward.
-const BACKWARD_ROWS: usize = 32;
-/// Columns of the weight's gradient that one launch sums.
-const WIDTH: usize = 1024;
-/// Warps of a block, each with its own sums.
-const WARPS: usize = 4;
 
 type Forward<'a, E> = RmsNormForward<'a, DeviceBuffer<E>, DeviceBuffer<f32>>;
 type Backward<'a, E> = RmsNormBackward<'a, DeviceBuffer<E>, DeviceBuffer<f32>>;
@@ -36,7 +27,7 @@ impl<E: Element> Run<Forward<'_, E>> for CudaDevice<E> {
         unsafe {
             kernels::rmsnorm_fwd::<E>(
                 driver,
-                [blocks(op, rows, FORWARD_ROWS)?, 1, 1],
+                [blocks(op, rows, rmsnorm::WARPS)?, 1, 1],
                 0,
                 out.ptr(),
                 inv_rms.ptr(),
@@ -63,12 +54,12 @@ impl<E: Element> Run<Backward<'_, E>> for CudaDevice<E> {
         } = operation.into_inner();
         let (rows, cols) = (x.rows, x.cols);
         let (grad_x, grad_weight) = (grad_x.ptr(), grad_weight.ptr());
-        let parts = blocks(op, rows, BACKWARD_ROWS)?;
+        let parts = blocks(op, rows, rmsnorm::ROWS)?;
         let mut scratch = self.scratch();
-        let sums = scratch.take::<f32>(op, parts as usize * WIDTH.min(cols))?;
+        let sums = scratch.take::<f32>(op, parts as usize * rmsnorm::WIDTH.min(cols))?;
         let driver = self.driver();
-        for first in (0..cols).step_by(WIDTH) {
-            let width = WIDTH.min(cols - first);
+        for first in (0..cols).step_by(rmsnorm::WIDTH) {
+            let width = rmsnorm::WIDTH.min(cols - first);
             // The first launch makes the whole gradient of x, later ones only sum their columns of the weight's.
             let (read, written) = match first {
                 0 => (6 * rows * cols + 2 * cols + 4 * rows, 2 * rows * cols),
@@ -76,7 +67,7 @@ impl<E: Element> Run<Backward<'_, E>> for CudaDevice<E> {
             };
             let sums_bytes = 4 * parts as usize * width;
             driver.moves(read, written + sums_bytes);
-            let shared = (WARPS * width * size_of::<f32>()) as u32;
+            let shared = (rmsnorm::WARPS * width * size_of::<f32>()) as u32;
             // SAFETY: all buffers are as long as the kernels' contracts say, `sums` is [parts, width].
             unsafe {
                 kernels::rmsnorm_bwd::<E>(
@@ -98,7 +89,7 @@ impl<E: Element> Run<Backward<'_, E>> for CudaDevice<E> {
                 driver.moves(sums_bytes + 2 * width, 2 * width);
                 kernels::rmsnorm_bwd_sum::<E>(
                     driver,
-                    [blocks(op, width, 128)?, 1, 1],
+                    [blocks(op, width, rmsnorm::THREADS)?, 1, 1],
                     0,
                     grad_weight,
                     sums.read(),

@@ -2,16 +2,14 @@
 
 use anyhow::Result;
 
-use super::kernels;
+use super::kernels::{self, common};
 use super::memory::{DeviceBuffer, Element, IndexBuffer, Ptr, PtrMut};
 use super::{CudaDevice, blocks, int};
 use crate::ops::{AttentionShape, Checked, MatrixMut, Operation, RopeBackward, RopeForward};
 use crate::ops::{Run, Vector};
 
-/// Threads of a block.
-const THREADS: usize = 256;
 /// Elements of a 16-byte access.
-const PACK: usize = 8;
+const PACK: usize = common::PACK_BYTES / size_of::<u16>();
 
 type Forward<'a, E> = RopeForward<'a, DeviceBuffer<E>, IndexBuffer>;
 type Backward<'a, E> = RopeBackward<'a, DeviceBuffer<E>, IndexBuffer>;
@@ -94,7 +92,7 @@ impl<E: Element> Launch<E> {
         unsafe {
             (self.kernel)(
                 driver,
-                [blocks(op, threads, THREADS)?, 1, 1],
+                [blocks(op, threads, kernels::rope::THREADS)?, 1, 1],
                 0,
                 qkv.ptr(),
                 positions.ptr(),

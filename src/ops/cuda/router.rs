@@ -2,19 +2,10 @@
 
 use anyhow::{Result, ensure};
 
-use super::kernels;
+use super::kernels::{self, router::*};
 use super::memory::{DeviceBuffer, Element, IndexBuffer};
 use super::{CudaDevice, blocks, int};
 use crate::ops::{Checked, MoeShape, Operation, RouterBackward, RouterForward, Run};
-
-/// Threads of a block.
-const THREADS: usize = 256;
-/// Experts that the kernels have room for.
-const MAX_EXPERTS: usize = 128;
-/// Tokens of a block that chooses.
-const TOKENS: usize = 32;
-/// Tokens of a block of the backward pass.
-const BACK_TOKENS: usize = 64;
 
 type Forward<'a, E> = RouterForward<'a, DeviceBuffer<E>, DeviceBuffer<f32>, IndexBuffer>;
 type Backward<'a, E> = RouterBackward<'a, DeviceBuffer<E>, DeviceBuffer<f32>, IndexBuffer>;
@@ -112,7 +103,7 @@ impl<E: Element> Run<Forward<'_, E>> for CudaDevice<E> {
             driver.moves(slot_bytes + tile_bytes, 2 * slot_bytes);
             kernels::router_slots(
                 driver,
-                [blocks(op, tiles as usize, THREADS / 32)?, 1, 1],
+                [blocks(op, tiles as usize, WARPS)?, 1, 1],
                 0,
                 slot_source,
                 source_slot,
@@ -156,7 +147,7 @@ impl<E: Element> Run<Backward<'_, E>> for CudaDevice<E> {
         let size = experts * hidden;
         let mut scratch = self.scratch();
         let sums = scratch.take::<f32>(op, parts as usize * size)?;
-        let shared = experts.next_multiple_of(8) * BACK_TOKENS * size_of::<f32>();
+        let shared = experts.next_multiple_of(EXPERTS_AT_ONCE) * BACK_TOKENS * size_of::<f32>();
         let driver = self.driver();
         let sums_bytes = 4 * parts as usize * size;
         let read = 4 * count * hidden + 2 * size + 4 * count * experts + 8 * count * top_k;

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::blocks;
+use super::kernels::gemm::{large, small};
 
 /// Tile of a product `[rows, cols]`, and what the host has to know about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,22 +38,26 @@ impl Tile {
     /// Rows of a tile, and columns.
     pub fn side(self) -> usize {
         match self {
-            Self::Large => 128,
-            Self::Small => 64,
+            Self::Large => large::M,
+            Self::Small => small::M,
         }
     }
 
     /// Columns of one warp's part: what partial sums along a row are made of.
     pub fn warp_cols(self) -> usize {
-        self.side() / 2
+        match self {
+            Self::Large => large::WARP_N,
+            Self::Small => small::WARP_N,
+        }
     }
 
     /// Dynamic shared memory in bytes: `SharedBytes` of the tile.
     pub fn shared_bytes(self) -> u32 {
-        match self {
-            Self::Large => 49_152,
-            Self::Small => 24_576,
-        }
+        let bytes = match self {
+            Self::Large => large::SHARED_BYTES,
+            Self::Small => small::SHARED_BYTES,
+        };
+        bytes as u32
     }
 
     /// Blocks that one multiprocessor holds at once, at the least, by registers and shared memory.
