@@ -25,6 +25,6 @@ shards:
     cargo run --release -- dataset --knowledge knowledge/ --stage super --out shards/
 
 # Everything that needs a card, in one report (gpu-report.md, .json) and under nine minutes; `just gpu --sim` is the same on the
-# simulator. On a machine without Rust: copy target/release/muni-engine, gpu/, benches/peers/ and shards/.
+# simulator. On a machine without Rust: copy target/release/muni-engine, benches/gpu/, benches/peers/ and shards/.
 gpu *arguments:
-    python3 gpu/report.py {{arguments}}
+    python3 benches/gpu/report.py {{arguments}}
