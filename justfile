@@ -12,7 +12,7 @@ train *arguments:
 test:
     cargo test
 
-# The table of docs/kernels.md, from ptxas' report (needs nvcc).
+# The register table of docs/generated/kernels.md, from ptxas' report (needs nvcc).
 kernels:
     UPDATE_DOCS=1 MUNI_CUDA=require cargo test --test it cuda::ptxas
 

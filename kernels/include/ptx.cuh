@@ -13,7 +13,7 @@
 
 // Shared memory. SHARED(float, sums, [4][8]) is `__shared__ float sums[4][8]`; DYN_SMEM(T, name) is the launch's dynamic
 // shared memory, 128-byte aligned. A kernel that uses it says MAX_DYN_SMEM(bytes) behind its launch bounds: no launch gets
-// more, and the table of docs/kernels.md counts it.
+// more, and the table of docs/generated/kernels.md counts it.
 #define SHARED(T, name, dims) __shared__ T name dims
 #define DYN_SMEM(T, name)                                      \
   extern __shared__ __align__(128) unsigned char dyn_smem_[]; \

@@ -1,5 +1,5 @@
 //! What the trainer asks a device for, counted: nothing that waits between two looks at the metrics; and what a step of the real
-//! model moves, beside the least possible. `UPDATE_DOCS=1 cargo test --test it cuda::counting` writes the table of docs/kernels.md.
+//! model moves, beside the least possible. `UPDATE_DOCS=1 cargo test --test it cuda::counting` writes the table of docs/generated/kernels.md.
 
 use crate::cli_train::tiny_run;
 use half::f16;
@@ -218,7 +218,7 @@ fn the_documentation_holds_a_steps_launches_and_bytes() {
     for (name, operation) in &tally.operations {
         assert!(operation.moved >= operation.least, "{name}: {operation:?}");
     }
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kernels.md");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/generated/kernels.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
@@ -228,7 +228,7 @@ fn the_documentation_holds_a_steps_launches_and_bytes() {
     } else {
         assert!(
             text == wanted,
-            "the table of bytes in docs/kernels.md is not this build's: run UPDATE_DOCS=1 cargo test --test it cuda::counting"
+            "the table of bytes in docs/generated/kernels.md is not this build's: run UPDATE_DOCS=1 cargo test --test it cuda::counting"
         );
     }
 }
