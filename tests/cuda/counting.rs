@@ -1,5 +1,6 @@
-//! What the trainer asks a device for, counted: nothing that waits between two looks at the metrics; and what a step of the real
-//! model moves, beside the least possible. `UPDATE_DOCS=1 cargo test --test it cuda::counting` writes the table of docs/generated/kernels.md.
+//! What the trainer asks a device for, counted: no wait between two reads of the metrics. And the
+//! bytes that a step of the real model moves, beside the least possible. `UPDATE_DOCS=1 cargo test
+//! --test it cuda::counting` writes that table to docs/generated/kernels.md.
 
 use crate::cli_train::tiny_run;
 use half::f16;
@@ -180,7 +181,11 @@ fn table(tally: &Tally) -> String {
     row(&mut text, "all", &tally.total());
     let _ = write!(
         text,
-        "\nPer step: {} kernels, {} ranges of zeros and {} copies within the device; of these the host issues {}: {} recording and the copies\ninto the history. {} uploads that nobody waits for ({:.2} MB), {} that somebody does, {} copies to the host, {} waits, {} allocations.\n",
+        "\nPer step: {} kernels, {} ranges of zeros and {} copies within the device. Of these\n\
+         the host issues {}: {} recording and the copies into the history. {} asynchronous\n\
+         uploads ({:.2} MB), \
+         {} blocking uploads, {} copies to the host, {} waits,\n\
+         {} allocations.\n",
         tally.launches,
         tally.zeros,
         tally.copies,
@@ -228,7 +233,8 @@ fn the_documentation_holds_a_steps_launches_and_bytes() {
     } else {
         assert!(
             text == wanted,
-            "the table of bytes in docs/generated/kernels.md is not this build's: run UPDATE_DOCS=1 cargo test --test it cuda::counting"
+            "the table of bytes in docs/generated/kernels.md is not this build's: run \
+             UPDATE_DOCS=1 cargo test --test it cuda::counting"
         );
     }
 }

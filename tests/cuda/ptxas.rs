@@ -1,5 +1,5 @@
-//! What ptxas says about the kernels: hot ones use neither stack nor spills on any architecture, and docs/generated/kernels.md holds
-//! the table. `UPDATE_DOCS=1 cargo test --test it cuda::ptxas` writes it anew.
+//! What ptxas reports of the kernels: hot ones use neither stack nor spills on any architecture, and
+//! docs/generated/kernels.md holds the table. `UPDATE_DOCS=1 cargo test --test it cuda::ptxas` writes it anew.
 
 use muni_engine::ops::cuda::kernels::{ARCHITECTURES, KERNELS, MODULES, NO_KERNELS};
 use std::collections::BTreeMap;
@@ -213,7 +213,8 @@ fn the_documentation_holds_the_table() {
     } else {
         assert!(
             text == wanted,
-            "the table of docs/generated/kernels.md is not this build's: run UPDATE_DOCS=1 cargo test --test it cuda::ptxas"
+            "the table of docs/generated/kernels.md is not this build's: run \
+             UPDATE_DOCS=1 cargo test --test it cuda::ptxas"
         );
     }
 }
