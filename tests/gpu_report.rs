@@ -9,7 +9,7 @@ fn the_report_of_the_simulator_is_whole() {
     let out = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = Command::new("python3")
-        .arg(root.join("gpu/report.py"))
+        .arg(root.join("benches/gpu/report.py"))
         .args(["--sim", "--engine", env!("CARGO_BIN_EXE_muni-engine")])
         .arg("--out")
         .arg(out.path())
@@ -50,7 +50,7 @@ fn steps_of(engine: &Path, only: &[&str]) -> Vec<Value> {
     let out = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = Command::new("python3")
-        .arg(root.join("gpu/report.py"))
+        .arg(root.join("benches/gpu/report.py"))
         .args(["--sim", "--shards", "/nonexistent", "--engine"])
         .arg(engine)
         .arg("--out")

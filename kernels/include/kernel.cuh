@@ -21,7 +21,7 @@
 #define KERNEL __device__ __forceinline__ void
 
 // Most bytes of dynamic shared memory of a kernel that uses DYN_SMEM, behind its launch bounds. No
-// launch gets more, and the table of docs/kernels.md counts it.
+// launch gets more, and the table of docs/generated/kernels.md counts it.
 #define MAX_DYN_SMEM(bytes)
 
 // `TO_HOST constexpr int kRows = 32;` is `kernels::FILE::ROWS` on the Rust side. A member of a

@@ -1,4 +1,4 @@
-//! `muni-engine measure`, for `gpu/report.py`: training steps on random tokens, timed, as one line of JSON. The same work as
+//! `muni-engine measure`, for `benches/gpu/report.py`: training steps on random tokens, timed, as one line of JSON. The same work as
 //! `benches/peers/pytorch_train.py` does.
 
 use anyhow::{Context, Result, ensure};

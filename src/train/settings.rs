@@ -64,14 +64,13 @@ struct Preset {
     loss_on: LossOn,
 }
 
-/// The presets. `massive` is the product's reference setting; a smaller set sees its examples more
-/// often, at a higher rate and in smaller steps, because it has few of them, and learns from its
-/// answers only: the head then has a third less to do. Those of `basis` and `large` were chosen by
-/// the validation losses in docs/benchmarks.md, and so were the rates of `super`; its epochs are
-/// what two busy cores with AVX2 should do in less than half an hour, compiling included. More of
-/// them make better sentences. `beta2` is higher where a step has few tokens, so that the mean of
-/// squared gradients reaches over about as many of them; for `large` it was not compared at that
-/// rate.
+/// The presets. `massive` is the product's reference setting. A smaller set sees its examples more
+/// often, at a higher rate and in smaller steps, because it has few of them. It learns from answers
+/// only, which saves a third of the head's work. docs/benchmarks/settings.md has the validation
+/// losses that chose `basis`, `large` and the rates of `super`. The epochs of `super` are what two
+/// busy AVX2 cores do in less than half an hour, compiling included; more make better sentences.
+/// `beta2` is higher where a step has few tokens, so that the mean of squared gradients covers
+/// about as many tokens. For `large`, values of it were not compared at its rate.
 #[rustfmt::skip]
 const PRESETS: [Preset; 5] = [
     // stage, epochs, batch size, peak learning rate, beta2, accumulation steps, loss on

@@ -1,5 +1,6 @@
-//! What the trainer asks a device for, counted: nothing that waits between two looks at the metrics; and what a step of the real
-//! model moves, beside the least possible. `UPDATE_DOCS=1 cargo test --test it cuda::counting` writes the table of docs/kernels.md.
+//! What the trainer asks a device for, counted: no wait between two reads of the metrics. And the
+//! bytes that a step of the real model moves, beside the least possible. `UPDATE_DOCS=1 cargo test
+//! --test it cuda::counting` writes that table to docs/generated/kernels.md.
 
 use crate::cli_train::tiny_run;
 use half::f16;
@@ -182,7 +183,11 @@ fn table(tally: &Counters) -> String {
     row(&mut text, "all", &tally.total());
     let _ = write!(
         text,
-        "\nPer step: {} kernels, {} ranges of zeros and {} copies within the device; of these the host issues {}: {} recording and the copies\ninto the history. {} uploads that nobody waits for ({:.2} MB), {} that somebody does, {} copies to the host, {} waits, {} allocations.\n",
+        "\nPer step: {} kernels, {} ranges of zeros and {} copies within the device. Of these\n\
+         the host issues {}: {} recording and the copies into the history. {} asynchronous\n\
+         uploads ({:.2} MB), \
+         {} blocking uploads, {} copies to the host, {} waits,\n\
+         {} allocations.\n",
         tally.launches,
         tally.zeros,
         tally.copies,
@@ -220,7 +225,7 @@ fn the_documentation_holds_a_steps_launches_and_bytes() {
     for (name, operation) in &tally.operations {
         assert!(operation.moved >= operation.least, "{name}: {operation:?}");
     }
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kernels.md");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/generated/kernels.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
@@ -230,7 +235,8 @@ fn the_documentation_holds_a_steps_launches_and_bytes() {
     } else {
         assert!(
             text == wanted,
-            "the table of bytes in docs/kernels.md is not this build's: run UPDATE_DOCS=1 cargo test --test it cuda::counting"
+            "the table of bytes in docs/generated/kernels.md is not this build's: run \
+             UPDATE_DOCS=1 cargo test --test it cuda::counting"
         );
     }
 }

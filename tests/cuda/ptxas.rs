@@ -1,6 +1,6 @@
-//! What ptxas says about the kernels: hot ones use neither stack nor spills on any architecture,
-//! and docs/kernels.md holds the table. `UPDATE_DOCS=1 cargo test --test it cuda::ptxas` writes it
-//! anew.
+//! What ptxas reports of the kernels: hot ones use neither stack nor spills on any architecture,
+//! and docs/generated/kernels.md holds the table. `UPDATE_DOCS=1 cargo test --test it cuda::ptxas`
+//! writes it anew.
 
 use muni_engine::ops::cuda::kernels::{ARCHITECTURES, KERNELS, MODULES, NO_KERNELS};
 use std::collections::BTreeMap;
@@ -208,7 +208,7 @@ fn the_documentation_holds_the_table() {
     if nothing_to_check() {
         return;
     }
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kernels.md");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/generated/kernels.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
@@ -218,7 +218,7 @@ fn the_documentation_holds_the_table() {
     } else {
         assert!(
             text == wanted,
-            "the table of docs/kernels.md is not this build's: \
+            "the table of docs/generated/kernels.md is not this build's: \
              run UPDATE_DOCS=1 cargo test --test it cuda::ptxas"
         );
     }

@@ -3,8 +3,8 @@
 
 Needs: the built binary and Python 3. Uses where present: PyTorch with Transformers (throughput), compute-sanitizer. Needs no
 network, no cargo and no nvcc.
-Run:   python3 gpu/report.py                        # writes gpu-report.md and gpu-report.json
-       python3 gpu/report.py --sim                  # the same on the simulator with tiny sizes, to see that the script works
+Run:   python3 benches/gpu/report.py                        # writes gpu-report.md and gpu-report.json
+       python3 benches/gpu/report.py --sim                  # the same on the simulator with tiny sizes, to see that the script works
 
 Every step has a time limit of its own; one that fails or is late is told in the report, and the others go on. The exit code is 1
 where a step failed that could run.
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # The whole: nothing begins that could end later.
 BUDGET = 510.0
 NO_BINARY = "there is no binary: build it (cargo build --release), or name it with --engine"
