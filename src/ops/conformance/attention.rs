@@ -232,7 +232,7 @@ fn cached<D: Operations>(
                 sequence: CachedSequence {
                     keys: keys.matrix_mut(capacity, shape.kv_size()),
                     values: values.matrix_mut(capacity, shape.kv_size()),
-                    past: past,
+                    past,
                 },
                 out: out.matrix_mut(count, shape.out_size()),
                 shape: *shape,
@@ -370,7 +370,7 @@ fn sequences_equal_each_alone<D: Operations>(
                 sequence: CachedSequence {
                     keys: keys.matrix_mut(capacity, shape.kv_size()),
                     values: values.matrix_mut(capacity, shape.kv_size()),
-                    past: past,
+                    past,
                 },
                 out: out.matrix_mut(1, shape.out_size()),
                 shape: *shape,
