@@ -1,5 +1,5 @@
-//! muni-engine turns a German city's knowledge base into training dialogues, trains a small Mixture-of-Experts language
-//! model on them, and answers citizens with it.
+//! muni-engine turns a German city's knowledge base into training dialogues, trains a small
+//! Mixture-of-Experts language model on them, and answers citizens with it.
 //!
 //! Three stages meet through files only:
 //!
@@ -9,8 +9,8 @@
 //! | training | `shards/` | `runs/NAME/best_model/` | [`train`], [`model`], [`ops`], [`hf`] |
 //! | answers | `best_model/` and `knowledge/` | replies | [`generate`], [`answer`], [`eval`], [`serve`] |
 //!
-//! Answering takes the last stage alone. [`open()`](open::open()) gives an assistant; without a model folder it answers from the
-//! knowledge base, here the bundled one:
+//! Answering takes the last stage alone. [`open()`](open::open()) gives an assistant; without a
+//! model folder it answers from the knowledge base, here the bundled one:
 //!
 //! ```
 //! # fn main() -> anyhow::Result<()> {
@@ -24,8 +24,9 @@
 //! # }
 //! ```
 //!
-//! With a trained model: `muni_engine::open(Some(Path::new("runs/first/best_model")))?`. [`OpenOptions`] names another
-//! knowledge folder, the number of threads and how answers are drawn. `docs/architecture.md` is the map of the modules.
+//! With a trained model: `muni_engine::open(Some(Path::new("runs/first/best_model")))?`.
+//! [`OpenOptions`] names another knowledge folder, the number of threads and how answers are drawn.
+//! `docs/architecture.md` is the map of the modules.
 
 pub mod answer;
 pub mod cli;

@@ -1,4 +1,5 @@
-//! `chat`, `demo` and `prompt --guard` as people run them, with a random model: its nonsense must never reach anybody.
+//! `chat`, `demo` and `prompt --guard` as people run them, with a random model: its nonsense must
+//! never reach anybody.
 
 use crate::hf::tiny_config;
 use muni_engine::hf::save_folder;

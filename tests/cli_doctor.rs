@@ -1,4 +1,5 @@
-//! `doctor`: what it says of this machine, plans for cards that are not here, and the tables of docs/roofline.md.
+//! `doctor`: what it says of this machine, plans for cards that are not here, and the tables of
+//! docs/roofline.md.
 
 use serde_json::Value;
 use std::path::Path;

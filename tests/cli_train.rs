@@ -1,5 +1,6 @@
-//! `muni-engine train` as people run it: the real binary on a tiny model and a small shard folder, killed, interrupted,
-//! damaged, short of disk space. No test depends on time: a run is waited for by what it writes.
+//! `muni-engine train` as people run it: the real binary on a tiny model and a small shard folder,
+//! killed, interrupted, damaged, short of disk space. No test depends on time: a run is waited for
+//! by what it writes.
 
 mod devices;
 
@@ -437,7 +438,8 @@ fn the_physical_micro_batch_changes_rounding_only() {
             micro_batch,
         ]);
         command.args(["--max-steps", "6"]);
-        // Clap takes the last of a repeated option only where it is told to, so the standard ones are replaced.
+        // Clap takes the last of a repeated option only where it is told to, so the standard ones
+        // are replaced.
         run(without_repeats(command));
         let model = muni_engine::hf::load_folder(&out.join("checkpoints/step-000006")).unwrap();
         (model.fused, lines(&out.join("metrics.jsonl")))
@@ -601,7 +603,8 @@ fn a_full_disk_costs_no_run() {
     let fixture = Fixture::get();
     let out = fixture.interrupted_run("full");
     let saved = last_checkpoint(&out);
-    // A limit on the size of files stands in for a full disk: a write fails, wherever the weights go.
+    // A limit on the size of files stands in for a full disk: a write fails, wherever the weights
+    // go.
     let limited = |command: &Command| {
         let mut shell = Command::new("sh");
         shell.args(["-c", "ulimit -f 1000; exec \"$@\"", "sh"]);

@@ -1,4 +1,5 @@
-//! The hand-written questions: about what the knowledge base answers, and in words that no model was trained on.
+//! The hand-written questions: about what the knowledge base answers, and in words that no model
+//! was trained on.
 
 use muni_engine::dataset::{Settings, Stage, generate};
 use muni_engine::eval::questions::{Expected, Question, check_services, read_questions};
@@ -9,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-/// From this Jaccard index of word triples on, two questions count as near duplicates. The data set's own bound is 0.8.
+/// From this Jaccard index of word triples on, two questions count as near duplicates. The data
+/// set's own bound is 0.8.
 const ALIKE: f64 = 0.5;
 
 fn repository() -> &'static Path {

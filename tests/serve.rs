@@ -1,4 +1,5 @@
-//! The HTTP server as people run it: every endpoint, every refusal, clients that misbehave, and clients nobody here wrote.
+//! The HTTP server as people run it: every endpoint, every refusal, clients that misbehave, and
+//! clients nobody here wrote.
 
 mod drivers;
 mod limits;

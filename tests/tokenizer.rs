@@ -1,5 +1,5 @@
-//! The tokenizer against GPT-2's published algorithm (`tests/fixtures/tokenizer.json`), and the files it leaves for other
-//! engines.
+//! The tokenizer against GPT-2's published algorithm (`tests/fixtures/tokenizer.json`), and the
+//! files it leaves for other engines.
 
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,9 @@
-//! One question from text to reply, without I/O and without a model: understanding, prompt and budget are decided once
-//! ([`Pipeline::request`]), then the model's tokens go through stop strings and guard ([`Exchange::push`]) until the
-//! reply is whole ([`Exchange::finish`]).
+//! One question from text to reply, without I/O and without a model: understanding, prompt and
+//! budget are decided once ([`Pipeline::request`]), then the model's tokens go through stop strings
+//! and guard ([`Exchange::push`]) until the reply is whole ([`Exchange::finish`]).
 //!
-//! Drivers bring the tokens: [`session`](super::session) for `chat`, `demo` and `prompt`, the server, `eval answers`.
+//! Drivers bring the tokens: [`session`](super::session) for `chat`, `demo` and `prompt`, the
+//! server, `eval answers`.
 
 use super::guard::Guard;
 use super::prompt::one_question;
@@ -85,8 +86,8 @@ impl Request {
         &self.generate
     }
 
-    /// Whether the model is to be run: there is one, and the guard would not replace whatever it says because the
-    /// request belongs elsewhere.
+    /// Whether the model is to be run: there is one, and the guard would not replace whatever it
+    /// says because the request belongs elsewhere.
     pub fn needs_model(&self) -> bool {
         let belongs_elsewhere = self.understanding.out_of_remit.is_some();
         self.has_model && !(self.guard == GuardMode::Replace && belongs_elsewhere)
@@ -102,8 +103,8 @@ impl Request {
 }
 
 impl<'a> Pipeline<'a> {
-    /// Takes up a question. What was said before goes into the prompt as far as a long answer still fits behind it: as
-    /// many tokens as were asked for, at most half of the window.
+    /// Takes up a question. What was said before goes into the prompt as far as a long answer still
+    /// fits behind it: as many tokens as were asked for, at most half of the window.
     ///
     /// # Errors
     /// If nothing is asked, or the question alone is too long for the window.
@@ -135,7 +136,8 @@ impl<'a> Pipeline<'a> {
         Ok(self.with_prompt(understanding, prompt, settings, stop_strings, true))
     }
 
-    /// Takes up a text that the model continues exactly as it stands, with no guard over the continuation.
+    /// Takes up a text that the model continues exactly as it stands, with no guard over the
+    /// continuation.
     ///
     /// # Errors
     /// If there is no model, or the text fills its window.
@@ -204,7 +206,8 @@ impl<'a> Pipeline<'a> {
 pub struct Release {
     /// What can be shown now.
     pub text: String,
-    /// Why no more tokens are wanted: a stop string came, or the guard has seen enough (`Cancelled`).
+    /// Why no more tokens are wanted: a stop string came, or the guard has seen enough
+    /// (`Cancelled`).
     pub stop: Option<Finish>,
 }
 
@@ -288,8 +291,8 @@ impl fmt::Display for NoQuestion {
 
 impl std::error::Error for NoQuestion {}
 
-/// A text in the form of the training set, `Frage: ...\nAntwort: ...\nFrage: ...`, as what was said before and the
-/// question; a text without labels is the question.
+/// A text in the form of the training set, `Frage: ...\nAntwort: ...\nFrage: ...`, as what was said
+/// before and the question; a text without labels is the question.
 ///
 /// # Errors
 /// If it does not end with a question.

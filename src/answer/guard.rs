@@ -1,8 +1,9 @@
 //! Watches one answer while it is generated.
 //!
-//! As long as the model says word by word what the knowledge base says, each word is released once it is complete; a figure once its
-//! unit is known as well. Where it begins to differ, nothing more is released until the sentence is whole and [`judge`] has
-//! found that it says the same. So nothing false ever leaves in [`GuardMode::Replace`]; what is wrong or missing at the end is
+//! As long as the model says word by word what the knowledge base says, each word is released once
+//! it is complete; a figure once its unit is known as well. Where it begins to differ, nothing more
+//! is released until the sentence is whole and [`judge`] has found that it says the same. So
+//! nothing false ever leaves in [`GuardMode::Replace`]; what is wrong or missing at the end is
 //! replaced by the knowledge base's own answer.
 
 use super::courtesy::Act;
@@ -60,7 +61,8 @@ pub struct Guard<'a> {
     off_script: bool,
     /// Sentences that ended at the last word.
     ended: Vec<(usize, Origin)>,
-    /// The last place at which a known sentence ended while a longer one went on: number of the next word, and what ended.
+    /// The last place at which a known sentence ended while a longer one went on: number of the
+    /// next word, and what ended.
     last_match: Option<(usize, Vec<(usize, Origin)>)>,
     /// Byte of `raw` up to which it may be shown.
     safe: usize,
@@ -163,7 +165,8 @@ impl Guard<'_> {
         (rest, self.reply(verdict, replaced))
     }
 
-    /// There is no model: the knowledge base's own answer is the reply, and all of it is left to show.
+    /// There is no model: the knowledge base's own answer is the reply, and all of it is left to
+    /// show.
     pub(super) fn finish_without_model(self) -> (String, Reply) {
         let verdict = match self.refuses() {
             true => Verdict::Refused,
@@ -299,7 +302,8 @@ impl Guard<'_> {
             self.accept();
             self.begin(word);
         } else if let Some((end, ended)) = self.last_match.take() {
-            // Two known sentences, and the first is the beginning of a third: go back to where it ended.
+            // Two known sentences, and the first is the beginning of a third: go back to where it
+            // ended.
             let again = self.words.split_off(end);
             self.take(&ended);
             self.sentence = end;
@@ -471,7 +475,8 @@ impl Guard<'_> {
 
     /// Lets go of what cannot become wrong any more.
     fn let_go(&mut self) {
-        // Behind a figure the next word decides; before a denial the figure or verb it denies waits for it.
+        // Behind a figure the next word decides; before a denial the figure or verb it denies waits
+        // for it.
         let mut last = self.words.len();
         while last > self.sentence {
             let key = &self.words[last - 1].key;
@@ -521,7 +526,8 @@ impl Guard<'_> {
         self.understanding.act == Act::Question && (is_foreign || !has_topic)
     }
 
-    /// The reply, with the model's text or, where that is `replaced`, the knowledge base's own answer.
+    /// The reply, with the model's text or, where that is `replaced`, the knowledge base's own
+    /// answer.
     fn reply(self, verdict: Verdict, replaced: bool) -> Reply {
         let topic = match replaced {
             true => self.understanding.topics.first().map(|&(topic, _)| topic),

@@ -1,4 +1,5 @@
-//! The knowledge base's own answer: what is shown where the model's is wrong, and what it is compared with.
+//! The knowledge base's own answer: what is shown where the model's is wrong, and what it is
+//! compared with.
 
 use super::courtesy::Act;
 use super::understanding::UNSURE;
@@ -14,7 +15,8 @@ const NOT_UNDERSTOOD: &str = "Das ist leider noch nicht klar geworden. Hilfreich
 const GREETED: &str = "Eine Frage zu den Leistungen der Stadtverwaltung wird gern beantwortet.";
 
 impl Assistant {
-    /// The knowledge base's own answer to what was understood, placeholders filled, in the right form of address.
+    /// The knowledge base's own answer to what was understood, placeholders filled, in the right
+    /// form of address.
     pub fn reference(&self, understanding: &Understanding) -> String {
         let phrases = &self.knowledge.phrases;
         let register = understanding.register;

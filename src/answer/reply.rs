@@ -12,7 +12,8 @@ use std::str::FromStr;
 pub enum GuardMode {
     /// Nothing: the model's text as it comes, placeholders and all.
     Off,
-    /// Says what is wrong with an answer and shows it all the same. An answer with a value nobody knows is replaced even so.
+    /// Says what is wrong with an answer and shows it all the same. An answer with a value nobody
+    /// knows is replaced even so.
     Mark,
     /// Replaces what is wrong by the knowledge base's own answer.
     Replace,
@@ -85,7 +86,8 @@ impl Turn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// The model's answer holds what the knowledge base says (or the guard is off and nobody looked).
+    /// The model's answer holds what the knowledge base says (or the guard is off and nobody
+    /// looked).
     Passed,
     /// Something is wrong with the model's answer; it is shown all the same.
     Marked,
@@ -125,13 +127,15 @@ impl fmt::Display for Verdict {
 pub struct Reply {
     /// The whole final answer, placeholders filled: what the citizen should see.
     pub text: String,
-    /// What `push` and `finish` released; where it differs from `text`, the client must show `text` instead.
+    /// What `push` and `finish` released; where it differs from `text`, the client must show `text`
+    /// instead.
     pub released: String,
     /// What the model said, as it said it; incomplete where the guard stopped it.
     pub model_text: String,
     /// What the guard found.
     pub verdict: Verdict,
-    /// What was wrong with the model's answer, for machines: `figure:30 Euro`, `wrong_service:ewo_reisepass`, `no_sentence_end`.
+    /// What was wrong with the model's answer, for machines: `figure:30 Euro`,
+    /// `wrong_service:ewo_reisepass`, `no_sentence_end`.
     pub reasons: Vec<String>,
     /// The office that is responsible, with how to reach it.
     pub office: Option<OfficeContact>,

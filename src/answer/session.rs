@@ -16,7 +16,8 @@ pub struct Answer {
     pub reply: Reply,
     /// What the question was understood as.
     pub understanding: Understanding,
-    /// What the model made; `finish` is `Cancelled` where the guard or the caller stopped it. `None` where no model was run.
+    /// What the model made; `finish` is `Cancelled` where the guard or the caller stopped it.
+    /// `None` where no model was run.
     pub output: Option<GenerateOutput>,
     /// Whether the caller stopped it.
     pub stopped: bool,
@@ -104,8 +105,8 @@ impl<'a, D: Operations + Planner> Conversation<'a, D> {
         self.history.clear();
     }
 
-    /// Answers one question. `on_text` is called after each of the model's tokens with what can be shown now, which may be
-    /// nothing, and may stop the answer; a stopped one is not remembered.
+    /// Answers one question. `on_text` is called after each of the model's tokens with what can be
+    /// shown now, which may be nothing, and may stop the answer; a stopped one is not remembered.
     ///
     /// # Errors
     /// If the question is empty or too long for the model; what the model and `on_text` return.

@@ -38,7 +38,8 @@ pub struct Arguments {
     knowledge: KnowledgeArguments,
     #[command(flatten)]
     answers: AnswerArguments,
-    /// Keep the questions typed in this file, for the next time. Without it they are forgotten at the end.
+    /// Keep the questions typed in this file, for the next time. Without it they are forgotten at
+    /// the end.
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
 }
@@ -101,7 +102,8 @@ fn command(line: &str) -> Option<Command<'_>> {
 }
 
 impl<D: Operations + Planner> Chat<'_, D> {
-    /// One question per line, and the finished answers one after another. Errors end it: nobody is there to ask again.
+    /// One question per line, and the finished answers one after another. Errors end it: nobody is
+    /// there to ask again.
     fn piped(&mut self, input: impl BufRead, out: &mut impl Write) -> Result<()> {
         for line in input.lines() {
             let line = line.context("cannot read a question from standard input")?;
@@ -294,7 +296,8 @@ fn in_german(answer: &Answer) -> String {
     }
 }
 
-/// What still has to be shown when the answer is over: all of it, or what holds instead of the part that was shown.
+/// What still has to be shown when the answer is over: all of it, or what holds instead of the part
+/// that was shown.
 fn correction(answer: &Answer) -> String {
     let reply = &answer.reply;
     if reply.text == reply.released {

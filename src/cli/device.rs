@@ -1,5 +1,5 @@
-//! Where to compute: the one place that knows which devices there are. A command hands in a [`Task`] and gets it run on the
-//! device that was asked for.
+//! Where to compute: the one place that knows which devices there are. A command hands in a
+//! [`Task`] and gets it run on the device that was asked for.
 
 use anyhow::{Context, Result, bail, ensure};
 use half::{bf16, f16};
@@ -21,7 +21,8 @@ pub(super) trait Task {
     fn run<D: TrainingDevice>(self, device: &D) -> Result<()>;
 }
 
-/// What is done with a device in each precision that it stores, and with the driver below it where there is one.
+/// What is done with a device in each precision that it stores, and with the driver below it where
+/// there is one.
 pub(super) trait Inspection {
     /// Looks at the driver.
     fn driver(&mut self, driver: &Arc<dyn Driver>);
@@ -32,8 +33,8 @@ pub(super) trait Inspection {
 /// Arguments of every command that computes.
 #[derive(clap::Args)]
 pub(super) struct DeviceArguments {
-    /// Where to compute: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim (the CUDA kernels,
-    /// simulated: slow, for tests).
+    /// Where to compute: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim
+    /// (the CUDA kernels, simulated: slow, for tests).
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceChoice::from_str)]
     device: DeviceChoice,
     /// What is multiplied and, on a card, stored [default: fp32 on the CPU, fp16 on a card].
@@ -69,8 +70,8 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Has the device looked at in every precision, without a loss scale. The simulator runs each launch under all of its
-    /// schedules.
+    /// Has the device looked at in every precision, without a loss scale. The simulator runs each
+    /// launch under all of its schedules.
     ///
     /// # Errors
     /// When the device cannot be had, with what is missing.
@@ -118,8 +119,8 @@ impl DeviceArguments {
         profile: Option<&Arc<Profile>>,
         task: impl Task,
     ) -> Result<()> {
-        // The calling thread is one of them, so that handing an operation to the pool never means waking somebody and going
-        // to sleep.
+        // The calling thread is one of them, so that handing an operation to the pool never means
+        // waking somebody and going to sleep.
         rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads.unwrap_or(0))
             .use_current_thread()

@@ -1,5 +1,5 @@
-//! `muni-engine doctor`: what this machine and this build can do, what a run would take of a card, present or not, and whether the
-//! kernels compute what they should.
+//! `muni-engine doctor`: what this machine and this build can do, what a run would take of a card,
+//! present or not, and whether the kernels compute what they should.
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -25,7 +25,8 @@ const EXAMPLE_TOKENS: f64 = 109.0;
 /// Arguments of `muni-engine doctor`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// What a training run takes of a card: memory by class, time by operation. Fails where it does not fit.
+    /// What a training run takes of a card: memory by class, time by operation. Fails where it does
+    /// not fit.
     #[arg(long)]
     plan: bool,
     /// The card to plan for, e.g. rtx3070, or `all` for a table [default: the one of this machine].
@@ -40,10 +41,12 @@ pub struct Arguments {
     /// Tokens of an example on average.
     #[arg(long, value_name = "X", default_value_t = EXAMPLE_TOKENS, requires = "plan")]
     example_tokens: f64,
-    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million parameters].
+    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million
+    /// parameters].
     #[arg(long, value_name = "FILE", requires = "plan")]
     model_config: Option<PathBuf>,
-    /// Run every kernel on inputs whose results are known: one line per check. Fails where one does.
+    /// Run every kernel on inputs whose results are known: one line per check. Fails where one
+    /// does.
     #[arg(long, conflicts_with = "plan")]
     check_kernels: bool,
     /// What to check: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim.

@@ -23,7 +23,8 @@ pub struct Arguments {
 enum Measure {
     /// How well the model predicts a text file.
     Perplexity(PerplexityArguments),
-    /// How good the answers are to questions whose right answers are known, with and without the guard.
+    /// How good the answers are to questions whose right answers are known, with and without the
+    /// guard.
     Answers(answers::Arguments),
 }
 
@@ -37,7 +38,8 @@ struct PerplexityArguments {
     /// Ids per window; each window is scored alone.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..))]
     max_length: usize,
-    /// Print {"tokens":N,"nll":S}: the scored tokens and the sum of their losses (natural logarithm).
+    /// Print {"tokens":N,"nll":S}: the scored tokens and the sum of their losses (natural
+    /// logarithm).
     #[arg(long)]
     json: bool,
 }

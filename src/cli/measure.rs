@@ -1,5 +1,5 @@
-//! `muni-engine measure`, for `benches/gpu/report.py`: training steps on random tokens, timed, as one line of JSON. The same work as
-//! `benches/peers/pytorch_train.py` does.
+//! `muni-engine measure`, for `benches/gpu/report.py`: training steps on random tokens, timed, as
+//! one line of JSON. The same work as `benches/peers/pytorch_train.py` does.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -36,10 +36,12 @@ pub struct Arguments {
     /// Logical batches of a step.
     #[arg(long, value_name = "N", default_value_t = 4)]
     accumulation: usize,
-    /// Time each kernel of the timed steps and print the times beside the card's limits. Costs speed.
+    /// Time each kernel of the timed steps and print the times beside the card's limits. Costs
+    /// speed.
     #[arg(long)]
     profile: bool,
-    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million parameters].
+    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million
+    /// parameters].
     #[arg(long, value_name = "FILE")]
     model_config: Option<PathBuf>,
 }

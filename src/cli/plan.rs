@@ -1,5 +1,5 @@
-//! What a training run would take of a card that need not be there: its memory by class, its operations beside the card's
-//! limits, and a profile beside both.
+//! What a training run would take of a card that need not be there: its memory by class, its
+//! operations beside the card's limits, and a profile beside both.
 
 use anyhow::{Result, bail};
 use half::f16;

@@ -30,7 +30,8 @@ pub struct Arguments {
         conflicts_with = "questions"
     )]
     shards: PathBuf,
-    /// Which examples of the shards: those held back (val and val_ood), or those that were trained on.
+    /// Which examples of the shards: those held back (val and val_ood), or those that were trained
+    /// on.
     #[arg(
         long,
         value_enum,

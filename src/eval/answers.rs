@@ -1,5 +1,6 @@
-//! How good a model's answers are, measured on questions whose right answers are known: once as the model gives them, and once
-//! as the guard lets them through. Both come from the same generated text.
+//! How good a model's answers are, measured on questions whose right answers are known: once as the
+//! model gives them, and once as the guard lets them through. Both come from the same generated
+//! text.
 
 mod figures;
 mod judge;
@@ -90,10 +91,12 @@ pub struct Examination<'a> {
 }
 
 impl Examination<'_> {
-    /// Asks the model every question, each on its own. `progress` is called with the number of finished ones.
+    /// Asks the model every question, each on its own. `progress` is called with the number of
+    /// finished ones.
     ///
     /// # Errors
-    /// If a question is too long for the model, a service is unknown, or the device fails; the error names the line.
+    /// If a question is too long for the model, a service is unknown, or the device fails; the
+    /// error names the line.
     pub fn run<D: Operations + Planner>(
         &self,
         device: &D,
@@ -144,7 +147,8 @@ impl Examination<'_> {
         };
         let request = pipeline.request(&[], &question.question, &settings)?;
         let guarded = request.with_guard(GuardMode::Replace);
-        // The same tokens through both. The guard does not stop the model, whose whole answer is measured too.
+        // The same tokens through both. The guard does not stop the model, whose whole answer is
+        // measured too.
         let mut said = pipeline.begin(&request);
         let mut shown = pipeline.begin(&guarded);
         let output = generator.generate_ids(
@@ -188,7 +192,8 @@ impl Examination<'_> {
     }
 }
 
-/// What the answers amount to. Shares have Wilson intervals, means bootstrap intervals, all of 95 percent.
+/// What the answers amount to. Shares have Wilson intervals, means bootstrap intervals, all of 95
+/// percent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// Of the questions that an office answers: those answered about the right service.

@@ -1,5 +1,5 @@
-//! Pieces of a self-contained HTML page: a skeleton with its style, tables, and heat maps as inline SVG. Nothing is loaded from
-//! anywhere and nothing needs a script.
+//! Pieces of a self-contained HTML page: a skeleton with its style, tables, and heat maps as inline
+//! SVG. Nothing is loaded from anywhere and nothing needs a script.
 
 use crate::html::escape;
 use std::fmt::Write;

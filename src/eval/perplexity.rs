@@ -1,4 +1,5 @@
-//! How well a model predicts a text: the summed cross-entropy over windows that are scored each alone.
+//! How well a model predicts a text: the summed cross-entropy over windows that are scored each
+//! alone.
 
 use crate::model::{Batch, Model, Workspace};
 use crate::ops::{Operations, Planner};
@@ -23,9 +24,9 @@ impl Perplexity {
     }
 }
 
-/// Cuts `ids` into consecutive windows of `max_length` (the last may be shorter) and scores ids 2.. of each, given only the
-/// ids before them in the same window. Errors: windows that are too short or longer than the model's context, tokens
-/// outside the vocabulary.
+/// Cuts `ids` into consecutive windows of `max_length` (the last may be shorter) and scores ids 2..
+/// of each, given only the ids before them in the same window. Errors: windows that are too short
+/// or longer than the model's context, tokens outside the vocabulary.
 pub fn perplexity<D: Operations + Planner>(
     device: &D,
     model: &Model<D>,

@@ -71,7 +71,8 @@ struct Line {
 /// Reads a file of questions; empty lines are skipped.
 ///
 /// # Errors
-/// If the file cannot be read or holds no question, or a line is malformed: the error names file and line.
+/// If the file cannot be read or holds no question, or a line is malformed: the error names file
+/// and line.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

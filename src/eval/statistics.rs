@@ -7,7 +7,8 @@ use serde::Serialize;
 /// The 97.5th percentile of the normal distribution: both tails together leave 5 percent outside.
 const Z: f64 = 1.959_963_984_540_054;
 
-/// Samples drawn with replacement for a mean's interval: enough that its ends move by less than a percent of its width.
+/// Samples drawn with replacement for a mean's interval: enough that its ends move by less than a
+/// percent of its width.
 const RESAMPLES: usize = 2000;
 
 /// How many of how many, with a 95% confidence interval.
@@ -36,8 +37,8 @@ impl Share {
         Share::new(count, of)
     }
 
-    /// Wilson's score interval (E. B. Wilson, "Probable Inference", 1927), which, unlike the normal approximation, holds for
-    /// shares near 0 and 1 and for few cases.
+    /// Wilson's score interval (E. B. Wilson, "Probable Inference", 1927), which, unlike the normal
+    /// approximation, holds for shares near 0 and 1 and for few cases.
     pub fn new(count: usize, of: usize) -> Share {
         if of == 0 {
             return Share {
@@ -77,8 +78,8 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// The interval is the percentile bootstrap's: the middle 95 percent of the means of samples drawn from the values with
-    /// replacement. The same values and seed give the same interval.
+    /// The interval is the percentile bootstrap's: the middle 95 percent of the means of samples
+    /// drawn from the values with replacement. The same values and seed give the same interval.
     pub fn new(values: &[f64], seed: u64) -> Mean {
         if values.is_empty() {
             return Mean {
@@ -115,7 +116,8 @@ pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// A number below `bound` by the multiply-shift method; its bias of `bound / 2^64` is far below what is measured here.
+/// A number below `bound` by the multiply-shift method; its bias of `bound / 2^64` is far below
+/// what is measured here.
 pub(super) fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
     ((u128::from(random.next_u64()) * bound as u128) >> 64) as usize
 }
@@ -126,7 +128,8 @@ mod tests {
 
     #[test]
     fn wilson_intervals_are_those_of_the_literature() {
-        // Newcombe (1998), table I: 81/263 gives 0.2553 to 0.3662, 15/148 gives 0.0624 to 0.1605, 1/29 gives 0.0061 to 0.1718.
+        // Newcombe (1998), table I: 81/263 gives 0.2553 to 0.3662, 15/148 gives 0.0624 to 0.1605,
+        // 1/29 gives 0.0061 to 0.1718.
         for (count, of, low, high) in [
             (81, 263, 0.2553, 0.3662),
             (15, 148, 0.0624, 0.1605),

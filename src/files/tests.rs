@@ -53,7 +53,8 @@ impl Place {
 /// Prepares what a process killed at some point leaves.
 type Killed = fn(&Place);
 
-/// Every point at which a replacement of "old" by "new" can be killed, with what a reader finds then.
+/// Every point at which a replacement of "old" by "new" can be killed, with what a reader finds
+/// then.
 const KILLED: [(&str, Killed, &str); 6] = [
     (
         "before the first byte",

@@ -46,7 +46,8 @@ pub enum Finish {
 pub struct GenerateOutput {
     /// What was shown; empty from [`Generator::generate_ids`].
     pub text: String,
-    /// The new tokens, with the end token where that came, as Transformers' `generate` returns them.
+    /// The new tokens, with the end token where that came, as Transformers' `generate` returns
+    /// them.
     pub token_ids: Vec<u32>,
     /// The prompt as the model saw it.
     pub prompt_token_ids: Vec<u32>,
@@ -67,8 +68,8 @@ impl GenerateOutput {
     }
 }
 
-/// A model ready to continue one text at a time. Keeps the last text's keys and values, so that a prompt which begins the
-/// same way (the next turn of a chat) costs only what is new.
+/// A model ready to continue one text at a time. Keeps the last text's keys and values, so that a
+/// prompt which begins the same way (the next turn of a chat) costs only what is new.
 pub struct Generator<'a, D: Operations + Planner> {
     scheduler: Scheduler<'a, D>,
 }
@@ -89,11 +90,12 @@ impl<'a, D: Operations + Planner> Generator<'a, D> {
         self.scheduler.context()
     }
 
-    /// Continues the tokens of `prompt`. `on_token` sees each new token except the end token and may end the text.
+    /// Continues the tokens of `prompt`. `on_token` sees each new token except the end token and
+    /// may end the text.
     ///
     /// # Errors
-    /// If the prompt is empty, leaves no room or has tokens outside the vocabulary, the sampling settings are out of
-    /// range, the device fails, or `on_token` does.
+    /// If the prompt is empty, leaves no room or has tokens outside the vocabulary, the sampling
+    /// settings are out of range, the device fails, or `on_token` does.
     pub fn generate_ids(
         &mut self,
         prompt: &[u32],
@@ -155,8 +157,8 @@ impl<'a, D: Operations + Planner> Generator<'a, D> {
         }
     }
 
-    /// Continues `prompt` as a training example begins: after the separator token. `on_text` sees the text piece by
-    /// piece, as soon as characters are whole, and may end it.
+    /// Continues `prompt` as a training example begins: after the separator token. `on_text` sees
+    /// the text piece by piece, as soon as characters are whole, and may end it.
     ///
     /// # Errors
     /// As [`Generator::generate_ids`].

@@ -3,7 +3,8 @@
 //! - [`scheduler`] is the decode loop: prefill and decode of any number of sequences;
 //! - [`generator`] drives it for a single text;
 //! - [`sampling`] chooses a token from the logits;
-//! - [`text`] reads and writes the layout of dialogues, and turns tokens into the text that is shown.
+//! - [`text`] reads and writes the layout of dialogues, and turns tokens into the text that is
+//!   shown.
 
 pub mod generator;
 pub mod sampling;

@@ -1,5 +1,5 @@
-//! The two ends of an answer: a citizen's question as the prompt that training examples begin with, and pieces of generated
-//! text as what is shown.
+//! The two ends of an answer: a citizen's question as the prompt that training examples begin with,
+//! and pieces of generated text as what is shown.
 
 use crate::tokenizer::{DecodeStream, Tokenizer};
 use anyhow::{Result, ensure};
@@ -20,8 +20,8 @@ pub enum Part<'t> {
     Answer(&'t str),
 }
 
-/// Reads `Frage: ... Antwort: ...`, any number of times. Parts are trimmed; empty ones are left out. A text without labels is one
-/// question.
+/// Reads `Frage: ... Antwort: ...`, any number of times. Parts are trimmed; empty ones are left
+/// out. A text without labels is one question.
 pub fn parse_dialogue(text: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     for turn in text.split(QUESTION) {
@@ -36,9 +36,10 @@ pub fn parse_dialogue(text: &str) -> Vec<Part<'_>> {
     parts
 }
 
-/// The prompt for `question`: `Frage: {question}\nAntwort:`. A text that already has this form stays as it is, one
-/// without the answer's beginning gets it. White space at both ends goes: the space after `Antwort:` belongs to the
-/// answer's first token, and a prompt that ends with it would make the model begin with a token it never saw there.
+/// The prompt for `question`: `Frage: {question}\nAntwort:`. A text that already has this form
+/// stays as it is, one without the answer's beginning gets it. White space at both ends goes: the
+/// space after `Antwort:` belongs to the answer's first token, and a prompt that ends with it would
+/// make the model begin with a token it never saw there.
 ///
 /// # Errors
 /// If nothing is asked.
@@ -65,7 +66,8 @@ pub fn prompt_ids(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Turns generated tokens into the text that is shown: whole characters, up to a stop string, trimmed where wanted.
+/// Turns generated tokens into the text that is shown: whole characters, up to a stop string,
+/// trimmed where wanted.
 pub struct TokenText<'t> {
     decoder: DecodeStream<'t>,
     stream: TextStream,
@@ -106,8 +108,9 @@ impl<'t> TokenText<'t> {
     }
 }
 
-/// Passes generated text on piece by piece, except what must not be shown: everything from a stop string on, and, when
-/// trimming, white space at both ends. A piece that may be the beginning of either is held back until that is clear.
+/// Passes generated text on piece by piece, except what must not be shown: everything from a stop
+/// string on, and, when trimming, white space at both ends. A piece that may be the beginning of
+/// either is held back until that is clear.
 pub struct TextStream {
     stops: Vec<String>,
     trim: bool,
@@ -118,7 +121,8 @@ pub struct TextStream {
 }
 
 impl TextStream {
-    /// `stops`: strings that end the answer, empty ones are ignored; `trim`: drop white space at both ends.
+    /// `stops`: strings that end the answer, empty ones are ignored; `trim`: drop white space at
+    /// both ends.
     pub fn new(stops: &[String], trim: bool) -> Self {
         Self {
             stops: stops

@@ -1,5 +1,6 @@
-//! The cards that plans are made for. Rates are computed from what the makers publish (docs/roofline.md names the sources):
-//! multiprocessors, boost clock, and the arithmetic of a multiprocessor's tensor cores per clock.
+//! The cards that plans are made for. Rates are computed from what the makers publish
+//! (docs/roofline.md names the sources): multiprocessors, boost clock, and the arithmetic of a
+//! multiprocessor's tensor cores per clock.
 
 use serde::Serialize;
 
@@ -14,8 +15,8 @@ pub struct Card {
     pub multiprocessors: usize,
     /// Boost clock in MHz.
     pub boost_mhz: f64,
-    /// FLOPs of one multiprocessor's tensor cores per clock: dense fp16 inputs with fp32 accumulation. GeForce cards do half of
-    /// what they do with fp16 accumulation.
+    /// FLOPs of one multiprocessor's tensor cores per clock: dense fp16 inputs with fp32
+    /// accumulation. GeForce cards do half of what they do with fp16 accumulation.
     pub flops_per_clock: f64,
     /// Share of that rate that `mma.sync` reaches at best.
     pub mma_sync_share: f64,
@@ -25,7 +26,8 @@ pub struct Card {
     pub memory: u64,
 }
 
-/// What a display, the driver and a context take of a card's memory, at the least that is sensible to leave.
+/// What a display, the driver and a context take of a card's memory, at the least that is sensible
+/// to leave.
 pub const RESERVED: u64 = 768 << 20;
 
 const GEFORCE: f64 = 512.0;
@@ -79,7 +81,8 @@ mod tests {
 
     #[test]
     fn rates_are_the_published_ones() {
-        // NVIDIA's whitepapers on GA102 and Ada (fp16 inputs, fp32 accumulation, without sparsity) and the H200's data sheet.
+        // NVIDIA's whitepapers on GA102 and Ada (fp16 inputs, fp32 accumulation, without sparsity)
+        // and the H200's data sheet.
         for (key, teraflops) in [
             ("rtx3060", 25.5),
             ("rtx3070", 40.6),

@@ -1,5 +1,6 @@
-//! What a training step costs at the least: FLOPs and bytes of each operation, the time that a card cannot go below, and a
-//! prediction from stated efficiencies. A measured profile is held against it.
+//! What a training step costs at the least: FLOPs and bytes of each operation, the time that a card
+//! cannot go below, and a prediction from stated efficiencies. A measured profile is held against
+//! it.
 
 pub mod cards;
 mod cost_device;
@@ -23,7 +24,8 @@ impl Kind {
         Kind::Memory,
     ];
 
-    /// Share of the tensor cores' rate that this kind of work is expected to reach, with the reason in docs/roofline.md.
+    /// Share of the tensor cores' rate that this kind of work is expected to reach, with the reason
+    /// in docs/roofline.md.
     pub fn efficiency(self) -> f64 {
         match self {
             Kind::Head => 0.70,
@@ -37,7 +39,8 @@ impl Kind {
 
 /// Share of the memory's rate that kernels are expected to reach.
 pub const BANDWIDTH_EFFICIENCY: f64 = 0.80;
-/// Seconds between the end of a kernel and the start of the next one that waits for it, within a CUDA graph.
+/// Seconds between the end of a kernel and the start of the next one that waits for it, within a
+/// CUDA graph.
 pub const SECONDS_PER_LAUNCH: f64 = 1.5e-6;
 
 /// An operation's times on a card.
@@ -46,7 +49,8 @@ pub struct Row {
     /// The operation.
     #[serde(flatten)]
     pub operation: Operation,
-    /// Seconds of a step that it cannot go below: the longer of arithmetic and traffic at the card's full rates.
+    /// Seconds of a step that it cannot go below: the longer of arithmetic and traffic at the
+    /// card's full rates.
     pub floor_s: f64,
     /// Seconds of a step with the stated efficiencies and gaps between launches.
     pub predicted_s: f64,
@@ -76,7 +80,8 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// A step of that shape on a card. `launches` tells how often an operation's kernels are launched in the step.
+    /// A step of that shape on a card. `launches` tells how often an operation's kernels are
+    /// launched in the step.
     ///
     /// # Errors
     /// If the sizes are none that a model can have.

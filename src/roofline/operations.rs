@@ -1,6 +1,7 @@
-//! FLOPs and bytes of a training step, as the CUDA device computes it: a row for each family of kernels, since that is what
-//! a profile can tell apart. The costs are the operations' own ([`crate::ops::Operation::kernels`]), added up over one step
-//! of the model's code. Caches can save some of the bytes.
+//! FLOPs and bytes of a training step, as the CUDA device computes it: a row for each family of
+//! kernels, since that is what a profile can tell apart. The costs are the operations' own
+//! ([`crate::ops::Operation::kernels`]), added up over one step of the model's code. Caches can
+//! save some of the bytes.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -52,7 +53,8 @@ pub struct Operation {
     pub bytes: f64,
 }
 
-/// The family of a kernel: `linear_fwd` of `linear_small_fwd_f16`, `attention_dq` of `attention_dq_d64_bf16`.
+/// The family of a kernel: `linear_fwd` of `linear_small_fwd_f16`, `attention_dq` of
+/// `attention_dq_d64_bf16`.
 pub fn family(kernel: &str) -> String {
     let name = kernel
         .strip_suffix("_f16")
@@ -69,8 +71,8 @@ fn is_head_size(part: &str) -> bool {
         .is_some_and(|size| !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// FLOPs of model arithmetic per trained token: two for each weight that a token meets, forward, and four backward; and those of
-/// its scores and values with so many keys.
+/// FLOPs of model arithmetic per trained token: two for each weight that a token meets, forward,
+/// and four backward; and those of its scores and values with so many keys.
 pub fn model_flops_per_token(config: &ModelConfig, mean_keys: f64) -> f64 {
     let attention = config.attention_shape();
     let hidden = config.hidden_size as f64;
@@ -217,7 +219,8 @@ mod tests {
 
     #[test]
     fn products_count_two_flops_for_each_weight_and_token_in_each_direction() {
-        // By the weights' shapes, not by the formulas above: forward, gradient of the input, gradient of the weight.
+        // By the weights' shapes, not by the formulas above: forward, gradient of the input,
+        // gradient of the weight.
         let config = ModelConfig::default_47m();
         let tokens = 512;
         let all = operations(&config, &shape(tokens)).unwrap();
@@ -243,7 +246,8 @@ mod tests {
     fn attention_counts_pairs_of_query_and_key() {
         let config = ModelConfig::default_47m();
         let all = operations(&config, &shape(512)).unwrap();
-        // Two examples of 256; each pair (query, key up to it), each head, 64 products of two FLOPs, scores and values; six layers.
+        // Two examples of 256; each pair (query, key up to it), each head, 64 products of two
+        // FLOPs, scores and values; six layers.
         let mut pairs = 0.0;
         for query in 0..256 {
             pairs += f64::from(query + 1);

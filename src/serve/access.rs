@@ -21,7 +21,8 @@ impl ApiKeys {
     /// One key per line; empty lines and those that begin with `#` do not count.
     ///
     /// # Errors
-    /// If the file cannot be read, holds no key or one of fewer than 16 characters or with white space in it.
+    /// If the file cannot be read, holds no key or one of fewer than 16 characters or with white
+    /// space in it.
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .with_context(|| format!("cannot read the API keys in {}", path.display()))?;
@@ -68,7 +69,8 @@ impl ApiKeys {
     }
 }
 
-/// The origin of a web page, `https://www.musterstadt.de` or `http://localhost:8000`: scheme, host, port.
+/// The origin of a web page, `https://www.musterstadt.de` or `http://localhost:8000`: scheme, host,
+/// port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(String);
 
@@ -125,8 +127,9 @@ pub(super) fn origin_of(headers: &HeaderMap, listed: &[Origin]) -> Page {
     }
 }
 
-/// The address to count requests by: the peer's, or, where the peer is a trusted proxy, the last one in `X-Forwarded-For`
-/// that is none itself. What a client writes there on its own stands further left and is not believed.
+/// The address to count requests by: the peer's, or, where the peer is a trusted proxy, the last
+/// one in `X-Forwarded-For` that is none itself. What a client writes there on its own stands
+/// further left and is not believed.
 pub(super) fn client_of(peer: IpAddr, headers: &HeaderMap, proxies: &[IpAddr]) -> IpAddr {
     let peer = peer.to_canonical();
     if !proxies.contains(&peer) {

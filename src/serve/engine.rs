@@ -1,5 +1,5 @@
-//! The model's own thread: takes requests from a bounded queue into the scheduler and sends each its tokens. Handlers know the
-//! model only through [`Queue`].
+//! The model's own thread: takes requests from a bounded queue into the scheduler and sends each
+//! its tokens. Handlers know the model only through [`Queue`].
 
 use super::log;
 use super::metrics::Metrics;
@@ -129,8 +129,8 @@ impl Queue {
     }
 }
 
-/// Works until the queue is closed and everything in it done. On an error of the device the queue is closed and everybody
-/// told.
+/// Works until the queue is closed and everything in it done. On an error of the device the queue
+/// is closed and everybody told.
 pub(super) fn run<D: Operations + Planner>(
     scheduler: &mut Scheduler<'_, D>,
     queue: &Queue,

@@ -1,4 +1,5 @@
-//! What a request is refused with: OpenAI's error object, so that its clients raise the exception their users expect.
+//! What a request is refused with: OpenAI's error object, so that its clients raise the exception
+//! their users expect.
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};

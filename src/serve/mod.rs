@@ -1,10 +1,13 @@
-//! The HTTP server: OpenAI's API over the guarded assistant, the city's page and widget, health and figures.
+//! The HTTP server: OpenAI's API over the guarded assistant, the city's page and widget, health and
+//! figures.
 //!
-//! Two kinds of threads. The caller's thread is the model's: it takes requests from a bounded queue into a batch and sends
-//! each its tokens (`engine`). Tokio's threads read requests, watch over answers and write responses; they know the model
-//! only through the queue. An answer that nobody waits for any more is found by its closed channel and dropped.
+//! Two kinds of threads. The caller's thread is the model's: it takes requests from a bounded queue
+//! into a batch and sends each its tokens (`engine`). Tokio's threads read requests, watch over
+//! answers and write responses; they know the model only through the queue. An answer that nobody
+//! waits for any more is found by its closed channel and dropped.
 //!
-//! - `connection` accepts; `gate` decides who may ask (`access`, `rate`) and puts the security headers on;
+//! - `connection` accepts; `gate` decides who may ask (`access`, `rate`) and puts the security
+//!   headers on;
 //! - `completions` and `openai` speak OpenAI's API, `submission` makes the answer;
 //! - `site` and `assets` are everything else that is served.
 //!
@@ -59,12 +62,13 @@ pub struct ServedModel<'a, D: Operations + Planner> {
     pub tokenizer: Tokenizer,
 }
 
-/// Serves until the process is told to stop (SIGTERM, SIGINT); then answers under way are finished. The calling thread is the
-/// model's, so an operation of the CPU device runs on the pool that it belongs to. Without a model the knowledge base
-/// answers alone.
+/// Serves until the process is told to stop (SIGTERM, SIGINT); then answers under way are finished.
+/// The calling thread is the model's, so an operation of the CPU device runs on the pool that it
+/// belongs to. Without a model the knowledge base answers alone.
 ///
 /// # Errors
-/// If the settings are out of range, there is no memory, a thread cannot be started, or the device fails.
+/// If the settings are out of range, there is no memory, a thread cannot be started, or the device
+/// fails.
 pub fn serve<D: Operations + Planner>(
     listener: TcpListener,
     model: Option<ServedModel<'_, D>>,

@@ -20,7 +20,8 @@ use tokio::sync::watch;
 pub(super) struct State {
     pub settings: Settings,
     pub assistant: Assistant,
-    /// The model's tokenizer, and most tokens of prompt and answer together; `None` where there is no model.
+    /// The model's tokenizer, and most tokens of prompt and answer together; `None` where there is
+    /// no model.
     model: Option<(Tokenizer, usize)>,
     pub queue: Arc<Queue>,
     pub metrics: Arc<Metrics>,

@@ -1,5 +1,6 @@
-//! One question on the server: its request goes into the model's queue, the tokens that come back go through the
-//! [`Exchange`](crate::answer::exchange::Exchange). What a client sees of it, and when, is the caller's business.
+//! One question on the server: its request goes into the model's queue, the tokens that come back
+//! go through the [`Exchange`](crate::answer::exchange::Exchange). What a client sees of it, and
+//! when, is the caller's business.
 
 use super::engine::{Job, JobEvent, Refusal};
 use super::error::ApiError;
@@ -53,8 +54,9 @@ impl Submission {
         Self::submit(state, history, question, options, request, arrived)
     }
 
-    /// Takes up a text to continue. While the guard is on, or no model could continue it, the text is a conversation like
-    /// any other: an answer that nobody checked must not come out by another door.
+    /// Takes up a text to continue. While the guard is on, or no model could continue it, the text
+    /// is a conversation like any other: an answer that nobody checked must not come out by another
+    /// door.
     ///
     /// # Errors
     /// As [`Submission::chat`], and if the text begins an answer while the guard is on.
@@ -132,7 +134,8 @@ impl Submission {
         self.request.understanding()
     }
 
-    /// Answers; `show` gets each piece of text that can be shown. Dropping the future gives the answer up.
+    /// Answers; `show` gets each piece of text that can be shown. Dropping the future gives the
+    /// answer up.
     ///
     /// # Errors
     /// If the time runs out, the model fails or the server stops.

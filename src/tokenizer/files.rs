@@ -1,5 +1,5 @@
-//! The tokenizer files of a Hugging Face model folder: reading them, refusing what is not GPT-2's kind by name, and
-//! writing them.
+//! The tokenizer files of a Hugging Face model folder: reading them, refusing what is not GPT-2's
+//! kind by name, and writing them.
 
 use std::borrow::Cow;
 use std::path::Path;

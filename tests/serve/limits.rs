@@ -128,7 +128,8 @@ fn slow_clients_do_not_keep_others_waiting() {
         .map(|i| {
             let mut stream = server.connect();
             let sent = match i % 4 {
-                // Half of the headers, half of the body, a whole request whose answer is never read, nothing.
+                // Half of the headers, half of the body, a whole request whose answer is never
+                // read, nothing.
                 0 => head.clone(),
                 1 => format!("{head}\r\n{}", &body[..body.len() / 2]),
                 2 => format!("{head}\r\n{body}"),

@@ -26,17 +26,19 @@ pub(super) struct Arguments {
     model: ModelArguments,
     #[command(flatten)]
     knowledge: KnowledgeArguments,
-    /// Questions, one JSON object a line: {"question", "office", "service", "expect": ["what a right answer holds", "this|or
-    /// that"]}, or {"question", "expect_refusal": true}.
+    /// Questions, one JSON object a line: {"question", "office", "service", "expect": ["what a
+    /// right answer holds", "this|or that"]}, or {"question", "expect_refusal": true}.
     #[arg(long, value_name = "FILE.jsonl")]
     questions: PathBuf,
-    /// German hunspell dictionary (de_DE.aff beside de_DE.dic, or their folder) [default: one that the system has].
+    /// German hunspell dictionary (de_DE.aff beside de_DE.dic, or their folder) [default: one that
+    /// the system has].
     #[arg(long, value_name = "FILE")]
     dictionary: Option<PathBuf>,
     /// 0: always the most probable token. Above 0: the higher, the more varied.
     #[arg(long, value_name = "T", default_value = "0", value_parser = at_least_zero)]
     temperature: f32,
-    /// Draw only from the most probable tokens that together reach probability P. Needs a temperature above 0.
+    /// Draw only from the most probable tokens that together reach probability P. Needs a
+    /// temperature above 0.
     #[arg(long, value_name = "P", default_value = "1", value_parser = probability)]
     top_p: f32,
     /// The same seed draws the same answers.

@@ -75,8 +75,8 @@ impl<'a> Judge<'a> {
         self.dictionary.is_some()
     }
 
-    /// Judges one answer, with its placeholders filled or not. `refused` says that whoever made it turned the request down; else
-    /// that is read off its words.
+    /// Judges one answer, with its placeholders filled or not. `refused` says that whoever made it
+    /// turned the request down; else that is read off its words.
     ///
     /// # Errors
     /// If the question's service is not in the knowledge base.
@@ -160,8 +160,9 @@ impl<'a> Judge<'a> {
         services.iter().find(|found| found.id.as_str() == service)
     }
 
-    /// Every figure that an answer about the service may hold: in its facts, with placeholders and with the city's values, its
-    /// legal sources, the day they were checked, and how to reach the office.
+    /// Every figure that an answer about the service may hold: in its facts, with placeholders and
+    /// with the city's values, its legal sources, the day they were checked, and how to reach the
+    /// office.
     fn allowed(&self, office: &str, service: &Service) -> BTreeSet<Figure> {
         let mut allowed = self.contact(Some(office));
         let city = &self.knowledge.municipality;

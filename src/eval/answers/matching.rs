@@ -1,4 +1,5 @@
-//! Whether an answer holds what was expected, whatever the case, the ending or the way a number is written.
+//! Whether an answer holds what was expected, whatever the case, the ending or the way a number is
+//! written.
 
 use crate::german::fold;
 use crate::german::numbers::folded_number;
@@ -22,7 +23,8 @@ pub fn contains(text: &str, wanted: &str) -> bool {
         })
 }
 
-/// Folded words, numbers evened out: `1.000` and `1000`, `27,60` and `27,6`, `zwei` and `2` are the same.
+/// Folded words, numbers evened out: `1.000` and `1000`, `27,60` and `27,6`, `zwei` and `2` are the
+/// same.
 fn words(text: &str) -> Vec<String> {
     let characters: Vec<char> = text.chars().collect();
     let digit = |index: usize| characters.get(index).is_some_and(char::is_ascii_digit);

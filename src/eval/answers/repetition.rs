@@ -22,8 +22,8 @@ pub fn repeated_share(text: &str) -> f64 {
     1.0 - different.len() as f64 / runs.len() as f64
 }
 
-/// Whether a text goes round in circles: a sentence of three or more words stands in it twice, or a fifth of its runs of four
-/// words came before.
+/// Whether a text goes round in circles: a sentence of three or more words stands in it twice, or a
+/// fifth of its runs of four words came before.
 pub fn repeats(text: &str) -> bool {
     let mut seen = HashSet::new();
     let twice = text

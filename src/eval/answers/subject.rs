@@ -1,5 +1,5 @@
-//! Which service an answer speaks of: the one with the fact that its words are most like. Independent of how the guard and the
-//! assistant find services, so that their mistakes show.
+//! Which service an answer speaks of: the one with the fact that its words are most like.
+//! Independent of how the guard and the assistant find services, so that their mistakes show.
 
 use crate::german::fold;
 use crate::knowledge::{Knowledge, Service};
@@ -20,8 +20,9 @@ pub enum Subject {
     Elsewhere,
 }
 
-/// How much a service's names count beside the fact's text: facts of different services can have nearly the same words and
-/// differ in the name. From 0.5 to 1 it makes no difference to what the test below counts.
+/// How much a service's names count beside the fact's text: facts of different services can have
+/// nearly the same words and differ in the name. From 0.5 to 1 it makes no difference to what the
+/// test below counts.
 const NAMES: f64 = 0.7;
 
 /// A text of the knowledge base.

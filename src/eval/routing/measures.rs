@@ -10,8 +10,9 @@ use serde::Serialize;
 pub struct Information {
     /// Mutual information of expert and office over the layer's choices, in bits.
     pub bits: f64,
-    /// Its mean after shuffling the office labels among the texts. Texts, not tokens, are shuffled: a text's tokens belong
-    /// together, and a few texts differ by chance more than many tokens would.
+    /// Its mean after shuffling the office labels among the texts. Texts, not tokens, are shuffled:
+    /// a text's tokens belong together, and a few texts differ by chance more than many tokens
+    /// would.
     pub shuffled_mean_bits: f64,
     /// The 95th percentile after shuffling.
     pub shuffled_95_bits: f64,
@@ -87,7 +88,8 @@ pub fn entropy_bits(counts: &[u64]) -> f64 {
         .sum()
 }
 
-/// Mutual information of row and column of a matrix of counts, in bits: `sum p(r,c) log2(p(r,c) / (p(r) p(c)))`.
+/// Mutual information of row and column of a matrix of counts, in bits:
+/// `sum p(r,c) log2(p(r,c) / (p(r) p(c)))`.
 pub fn mutual_information(joint: &[Vec<u64>]) -> f64 {
     let columns = column_sums(joint);
     let all = columns.iter().sum::<u64>() as f64;
@@ -104,8 +106,9 @@ pub fn mutual_information(joint: &[Vec<u64>]) -> f64 {
     bits.max(0.0)
 }
 
-/// Transformers' `load_balancing_loss_func` without its coefficient: `E sum_e (counts[e] / rows) (prob_sums[e] / rows)`, where
-/// every row was sent to K experts. K when balanced.
+/// Transformers' `load_balancing_loss_func` without its coefficient:
+/// `E sum_e (counts[e] / rows) (prob_sums[e] / rows)`, where every row was sent to K experts. K
+/// when balanced.
 pub fn load_balancing_loss(counts: &[u64], prob_sums: &[f64], rows: u64) -> f64 {
     let rows = rows as f64;
     let products = counts.iter().zip(prob_sums);

@@ -8,8 +8,9 @@ use std::fmt::Write;
 /// Tokens named per expert in the terminal; the page and the JSON have all.
 const SHOWN_TOKENS: usize = 5;
 
-/// `log2(p(expert | row) / p(expert))` of a matrix of counts: how much more of a row an expert serves than of everything. `None`
-/// where a row has no tokens; an expert that serves nothing of a row has minus infinity.
+/// `log2(p(expert | row) / p(expert))` of a matrix of counts: how much more of a row an expert
+/// serves than of everything. `None` where a row has no tokens; an expert that serves nothing of a
+/// row has minus infinity.
 fn lift(counts: &[Vec<u64>], totals: &[u64]) -> Vec<Vec<Option<f64>>> {
     let all = totals.iter().sum::<u64>() as f64;
     counts

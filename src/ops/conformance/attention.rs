@@ -257,7 +257,8 @@ fn cached<D: Operations>(
     ])
 }
 
-/// What portions must give: the whole of them at once, by the reference's attention over one segment.
+/// What portions must give: the whole of them at once, by the reference's attention over one
+/// segment.
 fn at_once<D: Operations>(
     test: TestDevice<'_, D>,
     shape: &AttentionShape,

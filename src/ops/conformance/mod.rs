@@ -1,11 +1,13 @@
-//! The conformance suite: every operation against the reference device, on seeded inputs. Tests run it on the CPU and the
-//! simulator, `muni-engine doctor --check-kernels` on whatever a machine has.
+//! The conformance suite: every operation against the reference device, on seeded inputs. Tests run
+//! it on the CPU and the simulator, `muni-engine doctor --check-kernels` on whatever a machine has.
 //!
-//! Each buffer is longer than the operation needs. Behind an input stand NaNs (or indices out of range), so that a read
-//! past the used part spoils the result; behind an output stand sentinels that must keep their bits. Outputs that an
-//! operation writes (`=`) begin as NaN, outputs that it adds to (`+=`) begin as random values.
+//! Each buffer is longer than the operation needs. Behind an input stand NaNs (or indices out of
+//! range), so that a read past the used part spoils the result; behind an output stand sentinels
+//! that must keep their bits. Outputs that an operation writes (`=`) begin as NaN, outputs that it
+//! adds to (`+=`) begin as random values.
 //!
-//! Inputs of devices that store 16 bits are rounded for the reference too, so that only the kernels' own error is left.
+//! Inputs of devices that store 16 bits are rounded for the reference too, so that only the
+//! kernels' own error is left.
 //!
 //! A check that loses its cases does not pass: each says how many it has, in each precision.
 
@@ -37,7 +39,8 @@ pub enum Precision {
     #[serde(rename = "fp32")]
     #[value(name = "fp32")]
     Single,
-    /// 16 bits, 8 of them significant, with the range of 32. The CPU rounds only what large products multiply.
+    /// 16 bits, 8 of them significant, with the range of 32. The CPU rounds only what large
+    /// products multiply.
     #[serde(rename = "bf16")]
     #[value(name = "bf16")]
     Bfloat,
@@ -48,8 +51,8 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// `single` where the device stores `f32`, else `half`: for values that fp16 does not reach (65504 at most), and for
-    /// sizes, because the simulator is slow.
+    /// `single` where the device stores `f32`, else `half`: for values that fp16 does not reach
+    /// (65504 at most), and for sizes, because the simulator is slow.
     pub fn choose<T>(self, single: T, half: T) -> T {
         match self {
             Self::Single => single,
@@ -116,7 +119,8 @@ pub fn checks<D: Operations>() -> [Check<D>; 16] {
         check("head/loss", 165, 65, head::check_loss),
         Check {
             name: "head/gpt2-vocabulary",
-            // Once: it takes long on the simulator, and bf16 differs in nothing that depends on the vocabulary.
+            // Once: it takes long on the simulator, and bf16 differs in nothing that depends on the
+            // vocabulary.
             cases: [0, 1, 0],
             run: head::check_gpt2_vocabulary,
         },

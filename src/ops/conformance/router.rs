@@ -84,8 +84,8 @@ pub enum Load {
     Empty,
     /// Experts 0, 2 and 3 have the same router weights: equal probabilities.
     Ties,
-    /// Logits of up to about +-80. The two best stay within 87 of each other: probabilities below 2^-126 are equal to
-    /// the fast devices, and which of them is chosen is open.
+    /// Logits of up to about +-80. The two best stay within 87 of each other: probabilities below
+    /// 2^-126 are equal to the fast devices, and which of them is chosen is open.
     Extreme,
 }
 

@@ -1,5 +1,5 @@
-//! A device under test, and the buffers that operations get: longer than they need, with something behind the used part that shows
-//! whether it was touched.
+//! A device under test, and the buffers that operations get: longer than they need, with something
+//! behind the used part that shows whether it was touched.
 
 use anyhow::{Result, ensure};
 use half::{bf16, f16};
@@ -44,7 +44,8 @@ impl Values {
     }
 }
 
-/// A device and the precision that inputs are rounded to: that of the device under test, for its reference too.
+/// A device and the precision that inputs are rounded to: that of the device under test, for its
+/// reference too.
 pub struct TestDevice<'a, D: Device> {
     /// The device.
     pub device: &'a D,

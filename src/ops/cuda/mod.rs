@@ -1,9 +1,9 @@
-//! The device of NVIDIA cards: every operation is a few launches of the kernels in `kernels/`, through a [`driver::Driver`]
-//! that is a card or the simulator. Weights, activations and their gradients are stored in 16 bits (`E`: fp16 or bf16), sums
-//! and statistics in `f32`.
+//! The device of NVIDIA cards: every operation is a few launches of the kernels in `kernels/`,
+//! through a [`driver::Driver`] that is a card or the simulator. Weights, activations and their
+//! gradients are stored in 16 bits (`E`: fp16 or bf16), sums and statistics in `f32`.
 //!
-//! What the host knows, it checks; what only the device knows (the router's choice) is right by construction, and no
-//! operation waits to look at it.
+//! What the host knows, it checks; what only the device knows (the router's choice) is right by
+//! construction, and no operation waits to look at it.
 
 pub mod driver;
 pub mod instructions;
@@ -22,7 +22,8 @@ mod tile;
 
 /// Made by `build.rs`: the table of all kernels, and a typed launcher for each.
 ///
-/// A launcher has the kernel's parameter list, so a call that does not fit the kernel does not compile. This one does:
+/// A launcher has the kernel's parameter list, so a call that does not fit the kernel does not
+/// compile. This one does:
 ///
 /// ```no_run
 /// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
@@ -56,15 +57,17 @@ use self::memory::{DeviceBuffer, Element, IndexBuffer, Scratch, ScratchPool};
 use crate::ops::{AdamState, Device, LossScale, LossScaler, MemoryClass, MemoryUse};
 use crate::ops::{Planner, Recorder};
 
-/// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss write into gradients is
-/// multiplied by the scale, so that small ones survive fp16; the global norm and AdamW divide by it. The norm's last kernel
-/// moves the scale for the next step, so no step waits for the host.
+/// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss
+/// write into gradients is multiplied by the scale, so that small ones survive fp16; the global
+/// norm and AdamW divide by it. The norm's last kernel moves the scale for the next step, so no
+/// step waits for the host.
 pub mod scale_state {
     use super::kernels::loss_scale;
 
     /// What gradients are multiplied by from now on.
     pub const SCALE: usize = loss_scale::LOSS_SCALE;
-    /// What AdamW multiplies gradients by: the inverse of the scale they were made with, written by the global norm.
+    /// What AdamW multiplies gradients by: the inverse of the scale they were made with, written by
+    /// the global norm.
     pub const INVERSE: usize = loss_scale::INVERSE_SCALE;
     /// Steps without overflow since the scale last changed.
     pub const GOOD_STEPS: usize = loss_scale::GOOD_STEPS;
@@ -145,7 +148,8 @@ impl<E: Element> CudaDevice<E> {
         Self::with(&driver, memory, scaling)
     }
 
-    /// A device for dry runs: it computes nothing and shows what a card of so many multiprocessors would need.
+    /// A device for dry runs: it computes nothing and shows what a card of so many multiprocessors
+    /// would need.
     ///
     /// # Errors
     /// Infallible today; returns `Result` like the other constructors.
@@ -164,7 +168,8 @@ impl<E: Element> CudaDevice<E> {
     }
 
     fn with(driver: &Arc<dyn Driver>, memory: Arc<Memory>, scaling: LossScaling) -> Result<Self> {
-        // The state of the loss scale is the device's, not a run's: it has an allocation of its own.
+        // The state of the loss scale is the device's, not a run's: it has an allocation of its
+        // own.
         let mut scale = DeviceBuffer::new(driver, scale_state::LEN, true)?;
         scale.upload(&scaling.state())?;
         Ok(Self {
@@ -191,8 +196,8 @@ impl<E: Element> CudaDevice<E> {
         self.scratch.scratch(&self.memory)
     }
 
-    /// State of the loss scale on the device, laid out as [`scale_state`] says. Operations change it under way, in the order
-    /// of their launches.
+    /// State of the loss scale on the device, laid out as [`scale_state`] says. Operations change
+    /// it under way, in the order of their launches.
     pub fn scale_state(&self) -> memory::PtrMut<f32> {
         self.scale.shared_ptr_mut()
     }
@@ -312,7 +317,8 @@ impl<E: Element> Device for CudaDevice<E> {
     }
 
     fn token_multiple(&self, capacity: usize) -> usize {
-        // Full tiles of attention; and one 64th of the batch, so that padding is a percent at the most.
+        // Full tiles of attention; and one 64th of the batch, so that padding is a percent at the
+        // most.
         capacity.div_ceil(64).next_multiple_of(64)
     }
 
@@ -354,7 +360,8 @@ impl<E: Element> Recorder for CudaDevice<E> {
         if graph.scratch != self.scratch.generation() {
             return Ok(false);
         }
-        // SAFETY: scratch memory is where it was; that other buffers are is the caller's promise to `record`.
+        // SAFETY: scratch memory is where it was; that other buffers are is the caller's promise to
+        // `record`.
         unsafe { self.driver().replay(&graph.recording) }?;
         Ok(true)
     }

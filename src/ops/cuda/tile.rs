@@ -1,4 +1,5 @@
-//! Which of the two tiles of `kernels/include/gemm.cuh` a product is made with. Both sum in the same order.
+//! Which of the two tiles of `kernels/include/gemm.cuh` a product is made with. Both sum in the
+//! same order.
 
 use anyhow::Result;
 
@@ -8,14 +9,16 @@ use super::kernels::gemm::{large, small};
 /// Tile of a product `[rows, cols]`, and what the host has to know about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Tile {
-    /// 128 x 128: four warps of 64 x 64. Wants rows of all matrices to begin at multiples of 16 bytes.
+    /// 128 x 128: four warps of 64 x 64. Wants rows of all matrices to begin at multiples of 16
+    /// bytes.
     Large,
     /// 64 x 64: four warps of 32 x 32, rows may begin anywhere.
     Small,
 }
 
 impl Tile {
-    /// The large tile where rows of `strides` elements allow it and `tiles` (of the large kind) give every multiprocessor work.
+    /// The large tile where rows of `strides` elements allow it and `tiles` (of the large kind)
+    /// give every multiprocessor work.
     pub fn choose(strides: &[usize], tiles: usize, multiprocessors: usize) -> Self {
         let aligned = strides.iter().all(|stride| stride.is_multiple_of(8));
         match aligned && tiles >= multiprocessors {

@@ -1,4 +1,5 @@
-//! What must hold of the embedded files, read off their text; `tests/web/` looks at them in a browser.
+//! What must hold of the embedded files, read off their text; `tests/web/` looks at them in a
+//! browser.
 
 use super::*;
 use crate::knowledge::Knowledge;
@@ -88,7 +89,8 @@ fn every_source_file_is_embedded() {
     assert!(read > 8, "only {read} files found");
 }
 
-/// No third party is asked, nothing is kept on the citizen's device, no text becomes markup or code.
+/// No third party is asked, nothing is kept on the citizen's device, no text becomes markup or
+/// code.
 #[test]
 fn nothing_is_loaded_from_elsewhere_kept_or_run() {
     for (path, _, text) in FILES {

@@ -234,7 +234,8 @@ fn conversation(messages: Vec<Value>) -> Result<(Vec<Turn>, String), ApiError> {
         match role {
             "user" => turns.push(Turn::citizen(text)),
             "assistant" => turns.push(Turn::assistant(text)),
-            // The model knows one task and takes no instructions: they would only take room from the question.
+            // The model knows one task and takes no instructions: they would only take room from
+            // the question.
             "system" | "developer" => {}
             _ => {
                 return Err(ApiError::field(

@@ -147,7 +147,8 @@ pub(in crate::serve) struct Disclosure {
     pub knowledge_only: bool,
 }
 
-/// What this program adds to OpenAI's answer. `replace` is the text to show instead of what was streamed.
+/// What this program adds to OpenAI's answer. `replace` is the text to show instead of what was
+/// streamed.
 pub(in crate::serve) fn muni(
     reply: &Reply,
     replace: Option<&str>,

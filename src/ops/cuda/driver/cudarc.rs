@@ -1,4 +1,5 @@
-//! A card through the CUDA driver, which is loaded at run time: the same binary starts on machines without one.
+//! A card through the CUDA driver, which is loaded at run time: the same binary starts on machines
+//! without one.
 
 use anyhow::{Context, Result, bail, ensure};
 use cudarc::driver::result;
@@ -38,7 +39,8 @@ unsafe impl Send for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: the context is alive; where the graph still runs, the driver gives it back afterwards.
+        // SAFETY: the context is alive; where the graph still runs, the driver gives it back
+        // afterwards.
         unsafe {
             let _ = result::ctx::set_current(self.context);
             let _ = result::graph::exec_destroy(self.graph);
@@ -54,7 +56,8 @@ struct Modules {
     functions: Vec<Option<sys::CUfunction>>,
 }
 
-// SAFETY: the handles may be used on any thread once the context is made current there, which every call does.
+// SAFETY: the handles may be used on any thread once the context is made current there, which every
+// call does.
 unsafe impl Send for CudarcDriver {}
 // SAFETY: as above; what changes is behind a lock.
 unsafe impl Sync for CudarcDriver {}
@@ -62,7 +65,8 @@ unsafe impl Sync for CudarcDriver {}
 /// Shared memory that a launch gets without asking for more.
 const DEFAULT_SHARED: u32 = 48 << 10;
 
-/// Why this binary cannot use a card, and what to do about it; `None` where nothing is known to be missing.
+/// Why this binary cannot use a card, and what to do about it; `None` where nothing is known to be
+/// missing.
 pub fn missing() -> Option<String> {
     if let Some(reason) = kernels::NO_KERNELS {
         return Some(no_kernels(reason));
@@ -141,7 +145,8 @@ impl CudarcDriver {
     /// The card of that number.
     ///
     /// # Errors
-    /// Where this build has no kernels, the machine no driver or no such card, or the card is too old.
+    /// Where this build has no kernels, the machine no driver or no such card, or the card is too
+    /// old.
     pub fn new(number: usize) -> Result<Self> {
         if let Some(reason) = missing() {
             bail!("cannot use cuda:{number}: {reason}");
@@ -319,7 +324,8 @@ impl Driver for CudarcDriver {
     }
 
     unsafe fn free(&self, address: u64) {
-        // The driver waits for what runs. An error here is one of an earlier launch, and the next call tells it.
+        // The driver waits for what runs. An error here is one of an earlier launch, and the next
+        // call tells it.
         let _ = self.enter("freeing");
         // SAFETY: the caller's promise.
         let _ = unsafe { result::free_sync(address) };
@@ -332,7 +338,8 @@ impl Driver for CudarcDriver {
         if bytes.is_empty() {
             return Ok(());
         }
-        // SAFETY: the caller's promise. The host's memory is pageable, so the driver has copied it when this returns.
+        // SAFETY: the caller's promise. The host's memory is pageable, so the driver has copied it
+        // when this returns.
         unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(driver_error(op))
     }
 
@@ -401,7 +408,8 @@ impl Driver for CudarcDriver {
         self.enter("uploading a batch")?;
         self.not_recorded("uploading a batch")?;
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the context is current, the stream is alive, and the ranges are the caller's promise.
+        // SAFETY: the context is current, the stream is alive, and the ranges are the caller's
+        // promise.
         unsafe { staging.copy(pieces, self.stream) }
     }
 

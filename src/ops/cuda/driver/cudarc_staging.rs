@@ -1,8 +1,9 @@
 //! Copies from the host that do not wait: through two pinned slots, on a stream of their own.
 //!
-//! Bytes go into pinned host memory, from there to a slot on the card while the card still works on what was launched before, and
-//! from the slot to their buffers in the order of launches. So buffers keep their addresses, which recorded launches need, and
-//! only that last copy (0.4 MB at card speed for 16,384 tokens) takes the card's time. The host waits only where it is two copies
+//! Bytes go into pinned host memory, from there to a slot on the card while the card still works on
+//! what was launched before, and from the slot to their buffers in the order of launches. So
+//! buffers keep their addresses, which recorded launches need, and only that last copy (0.4 MB at
+//! card speed for 16,384 tokens) takes the card's time. The host waits only where it is two copies
 //! ahead.
 
 use anyhow::Result;
@@ -33,7 +34,8 @@ struct Slot {
     consumed: sys::CUevent,
 }
 
-// SAFETY: the handles may be used on any thread whose current context is the card's; the pinned memory belongs to the slot.
+// SAFETY: the handles may be used on any thread whose current context is the card's; the pinned
+// memory belongs to the slot.
 unsafe impl Send for Staging {}
 
 impl Slot {
@@ -54,7 +56,8 @@ impl Slot {
     /// Gives its memory back. Nothing may be under way.
     unsafe fn release(&mut self) {
         if self.capacity > 0 {
-            // SAFETY: both came from the driver and nothing uses them any more. An error has nowhere to go.
+            // SAFETY: both came from the driver and nothing uses them any more. An error has
+            // nowhere to go.
             unsafe {
                 let _ = result::free_host(self.pinned);
                 let _ = result::free_sync(self.device);
@@ -116,8 +119,9 @@ impl Staging {
         }
         let slot = &mut self.slots[self.next];
         self.next = 1 - self.next;
-        // SAFETY: streams and events are alive; the slot has room for `total` bytes; the pinned bytes are written only when the
-        // copy of two calls ago has read them, the card's only when that call's bytes are in their buffers.
+        // SAFETY: streams and events are alive; the slot has room for `total` bytes; the pinned
+        // bytes are written only when the copy of two calls ago has read them, the card's only when
+        // that call's bytes are in their buffers.
         unsafe {
             slot.grow(total)?;
             event::synchronize(slot.copied).map_err(driver_error(OP))?;
@@ -148,7 +152,8 @@ impl Staging {
     /// # Safety
     /// Nothing is launched any more.
     pub unsafe fn close(&mut self) {
-        // SAFETY: the caller's promise; after the wait nothing uses the slots. An error has nowhere to go.
+        // SAFETY: the caller's promise; after the wait nothing uses the slots. An error has nowhere
+        // to go.
         unsafe {
             let _ = stream::synchronize(self.stream);
             for slot in &mut self.slots {

@@ -1,5 +1,5 @@
-//! Times of single kernels: a driver around another that marks the points before and after each launch. On a card the marks
-//! are events, on the simulator the host's clock.
+//! Times of single kernels: a driver around another that marks the points before and after each
+//! launch. On a card the marks are events, on the simulator the host's clock.
 
 use anyhow::Result;
 use std::collections::BTreeMap;

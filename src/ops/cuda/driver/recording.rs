@@ -1,7 +1,8 @@
 //! Operations that a driver keeps instead of running them, to run them again at once.
 //!
-//! A card keeps them as a CUDA graph. Other drivers keep this list: each operation with a copy of its arguments. So the
-//! simulator and the counting driver take the same way through the trainer as a card does.
+//! A card keeps them as a CUDA graph. Other drivers keep this list: each operation with a copy of
+//! its arguments. So the simulator and the counting driver take the same way through the trainer as
+//! a card does.
 
 use anyhow::{Result, bail};
 use std::ffi::c_void;

@@ -1,9 +1,11 @@
-//! The simulator as a driver: the same kernels, compiled for the host, one fibre per CUDA thread (`kernels/sim/fiber.h`).
+//! The simulator as a driver: the same kernels, compiled for the host, one fibre per CUDA thread
+//! (`kernels/sim/fiber.h`).
 //!
-//! With `verify`, every launch runs five times, each under another schedule of its threads and blocks and with another
-//! pattern in the memory that nobody wrote: shared memory, scratch buffers, the zones around every buffer. All five must give
-//! the same bits. So a missing barrier, a read of memory that was never written, a read past a buffer and a dependence on the
-//! order of blocks are errors that name the kernel; a write past a buffer is seen by its zone.
+//! With `verify`, every launch runs five times, each under another schedule of its threads and
+//! blocks and with another pattern in the memory that nobody wrote: shared memory, scratch buffers,
+//! the zones around every buffer. All five must give the same bits. So a missing barrier, a read of
+//! memory that was never written, a read past a buffer and a dependence on the order of blocks are
+//! errors that name the kernel; a write past a buffer is seen by its zone.
 
 use anyhow::{Result, anyhow, bail, ensure};
 use rayon::prelude::*;
@@ -145,7 +147,8 @@ impl Library {
 
     #[cfg(unix)]
     fn load(path: &CStr) -> Result<Self> {
-        // SAFETY: loading a library runs its initialisers; the caller of `SimDriver::load` vouches for them.
+        // SAFETY: loading a library runs its initialisers; the caller of `SimDriver::load` vouches
+        // for them.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         ensure!(
             !handle.is_null(),
@@ -153,7 +156,8 @@ impl Library {
             path.to_string_lossy(),
             loader_message()
         );
-        // SAFETY: these functions have these types in every library of the simulator (kernels/sim/library.cpp).
+        // SAFETY: these functions have these types in every library of the simulator
+        // (kernels/sim/library.cpp).
         unsafe {
             let is_sanitized: IsSanitized =
                 std::mem::transmute(symbol(handle, c"muni_sim_is_sanitized")?);
@@ -246,7 +250,8 @@ struct Allocation {
     unwritten: Option<Vec<bool>>,
 }
 
-// SAFETY: the memory belongs to the allocation, and is reached under the driver's lock or by the launch that holds it.
+// SAFETY: the memory belongs to the allocation, and is reached under the driver's lock or by the
+// launch that holds it.
 unsafe impl Send for Allocation {}
 
 impl Allocation {
@@ -276,7 +281,8 @@ impl Allocation {
     }
 
     fn data(&mut self) -> &mut [u8] {
-        // SAFETY: `bytes` bytes behind the first zone belong to this allocation, and no launch runs.
+        // SAFETY: `bytes` bytes behind the first zone belong to this allocation, and no launch
+        // runs.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(self.guard), self.bytes) }
     }
 
@@ -392,7 +398,8 @@ impl SimDriver {
 
     /// One block; says what went wrong in it.
     fn block(&self, runner: &mut Runner, request: &Request, index: u64) -> Result<()> {
-        // SAFETY: runner and request are alive; the launch's caller vouches for the kernel's arguments.
+        // SAFETY: runner and request are alive; the launch's caller vouches for the kernel's
+        // arguments.
         let message = unsafe { (self.library.run_block)(runner.pointer, request, index) };
         if message.is_null() {
             return Ok(());
@@ -511,7 +518,8 @@ impl SimDriver {
                 );
             }
         }
-        // What still holds the pattern of each run was not written; it must be of two runs that differ in it.
+        // What still holds the pattern of each run was not written; it must be of two runs that
+        // differ in it.
         for (allocation, result) in memory.values_mut().zip(&result) {
             let Some(mut unwritten) = allocation.unwritten.take() else {
                 continue;
@@ -557,8 +565,8 @@ fn restore(memory: &mut BTreeMap<u64, Allocation>, saved: &[Vec<u8>]) {
     }
 }
 
-/// Length of the buffer and place of the first byte that differs from `expected`; bytes that hold the pattern of their run
-/// on both sides were not written.
+/// Length of the buffer and place of the first byte that differs from `expected`; bytes that hold
+/// the pattern of their run on both sides were not written.
 fn first_difference(
     memory: &mut BTreeMap<u64, Allocation>,
     expected: &[Vec<u8>],
@@ -679,7 +687,8 @@ impl Driver for SimDriver {
             poison: RUNS[0].poison,
             late_reads: 0,
         };
-        // Held throughout: launches run one after another, and nobody else touches the memory meanwhile.
+        // Held throughout: launches run one after another, and nobody else touches the memory
+        // meanwhile.
         let mut memory = self.memory();
         match self.verify {
             true => self.run_verified(&mut memory, &mut request, kernel),

@@ -1,11 +1,13 @@
 //! The memory of one device: a ledger of what it is used for, and the one arena of a planned run.
 //!
-//! A run that is planned asks its driver for memory once ([`Memory::reserve`]); every buffer after that is a part of the
-//! arena, taken and given back here without a word to the driver. Launches run in the order in which they are made, so a part
-//! that was given back may be taken again at once: what reads it was launched before what writes it next.
+//! A run that is planned asks its driver for memory once ([`Memory::reserve`]); every buffer after
+//! that is a part of the arena, taken and given back here without a word to the driver. Launches
+//! run in the order in which they are made, so a part that was given back may be taken again at
+//! once: what reads it was launched before what writes it next.
 //!
-//! Where the driver watches each allocation (the verifying simulator with its zones around buffers, or AddressSanitizer),
-//! every buffer stays an allocation of its own, so that one element too many is noticed; the ledger is the same.
+//! Where the driver watches each allocation (the verifying simulator with its zones around buffers,
+//! or AddressSanitizer), every buffer stays an allocation of its own, so that one element too many
+//! is noticed; the ledger is the same.
 
 use anyhow::{Result, bail, ensure};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,7 +96,8 @@ impl Memory {
         Self::with(driver, false, None)
     }
 
-    /// Memory that only counts what would be needed: an arena without end, on a driver that computes nothing.
+    /// Memory that only counts what would be needed: an arena without end, on a driver that
+    /// computes nothing.
     pub fn dry_run(driver: &Arc<dyn Driver>) -> Arc<Self> {
         // Addresses are never followed; 256 TiB are more than any plan.
         let bytes = 1 << 48;
@@ -180,7 +183,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Memory of at least `bytes` bytes, with zeros or with anything in it; of the class set before, or of another.
+    /// Memory of at least `bytes` bytes, with zeros or with anything in it; of the class set
+    /// before, or of another.
     pub(super) fn take(
         &self,
         bytes: usize,
@@ -217,7 +221,8 @@ impl Memory {
                 address
             }
         };
-        // The block that operations cut their scratch memory from says nothing of how much they take: they note that.
+        // The block that operations cut their scratch memory from says nothing of how much they
+        // take: they note that.
         if class != MemoryClass::Scratch {
             let live = &mut state.live[class as usize];
             *live += rounded;
@@ -244,7 +249,8 @@ impl Memory {
                 if planned {
                     state.outside = state.outside.saturating_sub(lease.bytes);
                 }
-                // SAFETY: the address came from `allocate`; pointers into it are used by launches issued before only.
+                // SAFETY: the address came from `allocate`; pointers into it are used by launches
+                // issued before only.
                 unsafe { self.driver.free(lease.address) };
             }
         }

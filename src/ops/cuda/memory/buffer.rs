@@ -28,7 +28,8 @@ impl<T: Plain> DeviceBuffer<T> {
         Self::within(&Memory::new(driver), len, None, zeroed)
     }
 
-    /// Zeroed memory, or memory with anything in it, of the class that buffers are made for at the moment, or of another.
+    /// Zeroed memory, or memory with anything in it, of the class that buffers are made for at the
+    /// moment, or of another.
     ///
     /// # Errors
     /// When there is not enough.
@@ -66,7 +67,8 @@ impl<T: Plain> DeviceBuffer<T> {
         PtrMut::new(self.address)
     }
 
-    /// Its beginning for writing by launches that are ordered among themselves, as state of the device is.
+    /// Its beginning for writing by launches that are ordered among themselves, as state of the
+    /// device is.
     pub(crate) fn shared_ptr_mut(&self) -> PtrMut<T> {
         PtrMut::new(self.address)
     }
@@ -200,8 +202,9 @@ impl Offsets<'_, IndexBuffer> {
     }
 }
 
-/// `u32`s on the device. What the host uploaded is kept here too, so that operations can check tokens and offsets, and
-/// choose grids by them, without waiting for the device. What a kernel wrote is not known here.
+/// `u32`s on the device. What the host uploaded is kept here too, so that operations can check
+/// tokens and offsets, and choose grids by them, without waiting for the device. What a kernel
+/// wrote is not known here.
 pub struct IndexBuffer {
     buffer: DeviceBuffer<u32>,
     known: Option<Vec<u32>>,

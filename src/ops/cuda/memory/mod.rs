@@ -1,4 +1,5 @@
-//! A device's memory: what buffers hold, pointers for kernels, buffers, scratch memory, and the arena of a run.
+//! A device's memory: what buffers hold, pointers for kernels, buffers, scratch memory, and the
+//! arena of a run.
 
 pub mod arena;
 mod buffer;

@@ -17,8 +17,8 @@ pub struct ScratchPool {
     moves: AtomicU64,
 }
 
-/// One operation's scratch memory, given back at its end. While it lives no other operation of the device takes any, so
-/// launches of two threads do not meet in it.
+/// One operation's scratch memory, given back at its end. While it lives no other operation of the
+/// device takes any, so launches of two threads do not meet in it.
 pub struct Scratch<'a> {
     memory: &'a Arc<Memory>,
     blocks: MutexGuard<'a, Vec<DeviceBuffer<u8>>>,
@@ -30,7 +30,8 @@ pub struct Scratch<'a> {
 }
 
 impl ScratchPool {
-    /// A number that changes when memory that operations took before is given away: recorded launches must not use it then.
+    /// A number that changes when memory that operations took before is given away: recorded
+    /// launches must not use it then.
     pub fn generation(&self) -> u64 {
         self.moves.load(Ordering::Acquire)
     }
@@ -90,7 +91,8 @@ impl Scratch<'_> {
         let watched = self.memory.driver().watches_memory();
         let room = self.blocks.last().map_or(0, DeviceBuffer::len) - self.taken;
         if rounded > room || watched {
-            // A watched block is as long as what is asked for, so that one element too many is noticed.
+            // A watched block is as long as what is asked for, so that one element too many is
+            // noticed.
             let size = if watched { bytes } else { rounded };
             let block = scratch_block(self.memory, size)
                 .with_context(|| format!("{op}: scratch memory of {bytes} bytes"))?;
