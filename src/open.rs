@@ -190,7 +190,8 @@ fn check_vocabulary(
 ) -> Result<()> {
     ensure!(
         tokenizer.vocab_size() == config.vocab_size,
-        "{}: the model has {} tokens, {} has {}: put the model's own tokenizer.json into the folder",
+        "{}: the model has {} tokens, {} has {}: put the model's own tokenizer.json into the \
+         folder",
         dir.display(),
         config.vocab_size,
         if own {

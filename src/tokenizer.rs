@@ -69,7 +69,10 @@ impl Tokenizer {
 
     fn from_vocabulary(vocabulary: Vocabulary) -> Result<Self> {
         let end_of_text = vocabulary.id_of(END_OF_TEXT_TOKEN).with_context(|| {
-            format!("the tokenizer has no token {END_OF_TEXT_TOKEN}, which ends every answer: a GPT-2 tokenizer is needed")
+            format!(
+                "the tokenizer has no token {END_OF_TEXT_TOKEN}, which ends every answer: a \
+                GPT-2 tokenizer is needed"
+            )
         })?;
         let inner =
             build(&vocabulary).map_err(|error| anyhow!("cannot build the tokenizer: {error}"))?;

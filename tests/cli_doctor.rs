@@ -213,7 +213,8 @@ fn the_documentation_holds_the_tables() {
     } else {
         assert!(
             text == wanted,
-            "docs/roofline.md is not what this build computes: run UPDATE_DOCS=1 cargo test --test it cli_doctor"
+            "docs/roofline.md is not what this build computes: run UPDATE_DOCS=1 cargo test --test \
+             it cli_doctor"
         );
     }
 }

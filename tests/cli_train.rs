@@ -35,7 +35,8 @@ impl Fixture {
             write_shards(&root.path().join("other-shards"), 20);
             let config = json!({
                 "architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
-                "vocab_size": 50257, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+                "vocab_size": 50257, "hidden_size": 32, "intermediate_size": 32,
+                "num_hidden_layers": 2,
                 "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
                 "num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 64,
                 "rope_theta": 10000.0, "rms_norm_eps": 1e-5, "router_aux_loss_coef": 0.02,
@@ -43,7 +44,10 @@ impl Fixture {
                 "bos_token_id": 50256, "eos_token_id": 50256
             });
             fs::write(root.path().join("config.json"), config.to_string()).unwrap();
-            Fixture { root, finished: OnceLock::new() }
+            Fixture {
+                root,
+                finished: OnceLock::new(),
+            }
         })
     }
 

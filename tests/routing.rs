@@ -334,7 +334,8 @@ fn the_command_reads_questions_and_names_what_is_wrong() {
     let bad = binary.folder.path().join("bad.jsonl");
     std::fs::write(
         &bad,
-        "{\"question\":\"Wo?\",\"office\":\"bauamt\",\"service\":\"bau_schloss\",\"expect\":[\"x\"]}\n",
+        "{\"question\":\"Wo?\",\"office\":\"bauamt\",\"service\":\"bau_schloss\",\
+         \"expect\":[\"x\"]}\n",
     )
     .unwrap();
     let error = binary.failure(&["--questions", bad.to_str().unwrap()]);

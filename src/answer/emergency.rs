@@ -67,8 +67,9 @@ const SIGNS: [(&str, &[&str]); 22] = [
 const MEDICAL: &str = "notfall_medizin";
 const FIRE: &str = "notfall_brand";
 const POLICE: &str = "notfall_polizei";
-const PERSON: &str = "mann|frau|kind|sohn|tochter|baby|mutter|vater|mama|papa|oma|opa|bruder|schwester|freund|freundin|\
-                      nachbar|nachbarin|jemand|person|er|sie|partner|partnerin";
+const PERSON: &str = "mann|frau|kind|sohn|tochter|baby|mutter|vater|mama|papa|oma|opa|bruder|\
+                      schwester|freund|freundin|nachbar|nachbarin|jemand|person|er|sie|\
+                      partner|partnerin";
 
 /// The request that a folded question is a sign of.
 pub(super) fn sign(core: &str) -> Option<&'static str> {

@@ -10,7 +10,8 @@ use crate::knowledge::{Intent, Phrases};
 use crate::wording::courtesy::suiting;
 
 /// What is said where the knowledge base has nothing to say.
-const NOT_UNDERSTOOD: &str = "Das ist leider noch nicht klar geworden. Hilfreich ist eine kurze Frage, zum Beispiel nach einem Ausweis, einer Gebühr oder einem Termin.";
+const NOT_UNDERSTOOD: &str = "Das ist leider noch nicht klar geworden. Hilfreich ist eine kurze \
+    Frage, zum Beispiel nach einem Ausweis, einer Gebühr oder einem Termin.";
 /// What is said to a greeting where the knowledge base has no answer for it.
 const GREETED: &str = "Eine Frage zu den Leistungen der Stadtverwaltung wird gern beantwortet.";
 
@@ -82,7 +83,8 @@ impl Assistant {
             .map(|(_, service)| format!("„{}“", service.title))
             .collect();
         Some(format!(
-            "Das Anliegen ist noch nicht ganz klar. Vielleicht geht es um {}? Dann hilft eine kurze Frage dazu weiter.",
+            "Das Anliegen ist noch nicht ganz klar. Vielleicht geht es um {}? Dann hilft eine \
+             kurze Frage dazu weiter.",
             titles.join(" oder ")
         ))
     }

@@ -74,7 +74,12 @@ pub(super) struct AnswerArguments {
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// Most tokens of an answer.
-    #[arg(long, value_name = "N", default_value_t = 224, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 224,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)
+    )]
     max_new_tokens: usize,
     /// What happens to an answer that the knowledge base does not support: off (nobody looks, and
     /// placeholders stay as they are), mark (it is shown and marked), replace (the knowledge base's

@@ -16,10 +16,12 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const WELCOME: &str = "Guten Tag! Hier antwortet ein Sprachmodell und kein Mensch. Fragen zu den Leistungen der Stadt beantwortet es gern.
+const WELCOME: &str = "Guten Tag! Hier antwortet ein Sprachmodell und kein Mensch. Fragen zu den \
+    Leistungen der Stadt beantwortet es gern.
 Befehle zeigt /hilfe, das Gespräch beendet /ende.";
 
-const WELCOME_WITHOUT_MODEL: &str = "Guten Tag! Hier antwortet die Wissensbasis der Stadt, ohne Sprachmodell und ohne einen Menschen.
+const WELCOME_WITHOUT_MODEL: &str = "Guten Tag! Hier antwortet die Wissensbasis der Stadt, ohne \
+    Sprachmodell und ohne einen Menschen.
 Befehle zeigt /hilfe, das Gespräch beendet /ende.";
 
 const HELP: &str = "/neu             ein neues Gespräch beginnen; das bisherige wird vergessen
@@ -233,7 +235,8 @@ impl<D: Operations + Planner> Chat<'_, D> {
                     format!("Die Temperatur ist jetzt {value}.")
                 }
                 _ => format!(
-                    "Die Temperatur ist {}. Ändern lässt sie sich mit einer Zahl von 0 bis 2, zum Beispiel: /temperatur 0.3",
+                    "Die Temperatur ist {}. Ändern lässt sie sich mit einer Zahl von 0 bis 2, zum \
+                     Beispiel: /temperatur 0.3",
                     self.conversation.settings.sampling.temperature
                 ),
             },

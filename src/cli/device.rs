@@ -35,13 +35,22 @@ pub(super) trait Inspection {
 pub(super) struct DeviceArguments {
     /// Where to compute: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim
     /// (the CUDA kernels, simulated: slow, for tests).
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceChoice::from_str)]
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "auto",
+        value_parser = DeviceChoice::from_str
+    )]
     device: DeviceChoice,
     /// What is multiplied and, on a card, stored [default: fp32 on the CPU, fp16 on a card].
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// CPU threads [default: all]. The result does not depend on it.
-    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024)
+    )]
     threads: Option<usize>,
 }
 
@@ -175,7 +184,8 @@ impl DeviceArguments {
             None | Some(Precision::Single) => MatmulPrecision::Single,
             Some(Precision::Bfloat) => MatmulPrecision::Bf16,
             Some(Precision::Half) => bail!(
-                "--precision is fp16, and the device is the CPU: use fp32 or bf16, or --device cuda:0"
+                "--precision is fp16, and the device is the CPU: use fp32 or bf16, or --device \
+                 cuda:0"
             ),
         };
         task.run(&CpuDevice::with_precision(precision))

@@ -33,7 +33,12 @@ pub struct Arguments {
     #[arg(long, value_name = "CARD", requires = "plan")]
     gpu: Option<String>,
     /// Tokens of a micro-batch [default: a step of the preset].
-    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "plan",
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20)
+    )]
     tokens: Option<u32>,
     /// Training settings to plan for.
     #[arg(long, value_enum, default_value = "massive", requires = "plan")]
@@ -50,7 +55,13 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "plan")]
     check_kernels: bool,
     /// What to check: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim.
-    #[arg(long, value_name = "DEVICE", default_value = "auto", requires = "check_kernels", value_parser = DeviceChoice::from_str)]
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "auto",
+        requires = "check_kernels",
+        value_parser = DeviceChoice::from_str
+    )]
     device: DeviceChoice,
     /// Checks to run, or groups of them, e.g. conformance dense moe/router [default: all].
     #[arg(long, value_name = "NAME", requires = "check_kernels", num_args = 1..)]

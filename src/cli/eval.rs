@@ -36,7 +36,12 @@ struct PerplexityArguments {
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
     /// Ids per window; each window is scored alone.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..)
+    )]
     max_length: usize,
     /// Print {"tokens":N,"nll":S}: the scored tokens and the sum of their losses (natural
     /// logarithm).

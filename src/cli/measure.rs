@@ -22,7 +22,12 @@ pub struct Arguments {
     #[command(flatten)]
     device: DeviceArguments,
     /// Timed steps.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     steps: u32,
     /// Steps before them.
     #[arg(long, value_name = "N", default_value_t = 2)]

@@ -35,7 +35,8 @@ impl ModelArguments {
         match self.find() {
             Some(dir) => Ok(dir),
             None => bail!(
-                "there is no {RUNS}/*/best_model here: give --model-path DIR, or train a model first \
+                "there is no {RUNS}/*/best_model here: give --model-path DIR, or train a model \
+                 first \
                  (muni-engine train --shards shards/)"
             ),
         }

@@ -174,7 +174,8 @@ impl CardPlan {
         match self.largest {
             0 => "not enough memory to train the 47M model".to_string(),
             tokens => format!(
-                "trains the 47M model in micro-batches of up to {tokens} tokens, at about {:.0} tokens/s (predicted)",
+                "trains the 47M model in micro-batches of up to {tokens} tokens, at about {:.0} \
+                 tokens/s (predicted)",
                 self.prediction.tokens_per_second
             ),
         }
@@ -184,7 +185,8 @@ impl CardPlan {
     pub fn text(&self, request: &Request) -> String {
         let card = self.card;
         let mut text = format!(
-            "{} ({:.1} TFLOP/s fp16 with fp32 accumulation, {:.0} GB/s, {}): {} parameters, micro-batches of {} tokens\n\n",
+            "{} ({:.1} TFLOP/s fp16 with fp32 accumulation, {:.0} GB/s, {}): {} parameters, \
+             micro-batches of {} tokens\n\n",
             card.name,
             card.flops_per_second() / 1e12,
             card.bytes_per_second / 1e9,
@@ -198,7 +200,8 @@ impl CardPlan {
         }
         let _ = writeln!(
             text,
-            "  {:<16}{:>12}   of {} that a run may take; the largest micro-batch that fits has {} tokens\n",
+            "  {:<16}{:>12}   of {} that a run may take; the largest micro-batch that fits has {} \
+             tokens\n",
             "all, one arena",
             format_bytes(self.memory.memory.total()),
             format_bytes(card.usable()),
@@ -231,7 +234,8 @@ impl CardPlan {
         );
         let _ = writeln!(
             text,
-            "Predicted: {:.0} tokens/s, {:.0}% of the card's arithmetic ({:.1} MFLOP per token); {:.2} h for 500,000 examples x 3 epochs at {:.0} tokens per example.",
+            "Predicted: {:.0} tokens/s, {:.0}% of the card's arithmetic ({:.1} MFLOP per token); \
+             {:.2} h for 500,000 examples x 3 epochs at {:.0} tokens per example.",
             prediction.tokens_per_second,
             100.0 * prediction.utilisation,
             prediction.flops_per_token / 1e6,
@@ -292,7 +296,9 @@ fn assumptions() -> String {
 /// All cards in one table, in Markdown.
 pub(super) fn table(request: &Request) -> Result<String> {
     let mut text = String::from(
-        "| card | TFLOP/s | GB/s | memory | needs | largest micro-batch, tokens | floor, ms | predicted, ms | tokens/s | of peak | hours |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| card | TFLOP/s | GB/s | memory | needs | largest micro-batch, tokens | floor, ms | \
+         predicted, ms | tokens/s | of peak | hours |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for card in &CARDS {
         let plan = request.plan(card)?;

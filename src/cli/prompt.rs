@@ -50,12 +50,22 @@ pub struct Arguments {
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// Most tokens of the answer [default: until the model's context is full].
-    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)
+    )]
     max_new_tokens: Option<usize>,
     /// Check the answer against the knowledge base and fill in the city's own values: off, mark
     /// (shown and marked), replace (the knowledge base's own answer is shown instead of a wrong
     /// one). Without a model the knowledge base answers.
-    #[arg(long, value_name = "MODE", default_value = "off", value_parser = GuardMode::from_str, conflicts_with = "raw")]
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "off",
+        value_parser = GuardMode::from_str,
+        conflicts_with = "raw"
+    )]
     guard: GuardMode,
     #[command(flatten)]
     knowledge: KnowledgeArguments,

@@ -222,7 +222,8 @@ pub fn generate(
     if made < settings.examples {
         bail!(
             "stage {} needs {} distinct examples, but this knowledge base gives only about {made} \
-             ({train} for training, {} for validation) with seed {}: add services, facts or questions, or ask for fewer with \
+             ({train} for training, {} for validation) with seed {}: add services, facts or \
+             questions, or ask for fewer with \
              --examples",
             settings.stage.name(),
             settings.examples,

@@ -418,8 +418,10 @@ mod tests {
                 "kas_hundesteuer",
                 &["{frist_hundeanmeldung}"],
                 // The wrong service, the wrong form, round and round, with a placeholder.
-                "Bitte melden Sie den Umzug beim Einwohnermeldeamt unter {telefon}. Bitte melden Sie den Umzug beim Einwohnermeldeamt unter {telefon}.",
-                "Die Frist für die Anmeldung eines Hundes beträgt zwei Wochen; auch Abgabe oder Tod sind zu melden.",
+                "Bitte melden Sie den Umzug beim Einwohnermeldeamt unter {telefon}. Bitte melden \
+                 Sie den Umzug beim Einwohnermeldeamt unter {telefon}.",
+                "Die Frist für die Anmeldung eines Hundes beträgt zwei Wochen; auch Abgabe oder \
+                 Tod sind zu melden.",
                 Verdict::Replaced,
             ),
             (

@@ -15,7 +15,8 @@ td.n,th.n{text-align:right}\
 .maps{display:flex;flex-wrap:wrap;gap:1.5rem}\
 svg text{font:11px system-ui,sans-serif;fill:currentColor}svg .dark{fill:#fff}svg .light{fill:#111}\
 details{border-bottom:1px solid var(--line);padding:.3rem 0}summary{cursor:pointer}\
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.4rem 1rem}dd{margin:0;white-space:pre-wrap}\
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.4rem \
+1rem}dd{margin:0;white-space:pre-wrap}\
 .good{color:#0a7d33}.bad{color:#c01f1f}.soft{opacity:.75}\
 @media(prefers-color-scheme:dark){.good{color:#5fd38a}.bad{color:#ff8a80}}\
 code{background:var(--soft);padding:0 .25rem;border-radius:.2rem;white-space:pre}";
@@ -26,8 +27,10 @@ pub fn page(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}</body>\n</html>\n"
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
+         'unsafe-inline'\">\n\
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n\
+         {body}</body>\n</html>\n"
     )
 }
 
@@ -76,7 +79,8 @@ impl HeatMap<'_> {
         );
         let mut svg = format!(
             "<figure style=\"margin:0\"><figcaption>{title}</figcaption>\n\
-             <svg role=\"img\" aria-label=\"{title}\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\n",
+             <svg role=\"img\" aria-label=\"{title}\" width=\"{width}\" height=\"{height}\" \
+             viewBox=\"0 0 {width} {height}\">\n",
             title = escape(self.title)
         );
         for (column, name) in self.columns.iter().enumerate() {
@@ -123,7 +127,8 @@ impl HeatMap<'_> {
         let _ = writeln!(
             svg,
             "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\" fill=\"rgb({r},{g},{b})\"/>\
-             <text class=\"{ink}\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{value:.digits$}</text>",
+             <text class=\"{ink}\" x=\"{}\" y=\"{}\" \
+             text-anchor=\"middle\">{value:.digits$}</text>",
             size.0 - 1,
             size.1 - 1,
             x + size.0 / 2,

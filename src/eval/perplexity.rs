@@ -37,7 +37,8 @@ pub fn perplexity<D: Operations + Planner>(
     let longest = model.config.max_position_embeddings.saturating_add(1);
     ensure!(
         (2..=longest).contains(&max_length),
-        "max-length is {max_length}, expected 2 to {longest} (the model's context and the id after it)"
+        "max-length is {max_length}, expected 2 to {longest} (the model's context and the id after \
+         it)"
     );
     let batches = batches(ids, max_length)?;
     let rows = batches.iter().map(|batch| batch.tokens.len()).max();

@@ -55,7 +55,8 @@ impl SamplingSettings {
         );
         ensure!(
             repetition_penalty.is_finite() && repetition_penalty > 0.0,
-            "repetition penalty is {repetition_penalty}, expected a number above 0 (1 changes nothing)"
+            "repetition penalty is {repetition_penalty}, expected a number above 0 (1 changes \
+             nothing)"
         );
         Ok(())
     }

@@ -35,8 +35,26 @@ const HOPPER: f64 = 4096.0;
 
 #[rustfmt::skip]
 #[allow(clippy::too_many_arguments)]
-const fn card(key: &'static str, name: &'static str, multiprocessors: usize, boost_mhz: f64, flops_per_clock: f64, mma_sync_share: f64, gigabytes_per_second: f64, gib: u64) -> Card {
-    Card { key, name, multiprocessors, boost_mhz, flops_per_clock, mma_sync_share, bytes_per_second: gigabytes_per_second * 1e9, memory: gib << 30 }
+const fn card(
+    key: &'static str,
+    name: &'static str,
+    multiprocessors: usize,
+    boost_mhz: f64,
+    flops_per_clock: f64,
+    mma_sync_share: f64,
+    gigabytes_per_second: f64,
+    gib: u64,
+) -> Card {
+    Card {
+        key,
+        name,
+        multiprocessors,
+        boost_mhz,
+        flops_per_clock,
+        mma_sync_share,
+        bytes_per_second: gigabytes_per_second * 1e9,
+        memory: gib << 30,
+    }
 }
 
 /// All cards.

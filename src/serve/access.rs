@@ -34,7 +34,8 @@ impl ApiKeys {
             }
             ensure!(
                 key.len() >= KEY_LENGTH && key.chars().all(|c| c.is_ascii_graphic()),
-                "{}, line {number}: a key of {} characters, expected at least {KEY_LENGTH} ASCII letters, digits or signs without spaces, e.g. from: openssl rand -hex 24",
+                "{}, line {number}: a key of {} characters, expected at least {KEY_LENGTH} ASCII \
+                 letters, digits or signs without spaces, e.g. from: openssl rand -hex 24",
                 path.display(),
                 key.chars().count()
             );
@@ -87,7 +88,8 @@ impl std::str::FromStr for Origin {
                 Ok(Self(text.to_ascii_lowercase()))
             }
             _ => bail!(
-                "{text:?} is no origin, expected scheme and host without a path, e.g. https://www.musterstadt.de"
+                "{text:?} is no origin, expected scheme and host without a path, e.g. \
+                 https://www.musterstadt.de"
             ),
         }
     }

@@ -9,7 +9,8 @@ use std::sync::LazyLock;
 /// The Content-Security-Policy of the pages: everything comes from the server itself, no script or
 /// style stands in the page, no text becomes markup. A page that embeds the widget has a policy of
 /// its own.
-pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src \
+    'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -219,7 +219,8 @@ mod tests {
         metrics.first_token.observe(Duration::from_secs(90));
         let text = metrics.text(3);
         for expected in [
-            "# TYPE muni_requests_total counter\nmuni_requests_total{route=\"/health\",status=\"200\"} 2\n",
+            "# TYPE muni_requests_total counter\n\
+             muni_requests_total{route=\"/health\",status=\"200\"} 2\n",
             "muni_first_token_seconds_bucket{le=\"0.025\"} 0\n",
             "muni_first_token_seconds_bucket{le=\"0.05\"} 1\n",
             "muni_first_token_seconds_bucket{le=\"60\"} 1\n",

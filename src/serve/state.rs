@@ -106,7 +106,8 @@ impl State {
     pub fn notice(&self) -> String {
         let kept = match self.conversations {
             Some(_) => {
-                "Ihre Fragen und die Antworten werden gespeichert. Bitte geben Sie keine persönlichen Daten ein."
+                "Ihre Fragen und die Antworten werden gespeichert. Bitte geben Sie keine \
+                 persönlichen Daten ein."
             }
             None => "Ihre Fragen und die Antworten werden nicht gespeichert.",
         };

@@ -239,7 +239,8 @@ fn no_question(reason: NoQuestion) -> ApiError {
         NoQuestion::BegunAnswer => ApiError::field(
             "prompt",
             "unsupported_parameter",
-            "the prompt begins an answer, which this server does not continue while its guard is on: \
+            "the prompt begins an answer, which this server does not continue while its guard is \
+             on: \
              end with the question",
         ),
         NoQuestion::Empty => ApiError::field("prompt", "empty", "the prompt holds no question"),

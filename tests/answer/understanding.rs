@@ -122,7 +122,8 @@ fn what_is_said_around_a_question_changes_nothing() {
         ("Frage: Wo kann ich mich ummelden?", Register::Neutral),
         ("wo kann ich mich ummelden", Register::Neutral),
         (
-            "Guten Tag! Können Sie mir bitte sagen, wo ich mich ummelden kann? Vielen Dank im Voraus für Ihre Mühe!",
+            "Guten Tag! Können Sie mir bitte sagen, wo ich mich ummelden kann? Vielen Dank im \
+             Voraus für Ihre Mühe!",
             Register::Sie,
         ),
         ("Hallo! Weißt du, wo ich mich ummelden kann?", Register::Du),

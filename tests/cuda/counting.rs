@@ -174,7 +174,8 @@ fn row(text: &mut String, name: &str, tally: &OperationCounters) {
 
 fn table(tally: &Counters) -> String {
     let mut text = String::from(
-        "| operation | calls | launches | moved (MB) | inputs and outputs (MB) | ratio |\n|---|---|---|---|---|---|\n",
+        "| operation | calls | launches | moved (MB) | inputs and outputs (MB) | ratio |\n\
+         |---|---|---|---|---|---|\n",
     );
     let mut operations: Vec<_> = tally.operations.iter().collect();
     operations.sort_by_key(|(_, operation)| std::cmp::Reverse(operation.moved));

@@ -45,7 +45,12 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// Most tokens of an answer.
-    #[arg(long, value_name = "N", default_value_t = 160, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 160,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)
+    )]
     max_new_tokens: usize,
     /// Print everything as one JSON object, every answer included.
     #[arg(long)]
@@ -80,7 +85,8 @@ fn measure<D: Operations + Planner>(device: &D, arguments: &Arguments) -> Result
     )?;
     if dictionary.is_none() {
         eprintln!(
-            "no German dictionary was found, so words are not looked up: name one with --dictionary (Debian: apt install hunspell-de-de)"
+            "no German dictionary was found, so words are not looked up: name one with \
+             --dictionary (Debian: apt install hunspell-de-de)"
         );
     }
     let judge = Judge::new(assistant.knowledge(), dictionary.as_ref());

@@ -246,7 +246,8 @@ mod tests {
             "ewo_personalausweis",
             &[&["46 Euro"]],
         );
-        let answer = "Der Personalausweis kostet 46 Euro, für Personen unter 24 Jahren 27,60 Euro. Mit 35 Jahren sind es 46 Euro.";
+        let answer = "Der Personalausweis kostet 46 Euro, für Personen unter 24 Jahren 27,60 Euro. \
+            Mit 35 Jahren sind es 46 Euro.";
         let score = judge.score(&asked, answer, false).unwrap();
         assert_eq!(score.subject.as_deref(), Some("ewo_personalausweis"));
         assert_eq!(score.right_service, Some(true));

@@ -201,15 +201,18 @@ mod tests {
         let service = |id: &str| Subject::Service(id.to_string());
         for (answer, expected) in [
             (
-                "Gern helfe ich Ihnen. Der Personalausweis kostet 46 Euro, wenn Sie 24 Jahre oder älter sind.",
+                "Gern helfe ich Ihnen. Der Personalausweis kostet 46 Euro, wenn Sie 24 Jahre oder \
+                 älter sind.",
                 Some(service("ewo_personalausweis")),
             ),
             (
-                "Hallo! Für einen Hund zahlst du die Hundesteuer, für den ersten Hund 96 Euro im Jahr.",
+                "Hallo! Für einen Hund zahlst du die Hundesteuer, für den ersten Hund 96 Euro im \
+                 Jahr.",
                 Some(service("kas_hundesteuer")),
             ),
             (
-                "Dafür ist das Finanzamt zuständig: Die Steuererklärung geht an das Finanzamt am Wohnort.",
+                "Dafür ist das Finanzamt zuständig: Die Steuererklärung geht an das Finanzamt am \
+                 Wohnort.",
                 Some(Subject::Elsewhere),
             ),
             ("Lorem ipsum dolor sit amet.", None),

@@ -192,7 +192,8 @@ pub const HALF_BOUNDS: &[Bound] = &[
         "attention_backward",
         8e-3,
         4e-5,
-        "probabilities, their gradients and the result are rounded to fp16, and so is the kept output, in differences that nearly cancel",
+        "probabilities, their gradients and the result are rounded to fp16, and so is the kept \
+         output, in differences that nearly cancel",
     ),
     bound(
         "attention_backward, peaked",
@@ -284,7 +285,8 @@ pub const HALF_BOUNDS: &[Bound] = &[
         "experts_backward",
         6e-3,
         4e-5,
-        "the kept gates and ups, their gradients and the activations are rounded to fp16; experts with more tokens than others have larger sums than the rms",
+        "the kept gates and ups, their gradients and the activations are rounded to fp16; experts \
+         with more tokens than others have larger sums than the rms",
     ),
     bound(
         "head_loss",

@@ -27,7 +27,12 @@ mod tile;
 ///
 /// ```no_run
 /// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
-/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: Ptr<f32>) -> anyhow::Result<()> {
+/// fn launch(
+///     driver: &dyn Driver,
+///     norm: PtrMut<f32>,
+///     state: PtrMut<f32>,
+///     parts: Ptr<f32>,
+/// ) -> anyhow::Result<()> {
 ///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
 /// }
 /// ```
@@ -36,7 +41,12 @@ mod tile;
 ///
 /// ```compile_fail,E0308
 /// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
-/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: PtrMut<f32>) -> anyhow::Result<()> {
+/// fn launch(
+///     driver: &dyn Driver,
+///     norm: PtrMut<f32>,
+///     state: PtrMut<f32>,
+///     parts: PtrMut<f32>,
+/// ) -> anyhow::Result<()> {
 ///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
 /// }
 /// ```

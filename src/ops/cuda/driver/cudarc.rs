@@ -74,7 +74,9 @@ pub fn missing() -> Option<String> {
     // SAFETY: it only tries to open the driver's library, which has no requirements.
     if !unsafe { sys::is_culib_present() } {
         return Some(
-            "there is no NVIDIA driver on this machine (libcuda was not found); install one, or use --device cpu".to_owned(),
+            "there is no NVIDIA driver on this machine (libcuda was not found); install one, or \
+             use --device cpu"
+                .to_owned(),
         );
     }
     None
@@ -83,7 +85,11 @@ pub fn missing() -> Option<String> {
 /// What to do about a build without kernels.
 pub fn no_kernels(reason: &str) -> String {
     format!(
-        "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device cpu needs none of it"
+        "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install \
+         nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* \
+         nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build \
+         again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device \
+         cpu needs none of it"
     )
 }
 
@@ -170,7 +176,8 @@ impl CudarcDriver {
         let card = result::device::get_name(device).map_err(driver_error(&op))?;
         ensure!(
             major >= 8,
-            "cannot use cuda:{number}: {card} has compute capability {major}.{minor}, the kernels need 8.0 (Ampere) or newer"
+            "cannot use cuda:{number}: {card} has compute capability {major}.{minor}, the kernels \
+             need 8.0 (Ampere) or newer"
         );
         // SAFETY: the device came from the driver; the context is released in `drop`.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(driver_error(&op))?;
@@ -228,7 +235,8 @@ impl CudarcDriver {
                     .map_err(driver_error(source.source))
                     .with_context(|| {
                         format!(
-                            "this build's kernels are for architectures {} and newer, and need a driver of CUDA 13 (580) or newer",
+                            "this build's kernels are for architectures {} and newer, and need a \
+                             driver of CUDA 13 (580) or newer",
                             kernels::ARCHITECTURES
                         )
                     })?;

@@ -289,7 +289,8 @@ pub unsafe fn launch(
     );
     ensure!(
         shared_bytes <= kernel.dynamic_shared,
-        "{}: {shared_bytes} bytes of dynamic shared memory, its source declares at most {} (MAX_DYN_SMEM)",
+        "{}: {shared_bytes} bytes of dynamic shared memory, its source declares at most {} \
+         (MAX_DYN_SMEM)",
         kernel.name(),
         kernel.dynamic_shared
     );

@@ -140,7 +140,8 @@ impl Library {
     #[cfg(not(simulator))]
     fn linked() -> Result<Self> {
         bail!(
-            "this build has no simulator: {}. Install a C++ compiler (g++ or clang++, or name one in CXX) and build again",
+            "this build has no simulator: {}. Install a C++ compiler (g++ or clang++, or name one \
+             in CXX) and build again",
             missing().unwrap_or_default()
         )
     }
@@ -504,7 +505,8 @@ impl SimDriver {
                 let read = first_difference(memory, &result, RUNS[0].poison, other.poison);
                 let cause = match read {
                     Some(_) => {
-                        "it reads memory that nobody has written yet (shared, scratch or outside of a buffer)"
+                        "it reads memory that nobody has written yet (shared, scratch or outside \
+                         of a buffer)"
                             .to_owned()
                     }
                     None => format!(
@@ -513,7 +515,8 @@ impl SimDriver {
                     ),
                 };
                 bail!(
-                    "simulator: {}: byte {at} of a buffer of {bytes} bytes has no certain value: {cause}",
+                    "simulator: {}: byte {at} of a buffer of {bytes} bytes has no certain value: \
+                     {cause}",
                     kernel.name()
                 );
             }

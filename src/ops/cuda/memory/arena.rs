@@ -209,7 +209,8 @@ impl Memory {
                     && arena + state.outside + rounded > limit
                 {
                     bail!(
-                        "{bytes} bytes more than were planned, beside an arena of {arena} and {} outside of it, are beyond the limit of {limit} bytes",
+                        "{bytes} bytes more than were planned, beside an arena of {arena} and {} \
+                         outside of it, are beyond the limit of {limit} bytes",
                         state.outside
                     );
                 }
