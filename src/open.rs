@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// The knowledge folder that is looked for where none is named.
-pub const KNOWLEDGE_FOLDER: &str = "knowledge";
+pub(crate) const KNOWLEDGE_FOLDER: &str = "knowledge";
 
 /// Opens a folder with a trained model (`config.json`, `model.safetensors`, `tokenizer.json`), or
 /// no model: then the knowledge base answers alone. [`OpenOptions`] has more to choose.
@@ -139,7 +139,7 @@ impl OpenAssistant {
 }
 
 /// A model ready to compute, with its tokenizer.
-pub struct OpenModel<D: Operations + Planner> {
+pub(crate) struct OpenModel<D: Operations + Planner> {
     /// The model, on its device.
     pub model: Model<D>,
     /// The folder's own tokenizer, or GPT-2's where it brings none.
@@ -151,7 +151,7 @@ pub struct OpenModel<D: Operations + Planner> {
 /// # Errors
 /// If the folder does not exist, a file is missing or malformed, tokenizer and model have different
 /// vocabularies, or the device has no memory.
-pub fn open_model<D: Operations + Planner>(device: &D, dir: &Path) -> Result<OpenModel<D>> {
+pub(crate) fn open_model<D: Operations + Planner>(device: &D, dir: &Path) -> Result<OpenModel<D>> {
     // The tokenizer takes about as long as the weights, so a question is answered sooner if they do
     // not wait for each other.
     let (loaded, tokenizer) = std::thread::scope(|scope| {
@@ -205,7 +205,7 @@ fn check_vocabulary(
 }
 
 /// `best_model` of the run in `runs` that changed last; `None` where no run has one.
-pub fn newest_model(runs: &Path) -> Option<PathBuf> {
+pub(crate) fn newest_model(runs: &Path) -> Option<PathBuf> {
     let mut found = Vec::new();
     for run in fs::read_dir(runs).into_iter().flatten().flatten() {
         let model = run.path().join("best_model");
@@ -226,7 +226,7 @@ pub fn newest_model(runs: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// If a file is missing or has mistakes.
-pub fn open_knowledge(folder: Option<&Path>) -> Result<Assistant> {
+pub(crate) fn open_knowledge(folder: Option<&Path>) -> Result<Assistant> {
     let here = Path::new(KNOWLEDGE_FOLDER);
     let knowledge = match folder {
         Some(folder) => Knowledge::load(folder)?,

@@ -15,7 +15,7 @@ use tokenizers::AddedToken;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-pub use stream::DecodeStream;
+pub(crate) use stream::DecodeStream;
 use vocabulary::Vocabulary;
 
 /// Id of [`END_OF_TEXT_TOKEN`] in GPT-2's vocabulary: begins and ends every example and separates
@@ -23,7 +23,7 @@ use vocabulary::Vocabulary;
 pub const END_OF_TEXT: u32 = 50256;
 
 /// The one special token of GPT-2: bos, eos and unk at once.
-pub const END_OF_TEXT_TOKEN: &str = "<|endoftext|>";
+pub(crate) const END_OF_TEXT_TOKEN: &str = "<|endoftext|>";
 
 /// A Hugging Face chat template (Jinja) for the dialogue format of the training set,
 /// `Frage: ...\nAntwort: ...`.
@@ -152,7 +152,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When `id` is not in the vocabulary.
-    pub fn token_bytes(&self, id: u32) -> Result<&[u8]> {
+    pub(crate) fn token_bytes(&self, id: u32) -> Result<&[u8]> {
         match self.vocabulary.bytes(id) {
             Some(bytes) => Ok(bytes),
             None => bail!(
@@ -178,14 +178,9 @@ impl Tokenizer {
         self.vocabulary.fingerprint()
     }
 
-    /// The tokens in the order of their ids, written in GPT-2's byte alphabet (`Ġ` is a space), as
-    /// GGUF wants them.
-    pub fn tokens(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.vocabulary.tokens().iter().map(String::as_str)
-    }
-
     /// The merges in order of rank, each as the ids of its two parts.
-    pub fn merges(&self) -> &[(u32, u32)] {
+    #[cfg(test)]
+    pub(crate) fn merges(&self) -> &[(u32, u32)] {
         self.vocabulary.merges()
     }
 

@@ -28,7 +28,7 @@ mod wordings;
 mod words;
 
 pub use crate::german::Register;
-pub use assistant::{Assistant, OfficeContact, OfficeRef, ServiceRef};
-pub use guard::{Guard, Progress};
+pub use assistant::Assistant;
+pub(crate) use assistant::{OfficeContact, OfficeRef, ServiceRef};
 pub use reply::{GuardMode, Reply, Role, Turn, Verdict};
-pub use understanding::{OutOfRemitRef, Understanding};
+pub use understanding::Understanding;

@@ -18,7 +18,7 @@ const GREETED: &str = "Eine Frage zu den Leistungen der Stadtverwaltung wird ger
 impl Assistant {
     /// The knowledge base's own answer to what was understood, placeholders filled, in the right
     /// form of address.
-    pub fn reference(&self, understanding: &Understanding) -> String {
+    pub(crate) fn reference(&self, understanding: &Understanding) -> String {
         let phrases = &self.knowledge.phrases;
         let register = understanding.register;
         let topic = understanding.topics.first().map(|&(topic, _)| topic);

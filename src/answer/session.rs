@@ -67,7 +67,7 @@ impl<'a, D: Operations + Planner> Conversation<'a, D> {
     }
 
     /// An empty conversation in which the knowledge base answers alone.
-    pub fn without_model(assistant: &'a Assistant, settings: ExchangeSettings) -> Self {
+    pub(crate) fn without_model(assistant: &'a Assistant, settings: ExchangeSettings) -> Self {
         Self {
             pipeline: Pipeline {
                 assistant,
@@ -80,28 +80,23 @@ impl<'a, D: Operations + Planner> Conversation<'a, D> {
     }
 
     /// The same conversation with what was said before.
-    pub fn with_history(mut self, history: Vec<Turn>) -> Self {
+    pub(crate) fn with_history(mut self, history: Vec<Turn>) -> Self {
         self.history = history;
         self
     }
 
     /// The assistant that understands and guards.
-    pub fn assistant(&self) -> &'a Assistant {
+    pub(crate) fn assistant(&self) -> &'a Assistant {
         self.pipeline.assistant
     }
 
     /// Whether a model answers.
-    pub fn has_model(&self) -> bool {
+    pub(crate) fn has_model(&self) -> bool {
         self.generator.is_some()
     }
 
-    /// What was said so far.
-    pub fn history(&self) -> &[Turn] {
-        &self.history
-    }
-
     /// Forgets what was said.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.history.clear();
     }
 

@@ -33,7 +33,7 @@ Strg-C           die laufende Antwort abbrechen";
 
 /// Arguments of `muni-engine chat`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     #[command(flatten)]
@@ -52,7 +52,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 static ANSWERING: AtomicBool = AtomicBool::new(false);
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     arguments.model.device.run(ChatTask(&arguments))
 }
 

@@ -60,7 +60,7 @@ const TOUR: [(&str, &str); 16] = [
 
 /// Arguments of `muni-engine demo`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     arguments.model.device.run(DemoTask(&arguments))
 }
 

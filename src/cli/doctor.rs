@@ -24,7 +24,7 @@ const EXAMPLE_TOKENS: f64 = 109.0;
 
 /// Arguments of `muni-engine doctor`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// What a training run takes of a card: memory by class, time by operation. Fails where it does
     /// not fit.
     #[arg(long)]
@@ -72,7 +72,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match (arguments.plan, arguments.check_kernels) {
         (true, _) => plan(&arguments),
         (_, true) => check_kernels::run(arguments.device, &arguments.only, arguments.json),

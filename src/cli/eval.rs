@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 /// Arguments of `muni-engine eval`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     measure: Measure,
 }
@@ -50,7 +50,7 @@ struct PerplexityArguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match arguments.measure {
         Measure::Perplexity(arguments) => arguments.model.device.run(Perplexity(&arguments)),
         Measure::Answers(arguments) => answers::run(arguments),

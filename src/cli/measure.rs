@@ -18,7 +18,7 @@ use crate::train::{Stage, TrainSettings, memory};
 
 /// Arguments of `muni-engine measure`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     device: DeviceArguments,
     /// Timed steps.
@@ -52,7 +52,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let profile = arguments.profile.then(Arc::<Profile>::default);
     arguments
         .device

@@ -48,7 +48,7 @@ pub(super) struct CardPlan {
 
 impl Request {
     /// With steps of at least so many tokens, in whole rows; `None`: the settings' own.
-    pub fn of_tokens(
+    pub(crate) fn of_tokens(
         config: ModelConfig,
         mut settings: TrainSettings,
         tokens: Option<usize>,
@@ -114,7 +114,7 @@ impl Request {
     }
 
     /// The plan on a card.
-    pub fn plan(&self, card: &'static Card) -> Result<CardPlan> {
+    pub(crate) fn plan(&self, card: &'static Card) -> Result<CardPlan> {
         let wanted = self.settings.gradient_accumulation_steps;
         let memory = self.memory(card, wanted)?;
         let most = (MOST_TOKENS / self.logical_tokens()).max(wanted);
@@ -151,7 +151,7 @@ impl CardPlan {
     ///
     /// # Errors
     /// Where it does not, with what would.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let (need, usable) = (self.memory.memory.total(), self.card.usable());
         if need <= usable {
             return Ok(());
@@ -170,7 +170,7 @@ impl CardPlan {
     }
 
     /// A line on what fits.
-    pub fn fits(&self) -> String {
+    pub(crate) fn fits(&self) -> String {
         match self.largest {
             0 => "not enough memory to train the 47M model".to_string(),
             tokens => format!(
@@ -182,7 +182,7 @@ impl CardPlan {
     }
 
     /// For people.
-    pub fn text(&self, request: &Request) -> String {
+    pub(crate) fn text(&self, request: &Request) -> String {
         let card = self.card;
         let mut text = format!(
             "{} ({:.1} TFLOP/s fp16 with fp32 accumulation, {:.0} GB/s, {}): {} parameters, \
@@ -251,7 +251,7 @@ impl CardPlan {
     }
 
     /// For programs.
-    pub fn json(&self, request: &Request) -> Value {
+    pub(crate) fn json(&self, request: &Request) -> Value {
         let classes: serde_json::Map<String, Value> = MemoryClass::ALL
             .into_iter()
             .map(|class| {

@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 /// Arguments of `muni-engine prompt`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// The question, e.g. "Wo kann ich mich ummelden?", or a whole prompt, e.g. "Frage:
@@ -77,7 +77,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     arguments.model.device.run(PromptTask(&arguments))
 }
 

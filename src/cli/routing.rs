@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 /// Arguments of `muni-engine routing`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Shard folder whose examples are read.
@@ -77,7 +77,7 @@ enum SplitChoice {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     arguments.model.device.run(Analyse(&arguments))
 }
 

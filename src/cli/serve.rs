@@ -20,7 +20,7 @@ const KNOWLEDGE_NAME: &str = "muni-engine-knowledge";
 
 /// Arguments of `muni-engine serve`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// The address to listen at; 0.0.0.0 or :: are all of this machine's. TLS is the business of a
@@ -83,7 +83,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let address = (arguments.host, arguments.port);
     // First of all: a port that is taken should not cost the time to load a model.
     let listener = TcpListener::bind(address).with_context(|| {

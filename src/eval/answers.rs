@@ -8,12 +8,10 @@ mod matching;
 mod repetition;
 mod report;
 mod subject;
-
-pub use figures::{Figure, figures};
-pub use judge::{Judge, Score};
-pub use matching::contains;
-pub use report::{html, table};
-pub use subject::{Subject, Subjects};
+pub use judge::Judge;
+pub(crate) use judge::Score;
+pub(crate) use report::{html, table};
+pub use subject::Subjects;
 
 use super::questions::{Expected, Question};
 use super::statistics::{Mean, Share};
@@ -54,7 +52,7 @@ pub struct Judged {
     /// The answer.
     pub text: String,
     /// What is right and wrong about it.
-    pub score: Score,
+    pub(crate) score: Score,
 }
 
 /// One question with both answers.
@@ -195,7 +193,7 @@ impl Examination<'_> {
 /// What the answers amount to. Shares have Wilson intervals, means bootstrap intervals, all of 95
 /// percent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Of the questions that an office answers: those answered about the right service.
     pub right_service: Share,
     /// Of these questions: answers with everything that was expected.
@@ -224,7 +222,7 @@ pub struct Summary {
 
 /// Both ways of answering the same questions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The office's id, `ausserhalb`, or `all`.
     pub office: String,
     /// Number of questions.
@@ -239,7 +237,7 @@ pub struct Comparison {
 
 /// The whole measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AnswerReport {
+pub(crate) struct AnswerReport {
     /// The model folder.
     pub model: String,
     /// The file of questions.
@@ -261,7 +259,7 @@ pub struct AnswerReport {
 }
 
 /// Sums up. `has_dictionary` says whether words were looked up.
-pub fn compare(answers: &[Answer], has_dictionary: bool) -> (Comparison, Vec<Comparison>) {
+pub(crate) fn compare(answers: &[Answer], has_dictionary: bool) -> (Comparison, Vec<Comparison>) {
     let of = |office: &str, answers: &[&Answer]| Comparison {
         office: office.to_string(),
         questions: answers.len(),
@@ -290,7 +288,7 @@ pub fn compare(answers: &[Answer], has_dictionary: bool) -> (Comparison, Vec<Com
 }
 
 /// How often the guard came to each verdict.
-pub fn verdicts(answers: &[Answer]) -> Vec<(Verdict, usize)> {
+pub(crate) fn verdicts(answers: &[Answer]) -> Vec<(Verdict, usize)> {
     let count = |verdict| answers.iter().filter(|a| a.verdict == verdict).count();
     Verdict::ALL
         .into_iter()

@@ -22,7 +22,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.4re
 code{background:var(--soft);padding:0 .25rem;border-radius:.2rem;white-space:pre}";
 
 /// A whole page. `title` is text, `body` is HTML.
-pub fn page(title: &str, body: &str) -> String {
+pub(crate) fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -35,7 +35,7 @@ pub fn page(title: &str, body: &str) -> String {
 }
 
 /// A table of texts (not HTML); every column but the first is flush right.
-pub fn table(head: &[String], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[String], rows: &[Vec<String>]) -> String {
     let cells = |tag: &str, cells: &[String]| {
         let mut line = String::from("<tr>");
         for (column, cell) in cells.iter().enumerate() {
@@ -49,7 +49,7 @@ pub fn table(head: &[String], rows: &[Vec<String>]) -> String {
 }
 
 /// A matrix in colours.
-pub struct HeatMap<'a> {
+pub(crate) struct HeatMap<'a> {
     /// What it shows, for the caption and for screen readers.
     pub title: &'a str,
     /// Names of the rows.
@@ -68,7 +68,7 @@ pub struct HeatMap<'a> {
 
 impl HeatMap<'_> {
     /// As an SVG figure.
-    pub fn svg(&self) -> String {
+    pub(crate) fn svg(&self) -> String {
         const CELL: (usize, usize) = (46, 20);
         const LETTER: usize = 7;
         let label = self.rows.iter().map(|name| name.chars().count());

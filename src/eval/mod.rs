@@ -2,9 +2,8 @@
 
 pub mod answers;
 mod html;
-pub mod perplexity;
+pub(crate) mod perplexity;
 pub mod questions;
 pub mod routing;
-pub mod statistics;
-
-pub use perplexity::{Perplexity, perplexity};
+pub(crate) mod statistics;
+pub use perplexity::perplexity;

@@ -19,7 +19,7 @@ pub struct Perplexity {
 
 impl Perplexity {
     /// `exp(nll / tokens)`: among how many equally probable tokens the model hesitates.
-    pub fn value(&self) -> f64 {
+    pub(crate) fn value(&self) -> f64 {
         (self.nll / self.tokens as f64).exp()
     }
 }

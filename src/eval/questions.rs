@@ -35,7 +35,7 @@ pub enum Expected {
 }
 
 /// Name under which questions to refuse are counted, like an office's.
-pub const REFUSALS: &str = "ausserhalb";
+pub(crate) const REFUSALS: &str = "ausserhalb";
 
 impl Question {
     /// The office's id, or [`REFUSALS`].

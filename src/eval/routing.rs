@@ -9,8 +9,8 @@ mod measures;
 mod report;
 
 pub use classes::{TokenClass, classify};
-pub use measures::{Information, entropy_bits, load_balancing_loss, mutual_information};
-pub use report::{html, table};
+pub(crate) use measures::{Information, entropy_bits, load_balancing_loss, mutual_information};
+pub(crate) use report::{html, table};
 
 use crate::model::{Batch, LayerRoutes, Model, ModelConfig, Workspace};
 use crate::ops::{IGNORE_TARGET, Operations, Planner};

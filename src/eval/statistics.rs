@@ -13,7 +13,7 @@ const RESAMPLES: usize = 2000;
 
 /// How many of how many, with a 95% confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Share {
+pub(crate) struct Share {
     /// Those that have the property.
     pub count: usize,
     /// Those that were asked.
@@ -28,7 +28,7 @@ pub struct Share {
 
 impl Share {
     /// Counts the `true`s.
-    pub fn of(values: impl IntoIterator<Item = bool>) -> Share {
+    pub(crate) fn of(values: impl IntoIterator<Item = bool>) -> Share {
         let (mut count, mut of) = (0, 0);
         for value in values {
             count += usize::from(value);
@@ -39,7 +39,7 @@ impl Share {
 
     /// Wilson's score interval (E. B. Wilson, "Probable Inference", 1927), which, unlike the normal
     /// approximation, holds for shares near 0 and 1 and for few cases.
-    pub fn new(count: usize, of: usize) -> Share {
+    pub(crate) fn new(count: usize, of: usize) -> Share {
         if of == 0 {
             return Share {
                 count,
@@ -66,7 +66,7 @@ impl Share {
 
 /// A mean with a 95% confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Mean {
+pub(crate) struct Mean {
     /// Number of values.
     pub of: usize,
     /// Their mean; `None` of nothing.
@@ -80,7 +80,7 @@ pub struct Mean {
 impl Mean {
     /// The interval is the percentile bootstrap's: the middle 95 percent of the means of samples
     /// drawn from the values with replacement. The same values and seed give the same interval.
-    pub fn new(values: &[f64], seed: u64) -> Mean {
+    pub(crate) fn new(values: &[f64], seed: u64) -> Mean {
         if values.is_empty() {
             return Mean {
                 of: 0,
@@ -108,7 +108,7 @@ impl Mean {
 }
 
 /// The nearest-rank percentile of sorted values; 0 of nothing.
-pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
     sorted
         .get(rank.saturating_sub(1).min(sorted.len().saturating_sub(1)))

@@ -61,7 +61,7 @@ pub struct GenerateOutput {
 
 impl GenerateOutput {
     /// Decoding speed; `None` where there was at most one new token.
-    pub fn decode_tokens_per_second(&self) -> Option<f64> {
+    pub(crate) fn decode_tokens_per_second(&self) -> Option<f64> {
         let steps = self.token_ids.len().checked_sub(1).filter(|&n| n > 0)?;
         let seconds = self.decode.as_secs_f64();
         (seconds > 0.0).then(|| steps as f64 / seconds)
@@ -86,7 +86,7 @@ impl<'a, D: Operations + Planner> Generator<'a, D> {
     }
 
     /// Most tokens of prompt and continuation together.
-    pub fn context(&self) -> usize {
+    pub(crate) fn context(&self) -> usize {
         self.scheduler.context()
     }
 
@@ -162,7 +162,7 @@ impl<'a, D: Operations + Planner> Generator<'a, D> {
     ///
     /// # Errors
     /// As [`Generator::generate_ids`].
-    pub fn generate_text(
+    pub(crate) fn generate_text(
         &mut self,
         tokenizer: &Tokenizer,
         prompt: &str,

@@ -6,12 +6,13 @@
 //! - [`text`] reads and writes the layout of dialogues, and turns tokens into the text that is
 //!   shown.
 
-pub mod generator;
-pub mod sampling;
+pub(crate) mod generator;
+pub(crate) mod sampling;
 pub mod scheduler;
-pub mod text;
+pub(crate) mod text;
 
-pub use generator::{Finish, GenerateOutput, GenerateSettings, Generator};
+pub(crate) use generator::GenerateOutput;
+pub use generator::{Finish, GenerateSettings, Generator};
 pub use sampling::{Sampler, SamplingSettings};
 pub use scheduler::{Scheduler, SequenceEvent, SequenceId};
-pub use text::{TextStream, TokenText, question_prompt};
+pub(crate) use text::question_prompt;

@@ -38,7 +38,7 @@ impl Default for SamplingSettings {
 
 impl SamplingSettings {
     /// Errors: a value outside its range, by name.
-    pub fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let Self {
             temperature,
             top_p,
@@ -64,7 +64,7 @@ impl SamplingSettings {
 
 /// A token that can still be drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Its id.
     pub token: u32,
     /// Its logit, after penalty and temperature.
@@ -79,7 +79,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// Errors: settings outside their ranges.
-    pub fn new(settings: SamplingSettings) -> Result<Self> {
+    pub(crate) fn new(settings: SamplingSettings) -> Result<Self> {
         settings.validate()?;
         Ok(Self {
             settings,
@@ -90,7 +90,7 @@ impl Sampler {
     /// The next token after `context` (prompt and answer so far), whose logits `[V]` are changed by
     /// the penalty.
     /// Errors: logits that are not finite, or none; a context token outside the vocabulary.
-    pub fn next(&mut self, logits: &mut [f32], context: &[u32]) -> Result<u32> {
+    pub(crate) fn next(&mut self, logits: &mut [f32], context: &[u32]) -> Result<u32> {
         ensure!(
             logits.iter().all(|logit| logit.is_finite()),
             "the model's logits hold NaN or infinity: the checkpoint is damaged, use another one"
@@ -154,7 +154,7 @@ fn greedy(logits: &[f32]) -> u32 {
 
 /// The tokens that temperature, top-k and top-p leave (temperature above 0), the most probable
 /// first where either limit is on.
-pub fn candidates(logits: &[f32], settings: &SamplingSettings) -> Vec<Candidate> {
+pub(crate) fn candidates(logits: &[f32], settings: &SamplingSettings) -> Vec<Candidate> {
     let temperature = settings.temperature;
     let scaled = (0..).zip(logits).map(|(token, logit)| Candidate {
         token,

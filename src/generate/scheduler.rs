@@ -133,7 +133,7 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
     ///
     /// # Errors
     /// If there is no memory.
-    pub fn single(device: &'a D, model: &'a Model<D>) -> Result<Self> {
+    pub(crate) fn single(device: &'a D, model: &'a Model<D>) -> Result<Self> {
         let config = &model.config;
         let cache = KvCache::new(device, config, config.max_position_embeddings)?;
         let mut scheduler = Self::new(device, model, 1)?;
@@ -160,7 +160,7 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
     }
 
     /// Most tokens of a prompt and its continuation together.
-    pub fn context(&self) -> usize {
+    pub(crate) fn context(&self) -> usize {
         self.model.config.max_position_embeddings
     }
 

@@ -27,7 +27,7 @@ const FILES: [(&str, &str); 10] = files! {
 
 impl Knowledge {
     /// The knowledge base that the program was built with: that of the invented city "Musterstadt".
-    pub fn bundled() -> Result<Knowledge> {
+    pub(crate) fn bundled() -> Result<Knowledge> {
         let files = FILES.map(|(name, content)| (PathBuf::from(name), content));
         Knowledge::parse(
             Path::new("the bundled knowledge"),

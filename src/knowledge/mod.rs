@@ -10,12 +10,16 @@ mod phrases;
 mod schema;
 mod source;
 
-pub use check::{Date, Finding, Severity, check, check_with};
-pub use import::{Import, ImportedOffice, import_xzufi};
-pub use municipality::{CITY_NAME, CONTACT_VALUES, LocalValue, Municipality};
-pub use phrases::{PhraseList, Phrases};
-pub use schema::{Fact, ForeignRequest, Intent, Office, OfficeAbout, OutOfRemit, Service};
-pub use source::{SourceFile, Text};
+#[cfg(test)]
+pub(crate) use check::check;
+pub(crate) use check::check_with;
+pub(crate) use check::{Date, Severity};
+pub(crate) use import::{ImportedOffice, import_xzufi};
+pub(crate) use municipality::{CITY_NAME, CONTACT_VALUES, Municipality};
+pub(crate) use phrases::{PhraseList, Phrases};
+pub use schema::Intent;
+pub(crate) use schema::{Fact, ForeignRequest, Office, OfficeAbout, OutOfRemit, Service};
+pub(crate) use source::{SourceFile, Text};
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -113,7 +117,7 @@ impl Knowledge {
     }
 
     /// The office with this id.
-    pub fn office(&self, id: &str) -> Option<&Office> {
+    pub(crate) fn office(&self, id: &str) -> Option<&Office> {
         self.offices.iter().find(|office| office.id() == id)
     }
 }

@@ -86,7 +86,7 @@ pub struct Office {
 
 impl Office {
     /// The office's id, which is also its file's name.
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.about.id
     }
 }
@@ -149,7 +149,7 @@ pub struct Service {
 
 impl Service {
     /// The topic in the accusative.
-    pub fn topic_accusative(&self) -> &Text {
+    pub(crate) fn topic_accusative(&self) -> &Text {
         self.topic_accusative.as_ref().unwrap_or(&self.topic)
     }
 }

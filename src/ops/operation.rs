@@ -39,7 +39,7 @@ pub struct Load {
 }
 
 /// Bytes of a statistic or an index.
-pub const SINGLE: f64 = 4.0;
+pub(crate) const SINGLE: f64 = 4.0;
 
 /// Kind of work: what a card reaches of its rates depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -82,7 +82,7 @@ pub struct Checked<O>(O);
 
 impl<O> Checked<O> {
     /// The operation.
-    pub fn into_inner(self) -> O {
+    pub(crate) fn into_inner(self) -> O {
         self.0
     }
 

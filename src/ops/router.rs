@@ -115,7 +115,7 @@ impl<S: Buffer, I: IndexBuffer> Routing<S, I> {
     ///
     /// # Errors
     /// Names the buffer that is too short, or the first value that is wrong.
-    pub fn check(&self, op: &str, shape: &MoeShape, tokens: usize) -> Result<()> {
+    pub(crate) fn check(&self, op: &str, shape: &MoeShape, tokens: usize) -> Result<()> {
         self.check_lengths(op, shape, tokens)?;
         if let (Some(experts), Some(offsets), Some(slot_source), Some(source_slot)) = (
             self.experts.known(),

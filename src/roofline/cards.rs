@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// A card.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Card {
+pub(crate) struct Card {
     /// Name on the command line.
     pub key: &'static str,
     /// Name for people.
@@ -28,7 +28,7 @@ pub struct Card {
 
 /// What a display, the driver and a context take of a card's memory, at the least that is sensible
 /// to leave.
-pub const RESERVED: u64 = 768 << 20;
+pub(crate) const RESERVED: u64 = 768 << 20;
 
 const GEFORCE: f64 = 512.0;
 const HOPPER: f64 = 4096.0;
@@ -59,7 +59,7 @@ const fn card(
 
 /// All cards.
 #[rustfmt::skip]
-pub static CARDS: [Card; 8] = [
+pub(crate) static CARDS: [Card; 8] = [
     card("rtx3060",        "GeForce RTX 3060 12 GB",    28, 1777.0, GEFORCE, 1.0,   360.0, 12),
     card("rtx3070",        "GeForce RTX 3070",          46, 1725.0, GEFORCE, 1.0,   448.0, 8),
     card("rtx4060ti",      "GeForce RTX 4060 Ti 8 GB",  34, 2535.0, GEFORCE, 1.0,   288.0, 8),
@@ -72,18 +72,18 @@ pub static CARDS: [Card; 8] = [
 
 impl Card {
     /// FLOPs per second of dense products with fp16 inputs and fp32 accumulation.
-    pub fn flops_per_second(&self) -> f64 {
+    pub(crate) fn flops_per_second(&self) -> f64 {
         self.multiprocessors as f64 * self.boost_mhz * 1e6 * self.flops_per_clock
     }
 
     /// Bytes that a run may take.
-    pub fn usable(&self) -> u64 {
+    pub(crate) fn usable(&self) -> u64 {
         self.memory - RESERVED
     }
 }
 
 /// The card of that name; case, spaces and dashes do not matter.
-pub fn find(name: &str) -> Option<&'static Card> {
+pub(crate) fn find(name: &str) -> Option<&'static Card> {
     let plain = |text: &str| -> String {
         text.chars()
             .filter(|c| c.is_ascii_alphanumeric())

@@ -15,7 +15,7 @@ const STORAGE_BYTES: f64 = 2.0;
 
 /// How much a step computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepShape {
+pub(crate) struct StepShape {
     /// Tokens of each micro-batch.
     pub micro_tokens: usize,
     /// Micro-batches.
@@ -28,25 +28,25 @@ pub struct StepShape {
 
 impl StepShape {
     /// Tokens of the step.
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.micro_tokens * self.micro_batches
     }
 
     /// Keys that a query sees on average.
-    pub fn mean_keys(&self) -> f64 {
+    pub(crate) fn mean_keys(&self) -> f64 {
         (self.example_tokens + 1.0) / 2.0
     }
 }
 
 /// An operation of a step.
 #[derive(Clone, Debug, Serialize)]
-pub struct Operation {
+pub(crate) struct Operation {
     /// Name for people.
     pub name: &'static str,
     /// Families of its kernels: their names without precision, tile and head size.
     pub kernels: &'static [&'static str],
     /// What it may reach of a card's rates.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// FLOPs of the step.
     pub flops: f64,
     /// Bytes of the step.
@@ -55,7 +55,7 @@ pub struct Operation {
 
 /// The family of a kernel: `linear_fwd` of `linear_small_fwd_f16`, `attention_dq` of
 /// `attention_dq_d64_bf16`.
-pub fn family(kernel: &str) -> String {
+pub(crate) fn family(kernel: &str) -> String {
     let name = kernel
         .strip_suffix("_f16")
         .or(kernel.strip_suffix("_bf16"))
@@ -73,7 +73,7 @@ fn is_head_size(part: &str) -> bool {
 
 /// FLOPs of model arithmetic per trained token: two for each weight that a token meets, forward,
 /// and four backward; and those of its scores and values with so many keys.
-pub fn model_flops_per_token(config: &ModelConfig, mean_keys: f64) -> f64 {
+pub(crate) fn model_flops_per_token(config: &ModelConfig, mean_keys: f64) -> f64 {
     let attention = config.attention_shape();
     let hidden = config.hidden_size as f64;
     let projections = hidden * (attention.qkv_size() + attention.out_size()) as f64;
@@ -88,7 +88,7 @@ pub fn model_flops_per_token(config: &ModelConfig, mean_keys: f64) -> f64 {
 ///
 /// # Errors
 /// If the sizes are none that a model can have.
-pub fn operations(config: &ModelConfig, shape: &StepShape) -> Result<Vec<Operation>> {
+pub(crate) fn operations(config: &ModelConfig, shape: &StepShape) -> Result<Vec<Operation>> {
     let device = CostDevice::new(Load {
         mean_keys: shape.mean_keys(),
         counted: shape.counted,

@@ -12,7 +12,7 @@ use subtle::{Choice, ConstantTimeEq};
 const KEY_LENGTH: usize = 16;
 
 /// The keys that open `/v1` and `/metrics`.
-pub struct ApiKeys {
+pub(crate) struct ApiKeys {
     /// Digests, so that comparing takes the same time whatever was sent, its length included.
     digests: Vec<[u8; 32]>,
 }
@@ -23,7 +23,7 @@ impl ApiKeys {
     /// # Errors
     /// If the file cannot be read, holds no key or one of fewer than 16 characters or with white
     /// space in it.
-    pub fn load(path: &Path) -> Result<Self> {
+    pub(crate) fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .with_context(|| format!("cannot read the API keys in {}", path.display()))?;
         let mut digests = Vec::new();
@@ -73,7 +73,7 @@ impl ApiKeys {
 /// The origin of a web page, `https://www.musterstadt.de` or `http://localhost:8000`: scheme, host,
 /// port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin(String);
+pub(crate) struct Origin(String);
 
 impl std::str::FromStr for Origin {
     type Err = anyhow::Error;

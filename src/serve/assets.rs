@@ -9,14 +9,14 @@ use std::sync::LazyLock;
 /// The Content-Security-Policy of the pages: everything comes from the server itself, no script or
 /// style stands in the page, no text becomes markup. A page that embeds the widget has a policy of
 /// its own.
-pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src \
+pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src \
     'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// A file to be sent as it stands.
 #[derive(Clone, Copy, Debug)]
-pub struct Asset {
+pub(crate) struct Asset {
     /// The value of `Content-Type`.
     pub content_type: &'static str,
     /// The file.
@@ -64,12 +64,13 @@ static TAGS: LazyLock<[String; FILES.len()]> = LazyLock::new(|| {
 });
 
 /// The paths that [`asset`] knows.
-pub fn paths() -> impl Iterator<Item = &'static str> {
+#[cfg(test)]
+pub(crate) fn paths() -> impl Iterator<Item = &'static str> {
     FILES.iter().map(|(path, ..)| *path)
 }
 
 /// The file at an absolute path without query, e.g. `/widget.js`.
-pub fn asset(path: &str) -> Option<Asset> {
+pub(crate) fn asset(path: &str) -> Option<Asset> {
     let index = FILES.iter().position(|(known, ..)| *known == path)?;
     let (_, content_type, content) = FILES[index];
     Some(Asset {

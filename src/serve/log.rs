@@ -31,7 +31,7 @@ impl ConversationLog {
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut options = OpenOptions::new();
         options.create(true).append(true);
         #[cfg(unix)]
@@ -43,7 +43,7 @@ impl ConversationLog {
     }
 
     /// Appends one exchange as a JSON object on a line.
-    pub fn write(&self, mut exchange: Map<String, Value>) {
+    pub(crate) fn write(&self, mut exchange: Map<String, Value>) {
         exchange.insert("time".into(), json!(timestamp(SystemTime::now())));
         let line = format!("{}\n", Value::Object(exchange));
         let mut file = self

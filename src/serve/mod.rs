@@ -14,7 +14,7 @@
 //! Nothing that was asked or answered is kept or logged, unless the operator names a file for it.
 
 mod access;
-pub mod assets;
+pub(crate) mod assets;
 mod completions;
 mod connection;
 mod engine;
@@ -29,8 +29,8 @@ mod site;
 mod state;
 mod submission;
 
-pub use access::{ApiKeys, Origin};
-pub use settings::Settings;
+pub(crate) use access::{ApiKeys, Origin};
+pub(crate) use settings::Settings;
 
 use crate::answer::Assistant;
 use crate::generate::Scheduler;
@@ -53,7 +53,7 @@ use std::sync::Arc;
 const HTTP_THREADS: usize = 2;
 
 /// A model that a server answers with.
-pub struct ServedModel<'a, D: Operations + Planner> {
+pub(crate) struct ServedModel<'a, D: Operations + Planner> {
     /// Where it computes.
     pub device: &'a D,
     /// The model.
@@ -69,7 +69,7 @@ pub struct ServedModel<'a, D: Operations + Planner> {
 /// # Errors
 /// If the settings are out of range, there is no memory, a thread cannot be started, or the device
 /// fails.
-pub fn serve<D: Operations + Planner>(
+pub(crate) fn serve<D: Operations + Planner>(
     listener: TcpListener,
     model: Option<ServedModel<'_, D>>,
     assistant: Assistant,

@@ -24,7 +24,7 @@ struct Bucket {
 
 impl RateLimit {
     /// 0 requests per minute: no limit.
-    pub fn new(per_minute: u32) -> Self {
+    pub(crate) fn new(per_minute: u32) -> Self {
         Self {
             per_minute: f64::from(per_minute),
             buckets: Mutex::new(HashMap::new()),
@@ -35,7 +35,7 @@ impl RateLimit {
     ///
     /// # Errors
     /// Where it is one too many: the seconds after which the next one is allowed.
-    pub fn take(&self, client: IpAddr, now: Instant) -> Result<(), u64> {
+    pub(crate) fn take(&self, client: IpAddr, now: Instant) -> Result<(), u64> {
         if self.per_minute == 0.0 {
             return Ok(());
         }

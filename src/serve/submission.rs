@@ -40,7 +40,11 @@ impl Submission {
     ///
     /// # Errors
     /// If it is too long for the model, no place is free, or the server stops.
-    pub fn chat(state: &State, request: ChatRequest, arrived: Instant) -> Result<Self, ApiError> {
+    pub(crate) fn chat(
+        state: &State,
+        request: ChatRequest,
+        arrived: Instant,
+    ) -> Result<Self, ApiError> {
         let ChatRequest {
             history,
             question,
@@ -60,7 +64,7 @@ impl Submission {
     ///
     /// # Errors
     /// As [`Submission::chat`], and if the text begins an answer while the guard is on.
-    pub fn completion(
+    pub(crate) fn completion(
         state: &State,
         request: CompletionRequest,
         arrived: Instant,
@@ -121,7 +125,7 @@ impl Submission {
     }
 
     /// The office that is responsible, known before the answer is.
-    pub fn office(&self, assistant: &Assistant) -> Option<OfficeContact> {
+    pub(crate) fn office(&self, assistant: &Assistant) -> Option<OfficeContact> {
         let office = self.understanding().office.as_ref()?;
         assistant
             .offices()
@@ -130,7 +134,7 @@ impl Submission {
     }
 
     /// What was understood.
-    pub fn understanding(&self) -> &Understanding {
+    pub(crate) fn understanding(&self) -> &Understanding {
         self.request.understanding()
     }
 
@@ -139,7 +143,7 @@ impl Submission {
     ///
     /// # Errors
     /// If the time runs out, the model fails or the server stops.
-    pub async fn answer(
+    pub(crate) async fn answer(
         &mut self,
         state: &State,
         show: &mut (dyn FnMut(&str) + Send),

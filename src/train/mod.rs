@@ -8,19 +8,20 @@
 //! - [`memory`] what a run needs of a device's memory;
 //! - [`metrics`], [`progress`] what a run shows; [`interrupt`] how it is stopped.
 
-pub mod checkpoint;
-pub mod graphs;
-pub mod interrupt;
+pub(crate) mod checkpoint;
+pub(crate) mod graphs;
+pub(crate) mod interrupt;
 pub mod memory;
-pub mod metrics;
-pub mod optimizer;
-pub mod progress;
+pub(crate) mod metrics;
+pub(crate) mod optimizer;
+pub(crate) mod progress;
 pub mod run_folder;
-pub mod schedule;
-pub mod settings;
+pub(crate) mod schedule;
+pub(crate) mod settings;
 pub mod source;
 pub mod step;
-pub mod trainer;
+pub(crate) mod trainer;
 
 pub use settings::{LossOn, RunOptions, Stage, TrainSettings};
-pub use trainer::{Outcome, Resume, SampleFn, Setup, Trainer};
+pub use trainer::{Outcome, Setup, Trainer};
+pub(crate) use trainer::{Resume, SampleFn};

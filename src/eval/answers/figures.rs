@@ -10,7 +10,7 @@ use std::fmt;
 
 /// A figure, evened out: `zwei Wochen` and `2 Wochen` are equal, `1.000 Euro` and `1000 €` too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// Digits with a point before the decimals; a clock time has a colon; a placeholder stands with
     /// its braces.
     pub number: String,
@@ -85,7 +85,7 @@ struct Token {
 }
 
 /// Every figure of a text.
-pub fn figures(text: &str) -> BTreeSet<Figure> {
+pub(crate) fn figures(text: &str) -> BTreeSet<Figure> {
     let mut found = BTreeSet::new();
     let plain = take_placeholders(text, &mut found);
     let tokens = tokens(&plain);
@@ -226,7 +226,7 @@ fn unit(word: &str) -> Option<&'static str> {
 
 /// The figures of `said` that are not among `allowed`. A number without unit is right if the same
 /// number is allowed with any unit; one with a unit only with that unit.
-pub fn not_allowed(said: &BTreeSet<Figure>, allowed: &BTreeSet<Figure>) -> Vec<Figure> {
+pub(crate) fn not_allowed(said: &BTreeSet<Figure>, allowed: &BTreeSet<Figure>) -> Vec<Figure> {
     said.iter()
         .filter(|figure| match figure.unit {
             "" => !allowed.iter().any(|other| other.number == figure.number),

@@ -71,7 +71,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Whether words can be looked up.
-    pub fn has_dictionary(&self) -> bool {
+    pub(crate) fn has_dictionary(&self) -> bool {
         self.dictionary.is_some()
     }
 

@@ -119,7 +119,7 @@ fn verdict_line(report: &AnswerReport) -> String {
 }
 
 /// The measurement as text for a terminal.
-pub fn table(report: &AnswerReport) -> String {
+pub(crate) fn table(report: &AnswerReport) -> String {
     let mut text = format!(
         "{} questions, temperature {}, seed {}; 95% confidence intervals in brackets\n\n\
          {:<20}{:<34}with guard\n",
@@ -142,7 +142,7 @@ pub fn table(report: &AnswerReport) -> String {
 }
 
 /// The measurement as a self-contained page.
-pub fn html(report: &AnswerReport) -> String {
+pub(crate) fn html(report: &AnswerReport) -> String {
     let mut body = format!(
         "<p>Model <code>{}</code>, {} questions of <code>{}</code>, temperature {}, seed {}, \
          dictionary: {}. \

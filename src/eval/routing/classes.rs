@@ -41,7 +41,7 @@ impl TokenClass {
     ];
 
     /// Name for tables.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             TokenClass::Separator => "separator",
             TokenClass::Placeholder => "placeholder",

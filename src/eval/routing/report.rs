@@ -42,7 +42,7 @@ fn shown(token: &TopToken) -> String {
 }
 
 /// The analysis as text for a terminal.
-pub fn table(report: &RoutingReport) -> String {
+pub(crate) fn table(report: &RoutingReport) -> String {
     let mut text = format!(
         "{} tokens of {} texts, {} of {} experts per token\n",
         report.tokens, report.texts, report.experts_per_token, report.experts
@@ -128,7 +128,7 @@ fn layer_line(text: &mut String, layer: &LayerReport) {
 }
 
 /// The analysis as a self-contained page. `model` and `source` say what was analysed.
-pub fn html(report: &RoutingReport, model: &str, source: &str) -> String {
+pub(crate) fn html(report: &RoutingReport, model: &str, source: &str) -> String {
     let experts: Vec<String> = (0..report.experts).map(|e| format!("e{e}")).collect();
     let mut body = format!(
         "<p>Model <code>{}</code> on <code>{}</code>: {} tokens of {} texts, {} of {} experts per \

@@ -17,7 +17,7 @@ pub struct Bound {
 }
 
 /// Elements from which an output's bias is a mean and not a single error.
-pub const BIAS_FROM: usize = 1000;
+pub(crate) const BIAS_FROM: usize = 1000;
 
 const fn bound(operation: &'static str, error: f64, bias: f64, reason: &'static str) -> Bound {
     Bound {
@@ -305,7 +305,7 @@ pub const HALF_BOUNDS: &[Bound] = &[
 ];
 
 /// bf16 keeps three bits less than fp16.
-pub const BFLOAT_FACTOR: f64 = 8.0;
+pub(crate) const BFLOAT_FACTOR: f64 = 8.0;
 
 /// What an operation may differ by where the device stores values in this precision: error, bias,
 /// and why.

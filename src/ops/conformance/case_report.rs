@@ -18,7 +18,7 @@ const KEPT: usize = 20;
 
 /// The largest differences of one output over all cases. Not a number is `null` in JSON.
 #[derive(Clone, Debug, Serialize)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// Operation, and what is special about its inputs.
     pub operation: &'static str,
     /// Its output.
@@ -36,7 +36,7 @@ pub struct Measured {
 impl Measured {
     /// The larger of error and bias as a part of what is allowed; not a number where a value is
     /// not.
-    pub fn part(&self) -> f64 {
+    pub(crate) fn part(&self) -> f64 {
         let part = |found: f64, allowed: f64| if found == 0.0 { 0.0 } else { found / allowed };
         let parts = [
             part(self.error, self.allowed_error),
@@ -77,7 +77,7 @@ impl CaseReport {
 
     /// Runs an operation on the device and on the reference as one case, and compares what they
     /// give.
-    pub fn compare(
+    pub(crate) fn compare(
         &mut self,
         precision: Precision,
         operation: &'static str,
@@ -201,7 +201,7 @@ pub struct Outcome {
     /// What was wrong: the first twenty findings.
     pub findings: Vec<String>,
     /// The largest differences by output.
-    pub measured: Vec<Measured>,
+    pub(crate) measured: Vec<Measured>,
 }
 
 impl Outcome {
@@ -233,7 +233,7 @@ impl Outcome {
     }
 
     /// Its name, with the precision where there is one.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self.precision {
             Some(precision) => format!("{} {precision}", self.check),
             None => self.check.to_owned(),
@@ -241,7 +241,7 @@ impl Outcome {
     }
 
     /// The largest difference as a part of what is allowed; `None` where results are exact.
-    pub fn part(&self) -> Option<f64> {
+    pub(crate) fn part(&self) -> Option<f64> {
         let parts = self.measured.iter().map(Measured::part);
         parts.reduce(larger)
     }

@@ -20,12 +20,14 @@ pub mod head;
 pub mod linear;
 pub mod optimizer;
 pub mod rmsnorm;
-pub mod rope;
+pub(crate) mod rope;
 pub mod router;
 mod test_device;
 
-pub use case_report::{CaseReport, Measured, Outcome, Outputs, difference};
-pub use test_device::{TAIL, TestDevice, Values, WRONG_INDEX};
+pub(crate) use case_report::CaseReport;
+pub use case_report::{Outcome, Outputs, difference};
+pub use test_device::TestDevice;
+pub(crate) use test_device::Values;
 
 use serde::Serialize;
 use std::fmt;
@@ -53,7 +55,7 @@ pub enum Precision {
 impl Precision {
     /// `single` where the device stores `f32`, else `half`: for values that fp16 does not reach
     /// (65504 at most), and for sizes, because the simulator is slow.
-    pub fn choose<T>(self, single: T, half: T) -> T {
+    pub(crate) fn choose<T>(self, single: T, half: T) -> T {
         match self {
             Self::Single => single,
             Self::Half | Self::Bfloat => half,

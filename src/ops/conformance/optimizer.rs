@@ -226,7 +226,7 @@ pub(super) fn check_broken_norm<D: Operations>(test: TestDevice<'_, D>, report: 
 /// Norms of a gradient times a loss scale that begins at 1024 and doubles after two sound norms;
 /// AdamW right after the norm at which it doubles, and after one that is not finite. For a device
 /// with such a scale.
-pub fn check_loss_scale<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
+pub(crate) fn check_loss_scale<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
     let mut moments = None;
     report.case("global_norm: a loss scale of 1024", || {
         let (compared, both) = follow_loss_scale(test)?;

@@ -71,22 +71,20 @@ use crate::ops::{Planner, Recorder};
 /// write into gradients is multiplied by the scale, so that small ones survive fp16; the global
 /// norm and AdamW divide by it. The norm's last kernel moves the scale for the next step, so no
 /// step waits for the host.
-pub mod scale_state {
+pub(crate) mod scale_state {
     use super::kernels::loss_scale;
 
     /// What gradients are multiplied by from now on.
-    pub const SCALE: usize = loss_scale::LOSS_SCALE;
+    pub(crate) const SCALE: usize = loss_scale::LOSS_SCALE;
     /// What AdamW multiplies gradients by: the inverse of the scale they were made with, written by
     /// the global norm.
-    pub const INVERSE: usize = loss_scale::INVERSE_SCALE;
+    pub(crate) const INVERSE: usize = loss_scale::INVERSE_SCALE;
     /// Steps without overflow since the scale last changed.
-    pub const GOOD_STEPS: usize = loss_scale::GOOD_STEPS;
-    /// 1 where the newest global norm was not finite, else 0.
-    pub const OVERFLOW: usize = loss_scale::OVERFLOW;
+    pub(crate) const GOOD_STEPS: usize = loss_scale::GOOD_STEPS;
     /// Steps without overflow after which the scale doubles; 0: it never changes.
-    pub const GROWTH_INTERVAL: usize = loss_scale::GROWTH_INTERVAL;
+    pub(crate) const GROWTH_INTERVAL: usize = loss_scale::GROWTH_INTERVAL;
     /// Elements of the state.
-    pub const LEN: usize = loss_scale::STATE_LENGTH;
+    pub(crate) const LEN: usize = loss_scale::STATE_LENGTH;
 }
 
 /// How gradients are scaled.
@@ -171,7 +169,7 @@ impl<E: Element> CudaDevice<E> {
     ///
     /// # Errors
     /// Infallible today; returns `Result` like the other constructors.
-    pub fn dry_on(driver: Arc<FakeDriver>) -> Result<Self> {
+    pub(crate) fn dry_on(driver: Arc<FakeDriver>) -> Result<Self> {
         let driver: Arc<dyn Driver> = driver;
         let memory = Memory::dry_run(&driver);
         Self::with(&driver, memory, LossScaling::of::<E>())
@@ -208,7 +206,7 @@ impl<E: Element> CudaDevice<E> {
 
     /// State of the loss scale on the device, laid out as [`scale_state`] says. Operations change
     /// it under way, in the order of their launches.
-    pub fn scale_state(&self) -> memory::PtrMut<f32> {
+    pub(crate) fn scale_state(&self) -> memory::PtrMut<f32> {
         self.scale.shared_ptr_mut()
     }
 }

@@ -19,7 +19,7 @@ pub(super) enum Tile {
 impl Tile {
     /// The large tile where rows of `strides` elements allow it and `tiles` (of the large kind)
     /// give every multiprocessor work.
-    pub fn choose(strides: &[usize], tiles: usize, multiprocessors: usize) -> Self {
+    pub(crate) fn choose(strides: &[usize], tiles: usize, multiprocessors: usize) -> Self {
         let aligned = strides.iter().all(|stride| stride.is_multiple_of(8));
         match aligned && tiles >= multiprocessors {
             true => Self::Large,
@@ -28,7 +28,7 @@ impl Tile {
     }
 
     /// The tile for a plain product `[rows, cols]`.
-    pub fn for_product(
+    pub(crate) fn for_product(
         strides: &[usize],
         rows: usize,
         cols: usize,
@@ -39,7 +39,7 @@ impl Tile {
     }
 
     /// Rows of a tile, and columns.
-    pub fn side(self) -> usize {
+    pub(crate) fn side(self) -> usize {
         match self {
             Self::Large => large::M,
             Self::Small => small::M,
@@ -47,7 +47,7 @@ impl Tile {
     }
 
     /// Columns of one warp's part: what partial sums along a row are made of.
-    pub fn warp_cols(self) -> usize {
+    pub(crate) fn warp_cols(self) -> usize {
         match self {
             Self::Large => large::WARP_N,
             Self::Small => small::WARP_N,
@@ -55,7 +55,7 @@ impl Tile {
     }
 
     /// Dynamic shared memory in bytes: `SharedBytes` of the tile.
-    pub fn shared_bytes(self) -> u32 {
+    pub(crate) fn shared_bytes(self) -> u32 {
         let bytes = match self {
             Self::Large => large::SHARED_BYTES,
             Self::Small => small::SHARED_BYTES,
@@ -64,7 +64,7 @@ impl Tile {
     }
 
     /// Blocks that one multiprocessor holds at once, at the least, by registers and shared memory.
-    pub fn resident(self) -> usize {
+    pub(crate) fn resident(self) -> usize {
         match self {
             Self::Large => 2,
             Self::Small => 4,
@@ -72,13 +72,13 @@ impl Tile {
     }
 
     /// Tiles of a product.
-    pub fn count(self, rows: usize, cols: usize) -> usize {
+    pub(crate) fn count(self, rows: usize, cols: usize) -> usize {
         rows.div_ceil(self.side())
             .saturating_mul(cols.div_ceil(self.side()))
     }
 
     /// One block per tile.
-    pub fn grid(self, op: &str, rows: usize, cols: usize) -> Result<[u32; 3]> {
+    pub(crate) fn grid(self, op: &str, rows: usize, cols: usize) -> Result<[u32; 3]> {
         Ok([blocks(op, self.count(rows, cols), 1)?, 1, 1])
     }
 }

@@ -44,7 +44,7 @@ pub(in crate::serve) struct CompletionRequest {
 impl ChatRequest {
     /// # Errors
     /// What is wrong with the body, by field.
-    pub fn parse(body: &[u8], model: &str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8], model: &str) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         check_model(&mut fields, model)?;
         let messages = match fields.take("messages") {
@@ -84,7 +84,7 @@ impl ChatRequest {
 impl CompletionRequest {
     /// # Errors
     /// What is wrong with the body, by field.
-    pub fn parse(body: &[u8], model: &str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8], model: &str) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         check_model(&mut fields, model)?;
         let prompt = match fields.take("prompt") {

@@ -126,7 +126,7 @@ macro_rules! walk {
 /// As [`super::run_tile`] with 6 rows and 16 columns, on a processor with AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-pub unsafe fn whole(tile: &Tile) {
+pub(crate) unsafe fn whole(tile: &Tile) {
     let t = *tile;
     debug_assert!(t.a_row == 1 || t.a_col == 1);
     // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address
@@ -185,7 +185,7 @@ pub unsafe fn whole(tile: &Tile) {
 /// # Safety
 /// As [`super::run_tile`] with `M` rows and 16 columns, on a processor with AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn fewer<const M: usize>(tile: &Tile) {
+pub(crate) unsafe fn fewer<const M: usize>(tile: &Tile) {
     let t = *tile;
     let mut acc = [[_mm256_setzero_ps(); 2]; M];
     // SAFETY: every address lies inside the extents promised to `run_tile`.

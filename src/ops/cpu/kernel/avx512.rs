@@ -225,7 +225,7 @@ macro_rules! whole {
 /// As [`super::run_tile`] with 12 rows and 32 columns, on a processor with AVX-512F.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub unsafe fn whole(tile: &Tile) {
+pub(crate) unsafe fn whole(tile: &Tile) {
     whole!("vfmadd231ps", tile)
 }
 
@@ -236,7 +236,7 @@ pub unsafe fn whole(tile: &Tile) {
 /// As [`whole`], on a processor with AVX512_BF16 too.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub unsafe fn whole_of_pairs(tile: &Tile) {
+pub(crate) unsafe fn whole_of_pairs(tile: &Tile) {
     whole!("vdpbf16ps", tile)
 }
 
@@ -245,7 +245,7 @@ pub unsafe fn whole_of_pairs(tile: &Tile) {
 /// # Safety
 /// As [`super::run_tile`] with `M` rows and 32 columns, on a processor with AVX-512F.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn fewer<const M: usize>(tile: &Tile) {
+pub(crate) unsafe fn fewer<const M: usize>(tile: &Tile) {
     // SAFETY: as this function's contract.
     unsafe { fewer_by::<M>(tile, |x, b, sum| _mm512_fmadd_ps(x, b, sum)) }
 }
@@ -255,7 +255,7 @@ pub unsafe fn fewer<const M: usize>(tile: &Tile) {
 /// # Safety
 /// As [`fewer`], on a processor with AVX512_BF16 too.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn fewer_of_pairs<const M: usize>(tile: &Tile) {
+pub(crate) unsafe fn fewer_of_pairs<const M: usize>(tile: &Tile) {
     // SAFETY: both are 64 bytes, of which any pattern is a value.
     let pairs = |x: __m512| unsafe { std::mem::transmute::<__m512, __m512bh>(x) };
     // SAFETY: as this function's contract.

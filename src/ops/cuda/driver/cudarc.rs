@@ -67,7 +67,7 @@ const DEFAULT_SHARED: u32 = 48 << 10;
 
 /// Why this binary cannot use a card, and what to do about it; `None` where nothing is known to be
 /// missing.
-pub fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     if let Some(reason) = kernels::NO_KERNELS {
         return Some(no_kernels(reason));
     }
@@ -95,7 +95,7 @@ pub fn no_kernels(reason: &str) -> String {
 
 /// A card of this machine.
 #[derive(Clone, Debug, Serialize)]
-pub struct CardInfo {
+pub(crate) struct CardInfo {
     /// As in `cuda:0`.
     pub number: usize,
     /// Name, architecture and multiprocessors.
@@ -107,7 +107,7 @@ pub struct CardInfo {
 }
 
 /// The cards that this binary can use.
-pub fn cards() -> Vec<CardInfo> {
+pub(crate) fn cards() -> Vec<CardInfo> {
     let mut found = Vec::new();
     if missing().is_some() {
         return found;
@@ -126,7 +126,7 @@ pub fn cards() -> Vec<CardInfo> {
 }
 
 /// The newest CUDA that this machine's driver knows, e.g. `CUDA 13.0`; `None` without a driver.
-pub fn driver_version() -> Option<String> {
+pub(crate) fn driver_version() -> Option<String> {
     // SAFETY: it only tries to open the driver's library, which has no requirements.
     if !unsafe { sys::is_culib_present() } {
         return None;
@@ -140,7 +140,7 @@ pub fn driver_version() -> Option<String> {
 }
 
 /// The first card, where this binary can use one.
-pub fn first_card() -> Option<CudarcDriver> {
+pub(crate) fn first_card() -> Option<CudarcDriver> {
     match missing() {
         Some(_) => None,
         None => CudarcDriver::new(0).ok(),

@@ -97,7 +97,7 @@ impl Slot {
 
 impl Staging {
     /// Two slots without memory. The card's context is current.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             stream: stream::create(stream::StreamKind::NonBlocking).map_err(driver_error(OP))?,
             slots: [Slot::new()?, Slot::new()?],
@@ -109,7 +109,11 @@ impl Staging {
     ///
     /// # Safety
     /// The card's context is current, `work` is alive and each range lies in a live allocation.
-    pub unsafe fn copy(&mut self, pieces: &[(&[u8], u64)], work: sys::CUstream) -> Result<()> {
+    pub(crate) unsafe fn copy(
+        &mut self,
+        pieces: &[(&[u8], u64)],
+        work: sys::CUstream,
+    ) -> Result<()> {
         let total: usize = pieces
             .iter()
             .map(|(bytes, _)| bytes.len().next_multiple_of(ALIGNMENT))
@@ -151,7 +155,7 @@ impl Staging {
     ///
     /// # Safety
     /// Nothing is launched any more.
-    pub unsafe fn close(&mut self) {
+    pub(crate) unsafe fn close(&mut self) {
         // SAFETY: the caller's promise; after the wait nothing uses the slots. An error has nowhere
         // to go.
         unsafe {

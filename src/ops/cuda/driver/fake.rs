@@ -55,7 +55,7 @@ impl FakeDriver {
     }
 
     /// Launches of each kernel since the last call.
-    pub fn take_launches(&self) -> BTreeMap<&'static str, u64> {
+    pub(crate) fn take_launches(&self) -> BTreeMap<&'static str, u64> {
         std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -6,8 +6,8 @@ pub mod cudarc;
 mod cudarc_error;
 mod cudarc_staging;
 pub mod fake;
-pub mod profile;
-pub mod recording;
+pub(crate) mod profile;
+pub(crate) mod recording;
 pub mod simulator;
 
 use anyhow::{Result, bail, ensure};
@@ -40,7 +40,7 @@ pub struct Parameter {
 
 impl Parameter {
     /// Bytes of an argument.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self.kind {
             ParameterKind::Value => 4,
             ParameterKind::Read(_) | ParameterKind::Write(_) => 8,

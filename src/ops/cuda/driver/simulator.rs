@@ -107,9 +107,9 @@ unsafe impl Sync for Library {}
 mod linked {
     use super::{Request, c_char, c_void};
     unsafe extern "C" {
-        pub fn muni_sim_new_runner() -> *mut c_void;
-        pub fn muni_sim_free_runner(runner: *mut c_void);
-        pub fn muni_sim_block(
+        pub(crate) fn muni_sim_new_runner() -> *mut c_void;
+        pub(crate) fn muni_sim_free_runner(runner: *mut c_void);
+        pub(crate) fn muni_sim_block(
             runner: *mut c_void,
             request: *const Request,
             index: u64,
@@ -118,7 +118,7 @@ mod linked {
 }
 
 /// Why this build has no simulator; `None` where it has one.
-pub fn missing() -> Option<&'static str> {
+pub(crate) fn missing() -> Option<&'static str> {
     match cfg!(simulator) {
         true => None,
         false => Some(crate::ops::cuda::kernels::NO_SIMULATOR.unwrap_or("it was left out")),

@@ -16,10 +16,10 @@ use crate::ops::cuda::driver::Driver;
 use crate::ops::{MemoryClass, MemoryUse};
 
 /// Buffers and parts of the arena begin at multiples of this, as allocations do.
-pub const ALIGNMENT: usize = 256;
+pub(crate) const ALIGNMENT: usize = 256;
 
 /// Memory of a driver.
-pub struct Memory {
+pub(crate) struct Memory {
     driver: Arc<dyn Driver>,
     /// Whether nothing is computed and the arena has no end: it is only seen how much is needed.
     dry_run: bool,
@@ -92,13 +92,13 @@ impl Arena {
 
 impl Memory {
     /// Memory of a driver, without an arena yet.
-    pub fn new(driver: &Arc<dyn Driver>) -> Arc<Self> {
+    pub(crate) fn new(driver: &Arc<dyn Driver>) -> Arc<Self> {
         Self::with(driver, false, None)
     }
 
     /// Memory that only counts what would be needed: an arena without end, on a driver that
     /// computes nothing.
-    pub fn dry_run(driver: &Arc<dyn Driver>) -> Arc<Self> {
+    pub(crate) fn dry_run(driver: &Arc<dyn Driver>) -> Arc<Self> {
         // Addresses are never followed; 256 TiB are more than any plan.
         let bytes = 1 << 48;
         let arena = Arena {
@@ -129,27 +129,27 @@ impl Memory {
     }
 
     /// Where the memory is.
-    pub fn driver(&self) -> &Arc<dyn Driver> {
+    pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
         &self.driver
     }
 
     /// Whether nothing is computed.
-    pub fn is_dry_run(&self) -> bool {
+    pub(crate) fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 
     /// Says what buffers made from now on are for; returns what it was.
-    pub fn set_class(&self, class: MemoryClass) -> MemoryClass {
+    pub(crate) fn set_class(&self, class: MemoryClass) -> MemoryClass {
         std::mem::replace(&mut self.state().class, class)
     }
 
     /// Most that was in use, by class.
-    pub fn most(&self) -> MemoryUse {
+    pub(crate) fn most(&self) -> MemoryUse {
         self.state().most
     }
 
     /// Notes how much scratch memory an operation took.
-    pub fn note_scratch(&self, bytes: u64) {
+    pub(crate) fn note_scratch(&self, bytes: u64) {
         self.state().most.raise(MemoryClass::Scratch, bytes);
     }
 
@@ -157,7 +157,7 @@ impl Memory {
     ///
     /// # Errors
     /// Where the driver has not so much, or an earlier arena is in use.
-    pub fn reserve(&self, bytes: u64, limit: Option<u64>) -> Result<()> {
+    pub(crate) fn reserve(&self, bytes: u64, limit: Option<u64>) -> Result<()> {
         let mut state = self.state();
         state.most = MemoryUse::default();
         if self.driver.watches_memory() || self.dry_run {
