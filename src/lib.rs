@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | data | `knowledge/` | `shards/` | [`knowledge`], [`dataset`], [`tokenizer`], [`shards`] |
 //! | training | `shards/` | `runs/NAME/best_model/` | [`train`], [`model`], [`ops`], [`hf`] |
-//! | answers | `best_model/`, `knowledge/` | text | [`generate`], [`answer`], [`eval`], [`serve`] |
+//! | answers | `best_model/`, `knowledge/` | text | [`generate`], [`answer`], [`eval`], `serve` |
 //!
 //! Answering takes the last stage alone. [`open()`](open::open()) gives an assistant; without a
 //! model folder it answers from the knowledge base, here the bundled one:

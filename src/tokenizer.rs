@@ -18,7 +18,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 pub(crate) use stream::DecodeStream;
 use vocabulary::Vocabulary;
 
-/// Id of [`END_OF_TEXT_TOKEN`] in GPT-2's vocabulary: begins and ends every example and separates
+/// Id of `END_OF_TEXT_TOKEN` in GPT-2's vocabulary: begins and ends every example and separates
 /// examples.
 pub const END_OF_TEXT: u32 = 50256;
 
@@ -143,7 +143,7 @@ impl Tokenizer {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Starts decoding token by token; see [`DecodeStream`].
+    /// Starts decoding token by token; see `DecodeStream`.
     pub fn decode_stream(&self) -> DecodeStream<'_> {
         DecodeStream::new(self)
     }

@@ -1,6 +1,6 @@
 //! One question from text to reply, without I/O and without a model: understanding, prompt and
-//! budget are decided once ([`Pipeline::request`]), then the model's tokens go through stop strings
-//! and guard ([`Exchange::push`]) until the reply is whole ([`Exchange::finish`]).
+//! budget are decided once (`Pipeline::request`), then the model's tokens go through stop strings
+//! and guard (`Exchange::push`) until the reply is whole (`Exchange::finish`).
 //!
 //! Drivers bring the tokens: [`session`](super::session) for `chat`, `demo` and `prompt`, the
 //! server, `eval answers`.

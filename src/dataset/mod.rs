@@ -47,7 +47,7 @@ use techniques::{Task, render};
 pub(crate) const GENERATOR_VERSION: &str = "3";
 
 /// One example of the data set. Half a million of them are in memory at once, so it holds no names;
-/// [`Dataset::record`] has them.
+/// `Dataset::record` has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
     /// Index into [`Dataset::subjects`].
@@ -158,7 +158,7 @@ pub struct Encoding {
 pub struct Rejected {
     /// Equal to an earlier one after folding case, spacing and punctuation.
     pub duplicates: usize,
-    /// Longer than [`LONGEST_EXAMPLE`] tokens.
+    /// Longer than `LONGEST_EXAMPLE` tokens.
     pub too_long: usize,
     /// For validation, but too much like a training question.
     pub too_alike: usize,

@@ -38,7 +38,7 @@ pub enum Expected {
 pub(crate) const REFUSALS: &str = "ausserhalb";
 
 impl Question {
-    /// The office's id, or [`REFUSALS`].
+    /// The office's id, or `REFUSALS`.
     pub fn office(&self) -> &str {
         match &self.expected {
             Expected::Service { office, .. } => office,

@@ -19,9 +19,9 @@ pub struct GenerateSettings {
     pub max_new_tokens: Option<usize>,
     /// The token that ends a text, e.g. `<|endoftext|>`; `None`: none does.
     pub end_token: Option<u32>,
-    /// Strings that end a text, not shown themselves; only for [`Generator::generate_text`].
+    /// Strings that end a text, not shown themselves; only for `Generator::generate_text`.
     pub stop_strings: Vec<String>,
-    /// Drop white space at both ends of the text; only for [`Generator::generate_text`].
+    /// Drop white space at both ends of the text; only for `Generator::generate_text`.
     pub trim: bool,
 }
 

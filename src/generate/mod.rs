@@ -1,9 +1,9 @@
 //! Text from a model: prompt in, tokens out one by one, over a KV cache.
 //!
 //! - [`scheduler`] is the decode loop: prefill and decode of any number of sequences;
-//! - [`generator`] drives it for a single text;
-//! - [`sampling`] chooses a token from the logits;
-//! - [`text`] reads and writes the layout of dialogues, and turns tokens into the text that is
+//! - `generator` drives it for a single text;
+//! - `sampling` chooses a token from the logits;
+//! - `text` reads and writes the layout of dialogues, and turns tokens into the text that is
 //!   shown.
 
 pub(crate) mod generator;

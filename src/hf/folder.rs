@@ -29,7 +29,7 @@ pub struct LoadedModel<W = Vec<f32>> {
     pub fused: Vec<W>,
 }
 
-/// Where the complete copy of a model folder is: see [`files::current_folder`].
+/// Where the complete copy of a model folder is: see `files::current_folder`.
 ///
 /// # Errors
 /// If there is none, or `dir` is no folder.
@@ -49,11 +49,11 @@ pub fn find_folder(dir: &Path) -> Result<PathBuf> {
 }
 
 /// Makes `dir` hold exactly what `write` puts into the folder it is given, or, on any error, what
-/// it held before: see [`files::replace_folder`]. A `dir` that exists must be empty or hold the
+/// it held before: see `files::replace_folder`. A `dir` that exists must be empty or hold the
 /// file `marker` (e.g. `config.json`), so that a mistyped path never costs anyone's data.
 ///
 /// # Errors
-/// As [`files::replace_folder`]; if `dir` holds something without `marker`.
+/// As `files::replace_folder`; if `dir` holds something without `marker`.
 pub fn replace_folder(
     dir: &Path,
     marker: &str,

@@ -1,8 +1,8 @@
 //! Model folders as Hugging Face Transformers writes and reads them. Knows the model's
 //! configuration and parameters, not how they are computed with.
 //!
-//! - [`folder`] saves and loads whole folders;
-//! - [`weights`] reads safetensors files, [`mod@write`] writes them.
+//! - `folder` saves and loads whole folders;
+//! - `weights` reads safetensors files, `mod@write` writes them.
 
 pub(crate) mod folder;
 pub(crate) mod weights;

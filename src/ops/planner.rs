@@ -93,7 +93,7 @@ pub(crate) fn allocating<D: Planner, T>(
 
 /// A device whose memory is planned.
 pub trait Planner: Device {
-    /// Says what buffers made from now on are for; returns what it was. See [`allocating`].
+    /// Says what buffers made from now on are for; returns what it was. See `allocating`.
     fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
         class
     }

@@ -22,7 +22,7 @@ pub(super) const FORMAT_NAME: &str = "muni-engine shards";
 pub struct Manifest {
     /// Always `muni-engine shards`.
     pub format: String,
-    /// Version of the format: [`FORMAT_VERSION`].
+    /// Version of the format: `FORMAT_VERSION`.
     pub version: u32,
     /// Stage of the data set (`basis`, `large`, ...).
     pub stage: String,

@@ -217,7 +217,7 @@ pub struct RunOptions {
     /// Checkpoints kept.
     pub keep: usize,
     /// Steps between two looks at the device's results; `None`: each step, or every
-    /// [`METRICS_EVERY`] on a device that runs ahead.
+    /// `METRICS_EVERY` on a device that runs ahead.
     #[serde(default)]
     pub metrics_every: Option<usize>,
 }

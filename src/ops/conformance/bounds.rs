@@ -9,7 +9,7 @@ pub struct Bound {
     pub operation: &'static str,
     /// Largest `max|a - b| / rms(b)` of one output.
     pub error: f64,
-    /// Largest `|mean(a - b)| / rms(b)` of an output with at least [`BIAS_FROM`] elements: rounding
+    /// Largest `|mean(a - b)| / rms(b)` of an output with at least `BIAS_FROM` elements: rounding
     /// errors cancel in the mean, a dropped or doubled term does not.
     pub bias: f64,
     /// Why it is so large.
@@ -165,7 +165,7 @@ pub const BOUNDS: &[Bound] = &[
 ];
 
 /// The bounds of devices that store fp16; bf16 has 8 bits where fp16 has 11, so its bounds are
-/// [`BFLOAT_FACTOR`] times these. An element's error is divided by the larger of its own size and
+/// `BFLOAT_FACTOR` times these. An element's error is divided by the larger of its own size and
 /// the output's rms, so 4.9e-4 is one rounding to fp16.
 pub const HALF_BOUNDS: &[Bound] = &[
     bound("embedding_forward", 0.0, 0.0, "a copy"),

@@ -194,7 +194,7 @@ pub trait Driver: Send + Sync {
     unsafe fn replay(&self, _recording: &Recording) -> Result<()> {
         bail!("{} keeps no operations", self.name())
     }
-    /// Is told what operations and launches move, for those who count ([`super::counting`]).
+    /// Is told what operations and launches move, for those who count (`super::counting`).
     fn note(&self, _note: Traffic) {}
     /// True where scratch memory should not be kept and cut up, because the driver watches each
     /// allocation.
