@@ -97,7 +97,7 @@ impl Batch {
     }
 
     /// Whether there is no token at all.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 

@@ -90,7 +90,7 @@ impl<T> Ptr<T> {
     }
 
     /// Whether it is [`Ptr::null`].
-    pub(crate) fn is_null(self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         self.0 == 0
     }
 
@@ -111,7 +111,7 @@ impl<T> PtrMut<T> {
     }
 
     /// Whether it is [`PtrMut::null`].
-    pub(crate) fn is_null(self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         self.0 == 0
     }
 
