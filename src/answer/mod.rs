@@ -28,7 +28,6 @@ mod wordings;
 mod words;
 
 pub use crate::german::Register;
-pub use assistant::Assistant;
-pub(crate) use assistant::{OfficeContact, OfficeRef, ServiceRef};
+pub use assistant::{Assistant, OfficeContact, OfficeRef, ServiceRef};
 pub use reply::{GuardMode, Reply, Role, Turn, Verdict};
 pub use understanding::Understanding;

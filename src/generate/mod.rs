@@ -11,8 +11,7 @@ pub(crate) mod sampling;
 pub mod scheduler;
 pub(crate) mod text;
 
-pub(crate) use generator::GenerateOutput;
-pub use generator::{Finish, GenerateSettings, Generator};
+pub use generator::{Finish, GenerateOutput, GenerateSettings, Generator};
 pub use sampling::{Sampler, SamplingSettings};
 pub use scheduler::{Scheduler, SequenceEvent, SequenceId};
 pub(crate) use text::question_prompt;
