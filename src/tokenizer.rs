@@ -178,12 +178,6 @@ impl Tokenizer {
         self.vocabulary.fingerprint()
     }
 
-    /// The merges in order of rank, each as the ids of its two parts.
-    #[cfg(test)]
-    pub(crate) fn merges(&self) -> &[(u32, u32)] {
-        self.vocabulary.merges()
-    }
-
     /// Writes `tokenizer.json`, `vocab.json`, `merges.txt`, `tokenizer_config.json` and
     /// `special_tokens_map.json` into the existing folder `dir`, as Transformers, vLLM and
     /// llama.cpp read them.
@@ -221,7 +215,7 @@ mod tests {
         let tokenizer = Tokenizer::gpt2().unwrap();
         assert_eq!(tokenizer.vocab_size(), 50257);
         assert_eq!(tokenizer.end_of_text(), END_OF_TEXT);
-        assert_eq!(tokenizer.merges().len(), 50000);
+        assert_eq!(tokenizer.vocabulary.merges().len(), 50000);
         // Stands in the manifests of all shard folders: it must never change.
         let fingerprint = "86e2a302f497ef120e2287ed6fc5712dc7f357afc1ff154dc8be5f2e163aff05";
         assert_eq!(tokenizer.fingerprint(), fingerprint);

@@ -10,7 +10,7 @@ use super::courtesy::Act;
 use super::judge::judge;
 use super::reply::{GuardMode, Reply, Verdict};
 use super::wordings::{Origin, Wordings};
-use super::words::{Word, placeholder, words};
+use super::words::{Word, ends_here, placeholder, unknown_placeholder, words};
 use super::{Assistant, Register, Understanding};
 use crate::german::address;
 use crate::german::numbers::{is_denial, is_quantity};
@@ -577,30 +577,6 @@ impl Guard<'_> {
             register: self.understanding.register,
         }
     }
-}
-
-/// The placeholder in a word that has no value, or a brace that is not one.
-fn unknown_placeholder(key: &str, is_known: impl Fn(&str) -> bool) -> Option<String> {
-    if !key.contains(['{', '}']) {
-        return None;
-    }
-    match placeholder(key) {
-        Some(name) if is_known(name) && key.matches(['{', '}']).count() == 2 => None,
-        Some(name) => Some(name.to_string()),
-        None => Some(key.to_string()),
-    }
-}
-
-/// Whether a sentence ends between these two words.
-fn ends_here(last: &Word, next: &str) -> bool {
-    let begins = next
-        .trim_start_matches(['„', '"', '(', '»'])
-        .starts_with(char::is_uppercase);
-    let number = last.key.chars().all(|c| c.is_ascii_digit());
-    let abbreviation = [
-        "abs", "nr", "bzw", "usw", "ggf", "art", "st", "dr", "ca", "z", "b", "d", "h", "bgbl",
-    ];
-    last.ends_sentence && begins && !number && !abbreviation.contains(&last.key.as_str())
 }
 
 /// What is said against the form of address of a sentence.

@@ -163,15 +163,6 @@ impl<'a> Subject<'a> {
         &self.variants[0].text
     }
 
-    /// Every neutral variant of the answer.
-    #[cfg(test)]
-    pub(crate) fn variants(&self) -> Vec<String> {
-        self.variants
-            .iter()
-            .map(|variant| variant.text.clone())
-            .collect()
-    }
-
     /// Whether the answer wishes no nice day.
     pub(crate) fn is_grave(&self) -> bool {
         self.grave
@@ -536,6 +527,17 @@ fn answers_about(office: &Office, service: &Service) -> Vec<AnswerVariant> {
                 .unwrap_or(Length::Middle),
         })
         .collect()
+}
+
+#[cfg(test)]
+impl Subject<'_> {
+    /// Every neutral variant of the answer.
+    pub(crate) fn variants(&self) -> Vec<String> {
+        self.variants
+            .iter()
+            .map(|variant| variant.text.clone())
+            .collect()
+    }
 }
 
 #[cfg(test)]

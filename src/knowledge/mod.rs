@@ -10,8 +10,6 @@ mod phrases;
 mod schema;
 mod source;
 
-#[cfg(test)]
-pub(crate) use check::check;
 pub(crate) use check::check_with;
 pub(crate) use check::{Date, Severity};
 pub(crate) use import::{ImportedOffice, import_xzufi};

@@ -63,12 +63,6 @@ static TAGS: LazyLock<[String; FILES.len()]> = LazyLock::new(|| {
     })
 });
 
-/// The paths that [`asset`] knows.
-#[cfg(test)]
-pub(crate) fn paths() -> impl Iterator<Item = &'static str> {
-    FILES.iter().map(|(path, ..)| *path)
-}
-
 /// The file at an absolute path without query, e.g. `/widget.js`.
 pub(crate) fn asset(path: &str) -> Option<Asset> {
     let index = FILES.iter().position(|(known, ..)| *known == path)?;

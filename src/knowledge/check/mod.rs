@@ -46,13 +46,8 @@ pub(crate) struct Finding {
     pub message: String,
 }
 
-/// Checks the whole knowledge base as of `today`. Findings are sorted by file and line.
-#[cfg(test)]
-pub(crate) fn check(knowledge: &Knowledge, today: Date) -> Vec<Finding> {
-    check_with(knowledge, today, None)
-}
-
-/// [`check`], and with a dictionary the spelling of every text as well.
+/// Checks the whole knowledge base as of `today`; with a dictionary, the spelling of every text as
+/// well. Findings are sorted by file and line.
 pub(crate) fn check_with(
     knowledge: &Knowledge,
     today: Date,
