@@ -208,7 +208,7 @@ pub fn replace_file_with(
             .with_context(context)
             .map_err(name_full_disk);
     }
-    let target = resolve(path)?;
+    let target = resolve(path).with_context(context)?;
     let partial = sibling(&target, "partial")?;
     let written = File::create(&partial)
         .map_err(Error::from)

@@ -242,6 +242,18 @@ fn a_file_is_replaced_whole_and_after_a_kill() {
 }
 
 #[test]
+fn a_file_in_a_missing_folder_is_named() {
+    let place = Place::new();
+    let error = replace_file(&place.path("no/such/run.json"), b"one").unwrap_err();
+    let error = format!("{error:#}");
+    assert!(
+        error.contains("cannot write") && error.contains("run.json"),
+        "{error}"
+    );
+    assert!(place.names().is_empty());
+}
+
+#[test]
 fn a_full_disk_is_named_and_the_file_stays() {
     let place = Place::new();
     let file = place.path("examples.jsonl");

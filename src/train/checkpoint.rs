@@ -249,7 +249,7 @@ pub fn prune(checkpoints: &Path, step: u64, keep: usize) -> Result<()> {
 /// Removes what a kill left half-written.
 ///
 /// # Errors
-/// Names a folder that cannot be removed.
+/// Names what cannot be removed.
 pub fn remove_leftovers(checkpoints: &Path) -> Result<()> {
     for entry in fs::read_dir(checkpoints)
         .with_context(|| format!("reading {}", checkpoints.display()))?
@@ -257,7 +257,12 @@ pub fn remove_leftovers(checkpoints: &Path) -> Result<()> {
     {
         if entry.file_name().to_string_lossy().starts_with(".step-") {
             let path = entry.path();
-            fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+            // Folders, and the lock of the one that was being replaced.
+            let removed = match path.is_dir() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            removed.with_context(|| format!("removing {}", path.display()))?;
         }
     }
     Ok(())
