@@ -70,7 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "open",
             "answer",
-            "formats",
+            "hf",
             "knowledge",
             "model",
             "ops",
