@@ -80,7 +80,11 @@ impl Source {
 fn dump(file: &mut impl Write, batch: &Batch) -> Result<()> {
     let line = serde_json::json!({
         "tokens": batch.tokens, "positions": batch.positions, "segments": batch.segments,
-        "targets": batch.targets.iter().map(|&t| if t == u32::MAX { -100 } else { i64::from(t) }).collect::<Vec<_>>(),
+        "targets": batch
+            .targets
+            .iter()
+            .map(|&t| if t == u32::MAX { -100 } else { i64::from(t) })
+            .collect::<Vec<_>>(),
     });
     Ok(writeln!(file, "{line}")?)
 }
@@ -173,7 +177,8 @@ fn main() -> Result<()> {
     speeds.sort_by(f64::total_cmp);
     let result = serde_json::json!({
         "engine": "muni-engine", "device": device.name(), "steps": steps,
-        "tokens_per_second": speeds[speeds.len() / 2], "tokens_per_second_best": speeds[speeds.len() - 1],
+        "tokens_per_second": speeds[speeds.len() / 2],
+        "tokens_per_second_best": speeds[speeds.len() - 1],
         "loss": last_loss, "peak_rss_mib": peak_rss_mib(),
     });
     println!("{result}");

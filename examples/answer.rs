@@ -2,7 +2,8 @@
 //!
 //! ```sh
 //! cargo run --release --example answer -- "Was kostet ein Reisepass?"
-//! cargo run --release --example answer -- --model runs/first/best_model "Was kostet ein Reisepass?"
+//! cargo run --release --example answer -- --model runs/first/best_model \
+//!     "Was kostet ein Reisepass?"
 //! ```
 
 use anyhow::{Result, ensure};

@@ -23,11 +23,11 @@ use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Says why a folder that exists may not be replaced. Called with non-empty folders only.
-pub type Refusal<'a> = &'a dyn Fn(&Path) -> Result<()>;
+pub(crate) type Refusal<'a> = &'a dyn Fn(&Path) -> Result<()>;
 
 /// A folder being written that will take the place of another. Dropped unfinished, it leaves
 /// nothing.
-pub struct Replacement {
+pub(crate) struct Replacement {
     target: PathBuf,
     partial: PathBuf,
     previous: PathBuf,
@@ -49,7 +49,7 @@ impl Replacement {
     /// # Errors
     /// If another process replaces `dir`, `refusal` refuses what is there, or the file system
     /// fails.
-    pub fn begin(dir: &Path, refusal: Refusal) -> Result<Replacement> {
+    pub(crate) fn begin(dir: &Path, refusal: Refusal) -> Result<Replacement> {
         if let Some(parent) = dir.parent() {
             fs::create_dir_all(parent).map_err(|error| write_error(parent, error))?;
         }
@@ -69,7 +69,7 @@ impl Replacement {
     }
 
     /// The folder to write the new content to.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.partial
     }
 
@@ -78,7 +78,7 @@ impl Replacement {
     /// # Errors
     /// If `refusal` refuses what is at the target by now, or the file system fails. The target is
     /// then as it was.
-    pub fn finish(mut self, refusal: Refusal) -> Result<()> {
+    pub(crate) fn finish(mut self, refusal: Refusal) -> Result<()> {
         check_replaceable(&self.target, refusal)?;
         sync_all(&self.partial)?;
         let replaces = self.target.exists();
@@ -132,7 +132,7 @@ impl Drop for FolderLock {
 }
 
 /// Who holds a lock file.
-pub enum Locked {
+pub(crate) enum Locked {
     /// This process, as long as the file is open. `None` on file systems without locks (some
     /// network ones): there the user has to avoid two processes at once.
     Here(Option<File>),
@@ -144,7 +144,7 @@ pub enum Locked {
 ///
 /// # Errors
 /// Names the file if it cannot be opened for writing.
-pub fn lock(path: &Path) -> Result<Locked> {
+pub(crate) fn lock(path: &Path) -> Result<Locked> {
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -163,7 +163,7 @@ pub fn lock(path: &Path) -> Result<Locked> {
 ///
 /// # Errors
 /// As [`Replacement::begin`] and [`Replacement::finish`]; those of `write` with the folder's name.
-pub fn replace_folder(
+pub(crate) fn replace_folder(
     dir: &Path,
     refusal: Refusal,
     write: impl FnOnce(&Path) -> Result<()>,
@@ -180,7 +180,7 @@ pub fn replace_folder(
 
 /// Where the complete copy of a folder is: at `dir`, or beside it where a replacement was
 /// interrupted. `None` if there is neither.
-pub fn current_folder(dir: &Path) -> Option<PathBuf> {
+pub(crate) fn current_folder(dir: &Path) -> Option<PathBuf> {
     if dir.exists() {
         return Some(dir.to_path_buf());
     }
@@ -193,7 +193,7 @@ pub fn current_folder(dir: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// Names the file; says so if the disk is full.
-pub fn replace_file_with(
+pub(crate) fn replace_file_with(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
@@ -208,7 +208,7 @@ pub fn replace_file_with(
             .with_context(context)
             .map_err(name_full_disk);
     }
-    let target = resolve(path)?;
+    let target = resolve(path).with_context(context)?;
     let partial = sibling(&target, "partial")?;
     let written = File::create(&partial)
         .map_err(Error::from)
@@ -227,12 +227,12 @@ pub fn replace_file_with(
 ///
 /// # Errors
 /// As [`replace_file_with`].
-pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
     replace_file_with(path, |writer| Ok(writer.write_all(content)?))
 }
 
 /// A failure to write, with what to do about it where that is known.
-pub fn write_error(path: &Path, error: io::Error) -> Error {
+pub(crate) fn write_error(path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
         kind if is_full(kind) => {
             ": the disk is full; free some space or choose another folder. What was there before \
@@ -249,7 +249,7 @@ pub fn write_error(path: &Path, error: io::Error) -> Error {
 ///
 /// # Errors
 /// Names a file that cannot be read.
-pub fn sha256_file(path: &Path) -> Result<String> {
+pub(crate) fn sha256_file(path: &Path) -> Result<String> {
     let hash = || -> io::Result<String> {
         let mut file = File::open(path)?;
         let mut hasher = Sha256::new();
@@ -266,12 +266,12 @@ pub fn sha256_file(path: &Path) -> Result<String> {
 }
 
 /// SHA-256 of bytes, in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
 /// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

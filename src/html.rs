@@ -1,7 +1,7 @@
 //! Text in HTML pages.
 
 /// Text made safe to stand in an element or a quoted attribute.
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -1,16 +1,16 @@
-//! muni-engine turns a German city's knowledge base into training dialogues, trains a small Mixture-of-Experts language
-//! model on them, and answers citizens with it.
+//! muni-engine turns a German city's knowledge base into training dialogues, trains a small
+//! Mixture-of-Experts language model on them, and answers citizens with it.
 //!
 //! Three stages meet through files only:
 //!
 //! | stage | from | to | modules |
 //! |---|---|---|---|
-//! | data | `knowledge/*.toml` | `shards/` | [`knowledge`], [`dataset`], [`tokenizer`], [`shards`] |
+//! | data | `knowledge/` | `shards/` | [`knowledge`], [`dataset`], [`tokenizer`], [`shards`] |
 //! | training | `shards/` | `runs/NAME/best_model/` | [`train`], [`model`], [`ops`], [`hf`] |
-//! | answers | `best_model/` and `knowledge/` | replies | [`generate`], [`answer`], [`eval`], [`serve`] |
+//! | answers | `best_model/`, `knowledge/` | text | [`generate`], [`answer`], [`eval`], `serve` |
 //!
-//! Answering takes the last stage alone. [`open()`](open::open()) gives an assistant; without a model folder it answers from the
-//! knowledge base, here the bundled one:
+//! Answering takes the last stage alone. [`open()`](open::open()) gives an assistant; without a
+//! model folder it answers from the knowledge base, here the bundled one:
 //!
 //! ```
 //! # fn main() -> anyhow::Result<()> {
@@ -24,27 +24,28 @@
 //! # }
 //! ```
 //!
-//! With a trained model: `muni_engine::open(Some(Path::new("runs/first/best_model")))?`. [`OpenOptions`] names another
-//! knowledge folder, the number of threads and how answers are drawn. `docs/architecture.md` is the map of the modules.
+//! With a trained model: `muni_engine::open(Some(Path::new("runs/first/best_model")))?`.
+//! [`OpenOptions`] names another knowledge folder, the number of threads and how answers are drawn.
+//! `docs/architecture.md` is the map of the modules.
 
 pub mod answer;
 pub mod cli;
 pub mod dataset;
 pub mod eval;
-pub mod files;
+pub(crate) mod files;
 pub mod generate;
 pub mod german;
 pub mod hf;
-pub mod html;
+pub(crate) mod html;
 pub mod knowledge;
 pub mod model;
-pub mod open;
+pub(crate) mod open;
 pub mod ops;
-pub mod roofline;
-pub mod serve;
+pub(crate) mod roofline;
+pub(crate) mod serve;
 pub mod shards;
 pub mod tokenizer;
 pub mod train;
-pub mod wording;
+pub(crate) mod wording;
 
 pub use open::{OpenAssistant, OpenOptions, open};

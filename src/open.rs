@@ -15,13 +15,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// The knowledge folder that is looked for where none is named.
-pub const KNOWLEDGE_FOLDER: &str = "knowledge";
+pub(crate) const KNOWLEDGE_FOLDER: &str = "knowledge";
 
-/// Opens a folder with a trained model (`config.json`, `model.safetensors`, `tokenizer.json`), or no model: then the
-/// knowledge base answers alone. [`OpenOptions`] has more to choose.
+/// Opens a folder with a trained model (`config.json`, `model.safetensors`, `tokenizer.json`), or
+/// no model: then the knowledge base answers alone. [`OpenOptions`] has more to choose.
 ///
 /// # Errors
-/// If a model folder was named and does not exist or holds no usable model, or the knowledge base has mistakes.
+/// If a model folder was named and does not exist or holds no usable model, or the knowledge base
+/// has mistakes.
 pub fn open(model: Option<&Path>) -> Result<OpenAssistant> {
     OpenOptions {
         model: model.map(Path::to_path_buf),
@@ -35,9 +36,11 @@ pub fn open(model: Option<&Path>) -> Result<OpenAssistant> {
 pub struct OpenOptions {
     /// Folder with a trained model; `None`: the knowledge base answers alone.
     pub model: Option<PathBuf>,
-    /// Knowledge folder; `None`: `knowledge/` where it exists, else the bundled one, of the invented city "Musterstadt".
+    /// Knowledge folder; `None`: `knowledge/` where it exists, else the bundled one, of the
+    /// invented city "Musterstadt".
     pub knowledge: Option<PathBuf>,
-    /// CPU threads of a pool of its own; `None`: rayon's global pool. The answers do not depend on it.
+    /// CPU threads of a pool of its own; `None`: rayon's global pool. The answers do not depend on
+    /// it.
     pub threads: Option<usize>,
     /// How answers are made.
     pub settings: ExchangeSettings,
@@ -109,7 +112,8 @@ impl OpenAssistant {
         }
     }
 
-    /// A conversation that shows its answers while they are made. It computes on the caller's thread pool.
+    /// A conversation that shows its answers while they are made. It computes on the caller's
+    /// thread pool.
     ///
     /// # Errors
     /// If there is no memory.
@@ -135,7 +139,7 @@ impl OpenAssistant {
 }
 
 /// A model ready to compute, with its tokenizer.
-pub struct OpenModel<D: Operations + Planner> {
+pub(crate) struct OpenModel<D: Operations + Planner> {
     /// The model, on its device.
     pub model: Model<D>,
     /// The folder's own tokenizer, or GPT-2's where it brings none.
@@ -145,11 +149,11 @@ pub struct OpenModel<D: Operations + Planner> {
 /// Loads the model and the tokenizer of a folder onto a device.
 ///
 /// # Errors
-/// If the folder does not exist, a file is missing or malformed, tokenizer and model have different vocabularies, or the
-/// device has no memory.
-pub fn open_model<D: Operations + Planner>(device: &D, dir: &Path) -> Result<OpenModel<D>> {
-    // The tokenizer takes about as long as the weights, so a question is answered sooner if they do not wait for each
-    // other.
+/// If the folder does not exist, a file is missing or malformed, tokenizer and model have different
+/// vocabularies, or the device has no memory.
+pub(crate) fn open_model<D: Operations + Planner>(device: &D, dir: &Path) -> Result<OpenModel<D>> {
+    // The tokenizer takes about as long as the weights, so a question is answered sooner if they do
+    // not wait for each other.
     let (loaded, tokenizer) = std::thread::scope(|scope| {
         let tokenizer = scope.spawn(|| open_tokenizer(dir));
         let loaded = load_folder_into(dir, &|len| device.host_buffer(len));
@@ -186,7 +190,8 @@ fn check_vocabulary(
 ) -> Result<()> {
     ensure!(
         tokenizer.vocab_size() == config.vocab_size,
-        "{}: the model has {} tokens, {} has {}: put the model's own tokenizer.json into the folder",
+        "{}: the model has {} tokens, {} has {}: put the model's own tokenizer.json into the \
+         folder",
         dir.display(),
         config.vocab_size,
         if own {
@@ -200,7 +205,7 @@ fn check_vocabulary(
 }
 
 /// `best_model` of the run in `runs` that changed last; `None` where no run has one.
-pub fn newest_model(runs: &Path) -> Option<PathBuf> {
+pub(crate) fn newest_model(runs: &Path) -> Option<PathBuf> {
     let mut found = Vec::new();
     for run in fs::read_dir(runs).into_iter().flatten().flatten() {
         let model = run.path().join("best_model");
@@ -211,15 +216,17 @@ pub fn newest_model(runs: &Path) -> Option<PathBuf> {
             found.push((changed, model));
         }
     }
-    // Of equal times the last by name, so that the choice does not depend on the order of the listing.
+    // Of equal times the last by name, so that the choice does not depend on the order of the
+    // listing.
     found.into_iter().max().map(|(_, model)| model)
 }
 
-/// Reads a knowledge folder and builds the assistant. `None`: [`KNOWLEDGE_FOLDER`] where it exists, else the bundled one.
+/// Reads a knowledge folder and builds the assistant. `None`: [`KNOWLEDGE_FOLDER`] where it exists,
+/// else the bundled one.
 ///
 /// # Errors
 /// If a file is missing or has mistakes.
-pub fn open_knowledge(folder: Option<&Path>) -> Result<Assistant> {
+pub(crate) fn open_knowledge(folder: Option<&Path>) -> Result<Assistant> {
     let here = Path::new(KNOWLEDGE_FOLDER);
     let knowledge = match folder {
         Some(folder) => Knowledge::load(folder)?,

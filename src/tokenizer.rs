@@ -1,5 +1,5 @@
-//! GPT-2's byte-level BPE: text to token ids and back, through the `tokenizers` crate. The vocabulary is embedded in
-//! the binary; the folder of a Hugging Face checkpoint can bring its own.
+//! GPT-2's byte-level BPE: text to token ids and back, through the `tokenizers` crate. The
+//! vocabulary is embedded in the binary; the folder of a Hugging Face checkpoint can bring its own.
 
 mod fast;
 mod files;
@@ -15,18 +15,21 @@ use tokenizers::AddedToken;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-pub use stream::DecodeStream;
+pub(crate) use stream::DecodeStream;
 use vocabulary::Vocabulary;
 
-/// Id of [`END_OF_TEXT_TOKEN`] in GPT-2's vocabulary: begins and ends every example and separates examples.
+/// Id of `END_OF_TEXT_TOKEN` in GPT-2's vocabulary: begins and ends every example and separates
+/// examples.
 pub const END_OF_TEXT: u32 = 50256;
 
 /// The one special token of GPT-2: bos, eos and unk at once.
-pub const END_OF_TEXT_TOKEN: &str = "<|endoftext|>";
+pub(crate) const END_OF_TEXT_TOKEN: &str = "<|endoftext|>";
 
-/// A Hugging Face chat template (Jinja) for the dialogue format of the training set, `Frage: ...\nAntwort: ...`.
+/// A Hugging Face chat template (Jinja) for the dialogue format of the training set,
+/// `Frage: ...\nAntwort: ...`.
 ///
-/// An answer that is part of the history ends with a line break, as between two turns of a training dialogue.
+/// An answer that is part of the history ends with a line break, as between two turns of a training
+/// dialogue.
 pub const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
 {% if message['role'] == 'user' %}{{ 'Frage: ' + message['content'] | trim + '\\n' }}\
 {% elif message['role'] == 'assistant' %}{{ 'Antwort: ' + message['content'] | trim + '\\n' }}\
@@ -35,7 +38,8 @@ pub const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
 const GPT2_VOCAB: &[u8] = include_bytes!("../assets/gpt2/vocab.json");
 const GPT2_MERGES: &[u8] = include_bytes!("../assets/gpt2/merges.txt");
 
-/// A byte-level BPE tokenizer as GPT-2 has it: no normaliser, no added prefix space, every byte string encodable.
+/// A byte-level BPE tokenizer as GPT-2 has it: no normaliser, no added prefix space, every byte
+/// string encodable.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     vocabulary: Vocabulary,
@@ -53,17 +57,22 @@ impl Tokenizer {
         Self::from_vocabulary(vocabulary)
     }
 
-    /// The tokenizer of a Hugging Face model folder: `tokenizer.json`, or else `vocab.json` with `merges.txt`.
+    /// The tokenizer of a Hugging Face model folder: `tokenizer.json`, or else `vocab.json` with
+    /// `merges.txt`.
     ///
     /// # Errors
-    /// When neither is there, when a file is damaged, and when it describes anything but GPT-2-style byte-level BPE.
+    /// When neither is there, when a file is damaged, and when it describes anything but
+    /// GPT-2-style byte-level BPE.
     pub fn from_folder(dir: impl AsRef<Path>) -> Result<Self> {
         Self::from_vocabulary(files::read_folder(dir.as_ref())?)
     }
 
     fn from_vocabulary(vocabulary: Vocabulary) -> Result<Self> {
         let end_of_text = vocabulary.id_of(END_OF_TEXT_TOKEN).with_context(|| {
-            format!("the tokenizer has no token {END_OF_TEXT_TOKEN}, which ends every answer: a GPT-2 tokenizer is needed")
+            format!(
+                "the tokenizer has no token {END_OF_TEXT_TOKEN}, which ends every answer: a \
+                GPT-2 tokenizer is needed"
+            )
         })?;
         let inner =
             build(&vocabulary).map_err(|error| anyhow!("cannot build the tokenizer: {error}"))?;
@@ -76,7 +85,8 @@ impl Tokenizer {
         })
     }
 
-    /// Token ids of `text`. Special tokens written out in the text stay text: what a citizen types is never control.
+    /// Token ids of `text`. Special tokens written out in the text stay text: what a citizen types
+    /// is never control.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.memories
             .encode(text, |word| self.encode_word(word))
@@ -120,8 +130,8 @@ impl Tokenizer {
             .collect()
     }
 
-    /// The text of `ids`, special tokens included. Bytes that are not UTF-8 become U+FFFD, as Python's
-    /// `errors="replace"` has it.
+    /// The text of `ids`, special tokens included. Bytes that are not UTF-8 become U+FFFD, as
+    /// Python's `errors="replace"` has it.
     ///
     /// # Errors
     /// When an id is not in the vocabulary.
@@ -133,7 +143,7 @@ impl Tokenizer {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Starts decoding token by token; see [`DecodeStream`].
+    /// Starts decoding token by token; see `DecodeStream`.
     pub fn decode_stream(&self) -> DecodeStream<'_> {
         DecodeStream::new(self)
     }
@@ -142,7 +152,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When `id` is not in the vocabulary.
-    pub fn token_bytes(&self, id: u32) -> Result<&[u8]> {
+    pub(crate) fn token_bytes(&self, id: u32) -> Result<&[u8]> {
         match self.vocabulary.bytes(id) {
             Some(bytes) => Ok(bytes),
             None => bail!(
@@ -162,23 +172,15 @@ impl Tokenizer {
         self.end_of_text
     }
 
-    /// SHA-256 (lower-case hex) over tokens and merges: equal for equal vocabularies, whichever files they came from.
+    /// SHA-256 (lower-case hex) over tokens and merges: equal for equal vocabularies, whichever
+    /// files they came from.
     pub fn fingerprint(&self) -> String {
         self.vocabulary.fingerprint()
     }
 
-    /// The tokens in the order of their ids, written in GPT-2's byte alphabet (`Ġ` is a space), as GGUF wants them.
-    pub fn tokens(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.vocabulary.tokens().iter().map(String::as_str)
-    }
-
-    /// The merges in order of rank, each as the ids of its two parts.
-    pub fn merges(&self) -> &[(u32, u32)] {
-        self.vocabulary.merges()
-    }
-
-    /// Writes `tokenizer.json`, `vocab.json`, `merges.txt`, `tokenizer_config.json` and `special_tokens_map.json` into
-    /// the existing folder `dir`, as Transformers, vLLM and llama.cpp read them.
+    /// Writes `tokenizer.json`, `vocab.json`, `merges.txt`, `tokenizer_config.json` and
+    /// `special_tokens_map.json` into the existing folder `dir`, as Transformers, vLLM and
+    /// llama.cpp read them.
     pub fn save_to_folder(&self, dir: impl AsRef<Path>) -> Result<()> {
         files::write_folder(dir.as_ref(), self)
     }
@@ -213,7 +215,7 @@ mod tests {
         let tokenizer = Tokenizer::gpt2().unwrap();
         assert_eq!(tokenizer.vocab_size(), 50257);
         assert_eq!(tokenizer.end_of_text(), END_OF_TEXT);
-        assert_eq!(tokenizer.merges().len(), 50000);
+        assert_eq!(tokenizer.vocabulary.merges().len(), 50000);
         // Stands in the manifests of all shard folders: it must never change.
         let fingerprint = "86e2a302f497ef120e2287ed6fc5712dc7f357afc1ff154dc8be5f2e163aff05";
         assert_eq!(tokenizer.fingerprint(), fingerprint);

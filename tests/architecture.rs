@@ -32,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "answer",
         &[
+            "files",
             "generate",
             "german",
             "knowledge",
@@ -70,7 +71,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "open",
             "answer",
-            "formats",
+            "hf",
             "knowledge",
             "model",
             "ops",
@@ -318,7 +319,7 @@ fn the_device_is_chosen_in_the_command_line_and_the_front_door_only() {
 fn the_cuda_driver_is_named_in_its_two_files_only() {
     for (path, code) in sources() {
         if ![
-            "ops/cuda/driver/cudarc.rs",
+            "ops/cuda/driver/cudarc_driver.rs",
             "ops/cuda/driver/cudarc_error.rs",
             "ops/cuda/driver/cudarc_staging.rs",
         ]
@@ -333,9 +334,9 @@ fn the_cuda_driver_is_named_in_its_two_files_only() {
 }
 
 #[test]
-fn the_reference_twin_is_for_the_case_table_only() {
+fn the_reference_device_is_for_the_conformance_suite_only() {
     for (path, code) in sources() {
-        if !path.starts_with("ops/reference") && !path.starts_with("ops/cases") {
+        if !path.starts_with("ops/reference") && !path.starts_with("ops/conformance") {
             assert!(
                 !code.contains("ReferenceDevice"),
                 "src/{path} uses the reference device"

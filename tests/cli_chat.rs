@@ -1,4 +1,5 @@
-//! `chat`, `demo` and `prompt --guard` as people run them, with a random model: its nonsense must never reach anybody.
+//! `chat`, `demo` and `prompt --guard` as people run them, with a random model: its nonsense must
+//! never reach anybody.
 
 use crate::hf::tiny_config;
 use muni_engine::hf::save_folder;
@@ -9,7 +10,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-const FEE: &str = "Der Personalausweis kostet 46 Euro, für Personen unter 24 Jahren 27,60 Euro. Diese Gebühren gelten seit dem 7. Februar 2026.";
+const FEE: &str = "Der Personalausweis kostet 46 Euro, für Personen unter 24 Jahren 27,60 Euro. \
+    Diese Gebühren gelten seit dem 7. Februar 2026.";
 
 /// A folder with a random model in `runs/first/best_model`, and no knowledge beside it.
 struct Tiny(tempfile::TempDir);
@@ -65,7 +67,8 @@ impl Tiny {
 #[test]
 fn piped_questions_are_answered_line_by_line() {
     let tiny = Tiny::new();
-    let questions = "Was kostet ein neuer Personalausweis?\n\nUnd wo beantrage ich das?\n/quelle\nWo melde ich mich arbeitslos?\n/neu\nUnd was kostet das?\n/quatsch\n/ende\nNie gefragt\n";
+    let questions = "Was kostet ein neuer Personalausweis?\n\nUnd wo beantrage ich das?\n/quelle\n\
+        Wo melde ich mich arbeitslos?\n/neu\nUnd was kostet das?\n/quatsch\n/ende\nNie gefragt\n";
     let text = tiny.stdout(&["chat"], questions);
     let parts: Vec<&str> = text.split("\n\n").collect();
     assert!(parts[0].starts_with(FEE), "{text}");

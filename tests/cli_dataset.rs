@@ -1,4 +1,5 @@
-//! `muni-engine dataset` and `muni-engine knowledge`, run as the binary on the repository's own knowledge base.
+//! `muni-engine dataset` and `muni-engine knowledge`, run as the binary on the repository's own
+//! knowledge base.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -706,7 +707,8 @@ fn an_interrupt_leaves_nothing_behind() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    // However far it has come: half a million examples take far longer than this, and nothing may remain.
+    // However far it has come: half a million examples take far longer than this, and nothing may
+    // remain.
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(
         Command::new("kill")

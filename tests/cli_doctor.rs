@@ -1,4 +1,5 @@
-//! `doctor`: what it says of this machine, plans for cards that are not here, and the tables of docs/roofline.md.
+//! `doctor`: what it says of this machine, plans for cards that are not here, and the tables of
+//! docs/roofline.md.
 
 use serde_json::Value;
 use std::path::Path;
@@ -212,7 +213,8 @@ fn the_documentation_holds_the_tables() {
     } else {
         assert!(
             text == wanted,
-            "docs/roofline.md is not what this build computes: run UPDATE_DOCS=1 cargo test --test it cli_doctor"
+            "docs/roofline.md is not what this build computes: run UPDATE_DOCS=1 cargo test --test \
+             it cli_doctor"
         );
     }
 }

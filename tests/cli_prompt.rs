@@ -1,4 +1,5 @@
-//! Generation against Transformers, and the commands `prompt` and `eval perplexity` as people run them.
+//! Generation against Transformers, and the commands `prompt` and `eval perplexity` as people run
+//! them.
 
 use crate::hf::{fixture, integers, tiny_config, upload};
 use muni_engine::eval::perplexity;
@@ -199,7 +200,8 @@ fn perplexity_is_the_sum_over_windows_scored_alone() {
     }
 }
 
-// The commands ---------------------------------------------------------------------------------------------------------
+// The
+// commands --------------------------------------------------------------------------------------
 
 struct Tiny {
     folder: tempfile::TempDir,

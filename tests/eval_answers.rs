@@ -20,11 +20,17 @@ struct Setup {
     folder: tempfile::TempDir,
 }
 
-const QUESTIONS: &str = r#"{"question":"Mein Perso läuft ab, ich bin 35. Was kostet ein neuer Personalausweis?","office":"einwohnermeldeamt","service":"ewo_personalausweis","expect":["46 Euro"]}
-
-{"question":"Kannst du mir sagen, wann die Grundsteuer fällig ist?","office":"stadtkasse","service":"kas_grundsteuer","expect":["15. Februar","15. November"]}
-{"question":"Wo gebe ich meine Steuererklärung für das Finanzamt ab?","expect_refusal":true,"expect":["Finanzamt"]}
-"#;
+const QUESTIONS: &str = concat!(
+    r#"{"question":"Mein Perso läuft ab, ich bin 35. Was kostet ein neuer Personalausweis?","#,
+    r#""office":"einwohnermeldeamt","service":"ewo_personalausweis","expect":["46 Euro"]}"#,
+    "\n\n",
+    r#"{"question":"Kannst du mir sagen, wann die Grundsteuer fällig ist?","office":"stadtkasse","#,
+    r#""service":"kas_grundsteuer","expect":["15. Februar","15. November"]}"#,
+    "\n",
+    r#"{"question":"Wo gebe ich meine Steuererklärung für das Finanzamt ab?","#,
+    r#""expect_refusal":true,"expect":["Finanzamt"]}"#,
+    "\n",
+);
 
 impl Setup {
     fn new() -> Self {
@@ -127,11 +133,13 @@ fn bad_input_is_named_with_file_and_line() {
     for (line, part) in [
         ("{\"question\"", "expected {"),
         (
-            "{\"question\":\"Wo?\",\"office\":\"bauamt\",\"service\":\"kas_sepa\",\"expect\":[\"x\"]}",
+            "{\"question\":\"Wo?\",\"office\":\"bauamt\",\"service\":\"kas_sepa\",\
+             \"expect\":[\"x\"]}",
             "belongs to stadtkasse",
         ),
         (
-            "{\"question\":\"Wo?\",\"office\":\"zoo\",\"service\":\"zoo_affen\",\"expect\":[\"x\"]}",
+            "{\"question\":\"Wo?\",\"office\":\"zoo\",\"service\":\"zoo_affen\",\
+             \"expect\":[\"x\"]}",
             "no office \"zoo\"",
         ),
     ] {

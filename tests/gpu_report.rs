@@ -87,9 +87,12 @@ fn a_failing_step_stops_no_other() {
 fn failed_checks_and_checks_of_nothing_fail_their_step() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
-    let broken = r#"{"device": ["a card"], "cases": 6, "values": 60, "passed": 0, "failed": 1, "checks": [{"check": "conformance/mma",
-        "precision": null, "passed": false, "cases": 6, "failed_cases": 1, "findings": ["mma in fp16: C[0][1] is 2"]}]}"#;
-    let nothing = r#"{"device": ["a card"], "cases": 0, "values": 0, "passed": 0, "failed": 0, "checks": []}"#;
+    let broken = r#"{"device": ["a card"], "cases": 6, "values": 60, "passed": 0, "failed": 1,
+        "checks": [{"check": "conformance/mma", "precision": null, "passed": false, "cases": 6,
+        "failed_cases": 1,
+        "findings": ["mma in fp16: C[0][1] is 2"]}]}"#;
+    let nothing = r#"{"device": ["a card"], "cases": 0, "values": 0, "passed": 0, "failed": 0,
+        "checks": []}"#;
     for (said, code, wanted) in [
         (broken, 1, "1 of 6 cases failed: mma in fp16: C[0][1] is 2"),
         (broken, 0, "1 of 1 checks failed"),

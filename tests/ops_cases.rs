@@ -1,6 +1,7 @@
-//! The conformance suite (`muni_engine::ops::conformance`) on the CPU, and on the simulator, which checks each launch under
-//! five schedules, in fp16 and in bf16; what several threads and callers' mistakes must not do; and that the table finds what is
-//! wrong. `MUNI_SIM_LIBRARY` names another build of the kernels, `MUNI_TEST_DEVICE` a card.
+//! The conformance suite (`muni_engine::ops::conformance`) on the CPU, and on the simulator, which
+//! checks each launch under five schedules, in fp16 and in bf16; what several threads and callers'
+//! mistakes must not do; and that the table finds what is wrong. `MUNI_SIM_LIBRARY` names another
+//! build of the kernels, `MUNI_TEST_DEVICE` a card.
 
 mod determinism;
 mod errors;

@@ -1,5 +1,5 @@
-//! The routing analysis on a model whose router is known: attention and experts add nothing, so every layer sees the token's own
-//! embedding, and weights say which experts that leads to.
+//! The routing analysis on a model whose router is known: attention and experts add nothing, so
+//! every layer sees the token's own embedding, and weights say which experts that leads to.
 
 use crate::hf::upload;
 use muni_engine::eval::routing::{
@@ -37,8 +37,9 @@ fn chosen(token: u32, layer: usize) -> [usize; 2] {
     [first, (first + 1) % EXPERTS]
 }
 
-/// Token t is the unit vector t mod 8. After the norm that is `sqrt(8)` times it, so the router's logits are `sqrt(8)` times a
-/// column of its weight: 2 for the first expert, 1 for the second, 0 for the rest.
+/// Token t is the unit vector t mod 8. After the norm that is `sqrt(8)` times it, so the router's
+/// logits are `sqrt(8)` times a column of its weight: 2 for the first expert, 1 for the second, 0
+/// for the rest.
 fn weights() -> Vec<Vec<f32>> {
     let config = config();
     config
@@ -169,7 +170,8 @@ fn every_choice_is_counted_where_it_belongs() {
 
 #[test]
 fn specialisation_is_measured_in_bits() {
-    // Office a has only tokens that are 0 mod 4, office b only such that are 2 mod 4: their experts have nothing in common.
+    // Office a has only tokens that are 0 mod 4, office b only such that are 2 mod 4: their experts
+    // have nothing in common.
     let texts = (0..40u32).map(|index| {
         let office = index % 2;
         text(
@@ -332,7 +334,8 @@ fn the_command_reads_questions_and_names_what_is_wrong() {
     let bad = binary.folder.path().join("bad.jsonl");
     std::fs::write(
         &bad,
-        "{\"question\":\"Wo?\",\"office\":\"bauamt\",\"service\":\"bau_schloss\",\"expect\":[\"x\"]}\n",
+        "{\"question\":\"Wo?\",\"office\":\"bauamt\",\"service\":\"bau_schloss\",\
+         \"expect\":[\"x\"]}\n",
     )
     .unwrap();
     let error = binary.failure(&["--questions", bad.to_str().unwrap()]);

@@ -257,7 +257,10 @@ fn what_cannot_join_is_an_error_and_a_damaged_model_fails_text_by_text() {
     let events = scheduler.step().unwrap();
     let failed = events
         .iter()
-        .filter(|event| matches!(event, SequenceEvent::Failed(_, error) if error.to_string().contains("NaN")))
+        .filter(|event| match event {
+            SequenceEvent::Failed(_, error) => error.to_string().contains("NaN"),
+            _ => false,
+        })
         .count();
     assert_eq!((events.len(), failed), (2, 2), "{events:?}");
     assert!(scheduler.is_empty());

@@ -1,5 +1,5 @@
-//! The tokenizer against GPT-2's published algorithm (`tests/fixtures/tokenizer.json`), and the files it leaves for other
-//! engines.
+//! The tokenizer against GPT-2's published algorithm (`tests/fixtures/tokenizer.json`), and the
+//! files it leaves for other engines.
 
 use std::fs;
 use std::path::Path;
@@ -148,14 +148,17 @@ fn saved_files_say_what_other_engines_need() {
 fn small() -> Value {
     json!({
         "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [{"id": 3, "content": "<|endoftext|>", "special": true, "lstrip": false, "rstrip": false,
+        "added_tokens": [{"id": 3, "content": "<|endoftext|>", "special": true, "lstrip": false,
+             "rstrip": false,
                           "single_word": false, "normalized": true}],
         "normalizer": null,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
         "post_processor": null,
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true},
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-                  "end_of_word_suffix": "", "fuse_unk": false, "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null,
+                  "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": false, "vocab": {"a": 0, "b": 1, "ab": 2},
+                  "merges": ["a b"]},
     })
 }
 

@@ -3,8 +3,9 @@
 use super::courtesy::Courtesy;
 use super::intents::IntentModel;
 use super::prompt::contacts;
-use super::retrieval::{Document, Index};
+use super::retrieval::Document;
 use super::spelling::Vocabulary;
+use super::topics::{Topic, Topics};
 use crate::german::fold;
 use crate::knowledge::{ForeignRequest, Knowledge, Office, Service};
 use anyhow::{Context, Result, ensure};
@@ -48,20 +49,12 @@ pub struct OfficeContact {
     pub services: Vec<ServiceRef>,
 }
 
-/// What can be asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Topic {
-    /// Office and service by their places in the knowledge base.
-    Service(usize, usize),
-    /// A request that belongs elsewhere, by its place.
-    Foreign(usize),
-}
-
-/// Everything the assistant knows besides the model. Made once; nothing is read from disk afterwards.
+/// Everything the assistant knows besides the model. Made once; nothing is read from disk
+/// afterwards.
 pub struct Assistant {
     pub(super) knowledge: Knowledge,
     pub(super) topics: Vec<Topic>,
-    pub(super) index: Index,
+    pub(super) scorer: Topics,
     pub(super) intents: IntentModel,
     pub(super) courtesy: Courtesy,
     pub(super) vocabulary: Vocabulary,
@@ -69,7 +62,8 @@ pub struct Assistant {
     pub(super) contacts: Vec<(String, String)>,
 }
 
-/// How much a title, an alias, the words of an answer add to what a service is about, beside a question.
+/// How much a title, an alias, the words of an answer add to what a service is about, beside a
+/// question.
 const TITLE_WEIGHT: f32 = 2.0;
 const ALIAS_WEIGHT: f32 = 2.0;
 const ANSWER_WEIGHT: f32 = 1.0;
@@ -94,7 +88,7 @@ impl Assistant {
         let said = folded.iter().map(String::as_str).chain(courtesy.texts());
         Ok(Assistant {
             vocabulary: Vocabulary::new(said),
-            index: Index::new(&documents, topics.len()),
+            scorer: Topics::new(&knowledge, &topics, &documents),
             intents: IntentModel::new(&knowledge),
             courtesy,
             contacts: contacts(&knowledge),
@@ -164,8 +158,8 @@ impl Assistant {
         })
     }
 
-    /// A text with the city's values, as this office has them. What cannot be filled stays as it is; [`Assistant::new`] made
-    /// sure that the knowledge base's own texts can.
+    /// A text with the city's values, as this office has them. What cannot be filled stays as it
+    /// is; [`Assistant::new`] made sure that the knowledge base's own texts can.
     pub(super) fn fill(&self, text: &str, office: Option<&Office>) -> String {
         let office = office.map(Office::id);
         let filled = self.knowledge.municipality.fill(text, office);

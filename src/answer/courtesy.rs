@@ -1,5 +1,6 @@
-//! What people say around a question: greetings, "Können Sie mir sagen, ...", thanks. It says nothing about the matter and would
-//! only lead the search astray, so it is taken off; and whoever says nothing else is greeted or thanked back.
+//! What people say around a question: greetings, "Können Sie mir sagen, ...", thanks. It says
+//! nothing about the matter and would only lead the search astray, so it is taken off; and whoever
+//! says nothing else is greeted or thanked back.
 
 use crate::generate::text::QUESTION;
 use crate::german::fold;
@@ -107,8 +108,8 @@ impl Courtesy {
         self.beginnings.iter().chain(&self.ends).map(String::as_str)
     }
 
-    /// The folded text without the phrases around it, and what kind of contribution it is. A text that is nothing but courtesy
-    /// stays whole.
+    /// The folded text without the phrases around it, and what kind of contribution it is. A text
+    /// that is nothing but courtesy stays whole.
     pub(super) fn strip(&self, text: &str) -> (String, Act) {
         // As the model's prompt writes it, and as people copy it.
         let text = text.trim();
@@ -140,7 +141,8 @@ impl Courtesy {
     }
 }
 
-/// What is left of a text without a phrase at one end, if the phrase ends at a word there; else the text.
+/// What is left of a text without a phrase at one end, if the phrase ends at a word there; else the
+/// text.
 fn at_word<'t>(text: &'t str, rest: Option<&'t str>, is_apart: impl Fn(&str) -> bool) -> &'t str {
     match rest {
         Some(rest) if rest.is_empty() || is_apart(rest) => rest.trim(),

@@ -1,9 +1,10 @@
-//! Signs of danger. Who is in danger does not ask like the questions that the search knows, so a few rules stand before it. They
-//! would rather send somebody to 112 for nothing than ask back while a house burns; only a question that the knowledge base
-//! has in these very words (`Darf ich die Behördennummer anrufen, wenn es brennt?`) comes before them.
+//! Signs of danger. Who is in danger does not ask like the questions that the search knows, so a
+//! few rules stand before it. They would rather send somebody to 112 for nothing than ask back
+//! while a house burns; only a question that the knowledge base has in these very words
+//! (`Darf ich die Behördennummer anrufen, wenn es brennt?`) comes before them.
 
-/// Request of `ausserhalb.toml`, and the words that must all be there, in any order: folded, alternatives with `|`, `*` for any
-/// ending; one after `!` must not be there.
+/// Request of `ausserhalb.toml`, and the words that must all be there, in any order: folded,
+/// alternatives with `|`, `*` for any ending; one after `!` must not be there.
 const SIGNS: [(&str, &[&str]); 22] = [
     (
         MEDICAL,
@@ -66,8 +67,9 @@ const SIGNS: [(&str, &[&str]); 22] = [
 const MEDICAL: &str = "notfall_medizin";
 const FIRE: &str = "notfall_brand";
 const POLICE: &str = "notfall_polizei";
-const PERSON: &str = "mann|frau|kind|sohn|tochter|baby|mutter|vater|mama|papa|oma|opa|bruder|schwester|freund|freundin|\
-                      nachbar|nachbarin|jemand|person|er|sie|partner|partnerin";
+const PERSON: &str = "mann|frau|kind|sohn|tochter|baby|mutter|vater|mama|papa|oma|opa|bruder|\
+                      schwester|freund|freundin|nachbar|nachbarin|jemand|person|er|sie|\
+                      partner|partnerin";
 
 /// The request that a folded question is a sign of.
 pub(super) fn sign(core: &str) -> Option<&'static str> {

@@ -1,8 +1,9 @@
-//! One question from text to reply, without I/O and without a model: understanding, prompt and budget are decided once
-//! ([`Pipeline::request`]), then the model's tokens go through stop strings and guard ([`Exchange::push`]) until the
-//! reply is whole ([`Exchange::finish`]).
+//! One question from text to reply, without I/O and without a model: understanding, prompt and
+//! budget are decided once (`Pipeline::request`), then the model's tokens go through stop strings
+//! and guard (`Exchange::push`) until the reply is whole (`Exchange::finish`).
 //!
-//! Drivers bring the tokens: [`session`](super::session) for `chat`, `demo` and `prompt`, the server, `eval answers`.
+//! Drivers bring the tokens: [`session`](super::session) for `chat`, `demo` and `prompt`, the
+//! server, `eval answers`.
 
 use super::guard::Guard;
 use super::prompt::one_question;
@@ -43,7 +44,7 @@ impl Default for ExchangeSettings {
 
 /// What a model can read.
 #[derive(Clone, Copy)]
-pub struct Window<'a> {
+pub(crate) struct Window<'a> {
     /// The model's tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// Most tokens of prompt and answer together.
@@ -52,7 +53,7 @@ pub struct Window<'a> {
 
 /// Everything that a question meets on its way to the reply, but the model itself.
 #[derive(Clone, Copy)]
-pub struct Pipeline<'a> {
+pub(crate) struct Pipeline<'a> {
     /// Understands, lays out the prompt, guards.
     pub assistant: &'a Assistant,
     /// The model's window; `None` where there is no model and the knowledge base answers alone.
@@ -61,7 +62,7 @@ pub struct Pipeline<'a> {
 
 /// A question, understood, with the prompt and the settings for its answer.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     understanding: Understanding,
     guard: GuardMode,
     prompt: Vec<u32>,
@@ -71,29 +72,29 @@ pub struct Request {
 
 impl Request {
     /// What was understood.
-    pub fn understanding(&self) -> &Understanding {
+    pub(crate) fn understanding(&self) -> &Understanding {
         &self.understanding
     }
 
     /// The prompt's tokens; none where there is no model.
-    pub fn prompt(&self) -> &[u32] {
+    pub(crate) fn prompt(&self) -> &[u32] {
         &self.prompt
     }
 
     /// How the model continues the prompt.
-    pub fn generate_settings(&self) -> &GenerateSettings {
+    pub(crate) fn generate_settings(&self) -> &GenerateSettings {
         &self.generate
     }
 
-    /// Whether the model is to be run: there is one, and the guard would not replace whatever it says because the
-    /// request belongs elsewhere.
-    pub fn needs_model(&self) -> bool {
-        let belongs_elsewhere = self.understanding.out_of_remit.is_some();
-        self.has_model && !(self.guard == GuardMode::Replace && belongs_elsewhere)
+    /// Whether the model is to be run: there is one, and the guard would not replace whatever it
+    /// says because the request belongs elsewhere or the citizen is asked which service is meant.
+    pub(crate) fn needs_model(&self) -> bool {
+        let is_settled = self.understanding.out_of_remit.is_some() || self.understanding.is_guess;
+        self.has_model && !(self.guard == GuardMode::Replace && is_settled)
     }
 
     /// The same request under another guard.
-    pub fn with_guard(&self, guard: GuardMode) -> Request {
+    pub(crate) fn with_guard(&self, guard: GuardMode) -> Request {
         Request {
             guard,
             ..self.clone()
@@ -102,12 +103,12 @@ impl Request {
 }
 
 impl<'a> Pipeline<'a> {
-    /// Takes up a question. What was said before goes into the prompt as far as a long answer still fits behind it: as
-    /// many tokens as were asked for, at most half of the window.
+    /// Takes up a question. What was said before goes into the prompt as far as a long answer still
+    /// fits behind it: as many tokens as were asked for, at most half of the window.
     ///
     /// # Errors
     /// If nothing is asked, or the question alone is too long for the window.
-    pub fn request(
+    pub(crate) fn request(
         &self,
         history: &[Turn],
         question: &str,
@@ -135,11 +136,12 @@ impl<'a> Pipeline<'a> {
         Ok(self.with_prompt(understanding, prompt, settings, stop_strings, true))
     }
 
-    /// Takes up a text that the model continues exactly as it stands, with no guard over the continuation.
+    /// Takes up a text that the model continues exactly as it stands, with no guard over the
+    /// continuation.
     ///
     /// # Errors
     /// If there is no model, or the text fills its window.
-    pub fn continuation(&self, text: &str, settings: &ExchangeSettings) -> Result<Request> {
+    pub(crate) fn continuation(&self, text: &str, settings: &ExchangeSettings) -> Result<Request> {
         let Window { tokenizer, context } = self
             .window
             .context("there is no model that could continue a text")?;
@@ -182,7 +184,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Starts the answer to a request of this pipeline.
-    pub fn begin(&self, request: &Request) -> Exchange<'a> {
+    pub(crate) fn begin(&self, request: &Request) -> Exchange<'a> {
         let GenerateSettings {
             stop_strings, trim, ..
         } = &request.generate;
@@ -201,15 +203,16 @@ impl<'a> Pipeline<'a> {
 
 /// What [`Exchange::push`] says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Release {
+pub(crate) struct Release {
     /// What can be shown now.
     pub text: String,
-    /// Why no more tokens are wanted: a stop string came, or the guard has seen enough (`Cancelled`).
+    /// Why no more tokens are wanted: a stop string came, or the guard has seen enough
+    /// (`Cancelled`).
     pub stop: Option<Finish>,
 }
 
 /// One answer under way: tokens in, text out.
-pub struct Exchange<'a> {
+pub(crate) struct Exchange<'a> {
     guard: Guard<'a>,
     /// `None` where no token is wanted.
     text: Option<TokenText<'a>>,
@@ -223,7 +226,7 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// If the token is outside the vocabulary.
-    pub fn push(&mut self, token: u32) -> Result<Release> {
+    pub(crate) fn push(&mut self, token: u32) -> Result<Release> {
         let stopped = self.stopped;
         let Some(text) = self.text.as_mut().filter(|_| stopped.is_none()) else {
             return Ok(Release {
@@ -245,12 +248,12 @@ impl Exchange<'_> {
     }
 
     /// Tokens that were taken.
-    pub fn new_tokens(&self) -> usize {
+    pub(crate) fn new_tokens(&self) -> usize {
         self.new_tokens
     }
 
     /// The answer is over: what is left to show, and the whole reply.
-    pub fn finish(mut self) -> (String, Reply) {
+    pub(crate) fn finish(mut self) -> (String, Reply) {
         if !self.has_model {
             return self.guard.finish_without_model();
         }
@@ -267,7 +270,7 @@ impl Exchange<'_> {
 
 /// Why a text is no conversation that waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoQuestion {
+pub(crate) enum NoQuestion {
     /// It holds no question.
     Empty,
     /// It ends with the beginning of an answer.
@@ -288,12 +291,12 @@ impl fmt::Display for NoQuestion {
 
 impl std::error::Error for NoQuestion {}
 
-/// A text in the form of the training set, `Frage: ...\nAntwort: ...\nFrage: ...`, as what was said before and the
-/// question; a text without labels is the question.
+/// A text in the form of the training set, `Frage: ...\nAntwort: ...\nFrage: ...`, as what was said
+/// before and the question; a text without labels is the question.
 ///
 /// # Errors
 /// If it does not end with a question.
-pub fn conversation_of(text: &str) -> Result<(Vec<Turn>, String), NoQuestion> {
+pub(crate) fn conversation_of(text: &str) -> Result<(Vec<Turn>, String), NoQuestion> {
     let mut parts = parse_dialogue(text);
     let question = match parts.pop() {
         Some(Part::Question(question)) => question.to_string(),

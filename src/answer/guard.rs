@@ -1,15 +1,16 @@
 //! Watches one answer while it is generated.
 //!
-//! As long as the model says word by word what the knowledge base says, each word is released once it is complete; a figure once its
-//! unit is known as well. Where it begins to differ, nothing more is released until the sentence is whole and [`judge`] has
-//! found that it says the same. So nothing false ever leaves in [`GuardMode::Replace`]; what is wrong or missing at the end is
+//! As long as the model says word by word what the knowledge base says, each word is released once
+//! it is complete; a figure once its unit is known as well. Where it begins to differ, nothing more
+//! is released until the sentence is whole and [`judge`] has found that it says the same. So
+//! nothing false ever leaves in [`GuardMode::Replace`]; what is wrong or missing at the end is
 //! replaced by the knowledge base's own answer.
 
 use super::courtesy::Act;
 use super::judge::judge;
 use super::reply::{GuardMode, Reply, Verdict};
 use super::wordings::{Origin, Wordings};
-use super::words::{Word, placeholder, words};
+use super::words::{Word, ends_here, placeholder, unknown_placeholder, words};
 use super::{Assistant, Register, Understanding};
 use crate::german::address;
 use crate::german::numbers::{is_denial, is_quantity};
@@ -60,7 +61,8 @@ pub struct Guard<'a> {
     off_script: bool,
     /// Sentences that ended at the last word.
     ended: Vec<(usize, Origin)>,
-    /// The last place at which a known sentence ended while a longer one went on: number of the next word, and what ended.
+    /// The last place at which a known sentence ended while a longer one went on: number of the
+    /// next word, and what ended.
     last_match: Option<(usize, Vec<(usize, Origin)>)>,
     /// Byte of `raw` up to which it may be shown.
     safe: usize,
@@ -163,11 +165,13 @@ impl Guard<'_> {
         (rest, self.reply(verdict, replaced))
     }
 
-    /// There is no model: the knowledge base's own answer is the reply, and all of it is left to show.
+    /// There is no model: the knowledge base's own answer is the reply, and all of it is left to
+    /// show.
     pub(super) fn finish_without_model(self) -> (String, Reply) {
-        let verdict = match self.refuses() {
-            true => Verdict::Refused,
-            false => Verdict::Knowledge,
+        let verdict = match (self.understanding.is_guess, self.refuses()) {
+            (true, _) => Verdict::Asked,
+            (false, true) => Verdict::Refused,
+            (false, false) => Verdict::Knowledge,
         };
         let mut reply = self.reply(verdict, true);
         reply.released.clone_from(&reply.text);
@@ -299,7 +303,8 @@ impl Guard<'_> {
             self.accept();
             self.begin(word);
         } else if let Some((end, ended)) = self.last_match.take() {
-            // Two known sentences, and the first is the beginning of a third: go back to where it ended.
+            // Two known sentences, and the first is the beginning of a third: go back to where it
+            // ended.
             let again = self.words.split_off(end);
             self.take(&ended);
             self.sentence = end;
@@ -471,7 +476,8 @@ impl Guard<'_> {
 
     /// Lets go of what cannot become wrong any more.
     fn let_go(&mut self) {
-        // Behind a figure the next word decides; before a denial the figure or verb it denies waits for it.
+        // Behind a figure the next word decides; before a denial the figure or verb it denies waits
+        // for it.
         let mut last = self.words.len();
         while last > self.sentence {
             let key = &self.words[last - 1].key;
@@ -506,6 +512,7 @@ impl Guard<'_> {
 
     fn verdict(&self) -> Verdict {
         match (self.reasons.is_empty(), self.mode) {
+            (false, GuardMode::Replace) if self.understanding.is_guess => Verdict::Asked,
             (false, GuardMode::Mark) if !self.is_lost() => Verdict::Marked,
             _ if self.refuses() => Verdict::Refused,
             (true, _) => Verdict::Passed,
@@ -521,17 +528,23 @@ impl Guard<'_> {
         self.understanding.act == Act::Question && (is_foreign || !has_topic)
     }
 
-    /// The reply, with the model's text or, where that is `replaced`, the knowledge base's own answer.
-    fn reply(self, verdict: Verdict, replaced: bool) -> Reply {
+    /// The reply, with the model's text or, where that is `replaced`, the knowledge base's own
+    /// answer.
+    fn reply(mut self, verdict: Verdict, replaced: bool) -> Reply {
+        let asked = verdict == Verdict::Asked;
+        if asked {
+            // The model was not asked, so nothing is wrong with what it said.
+            self.reasons.clear();
+        }
         let topic = match replaced {
+            _ if asked => None,
             true => self.understanding.topics.first().map(|&(topic, _)| topic),
             false => self.topic(),
         };
         let mut intents: Vec<Intent> = Vec::new();
         if replaced || self.mode == GuardMode::Off {
-            // Asked back, no fact is told.
-            let guessed = replaced && self.assistant.is_guess(&self.understanding);
-            if !guessed {
+            // Where the citizen is asked, no fact is told.
+            if !asked {
                 intents.clone_from(&self.understanding.intents);
             }
         } else if let Some(candidate) = self
@@ -569,32 +582,12 @@ impl Guard<'_> {
             sources,
             checked_on,
             register: self.understanding.register,
+            options: match asked {
+                true => self.assistant.options(&self.understanding),
+                false => Vec::new(),
+            },
         }
     }
-}
-
-/// The placeholder in a word that has no value, or a brace that is not one.
-fn unknown_placeholder(key: &str, is_known: impl Fn(&str) -> bool) -> Option<String> {
-    if !key.contains(['{', '}']) {
-        return None;
-    }
-    match placeholder(key) {
-        Some(name) if is_known(name) && key.matches(['{', '}']).count() == 2 => None,
-        Some(name) => Some(name.to_string()),
-        None => Some(key.to_string()),
-    }
-}
-
-/// Whether a sentence ends between these two words.
-fn ends_here(last: &Word, next: &str) -> bool {
-    let begins = next
-        .trim_start_matches(['„', '"', '(', '»'])
-        .starts_with(char::is_uppercase);
-    let number = last.key.chars().all(|c| c.is_ascii_digit());
-    let abbreviation = [
-        "abs", "nr", "bzw", "usw", "ggf", "art", "st", "dr", "ca", "z", "b", "d", "h", "bgbl",
-    ];
-    last.ends_sentence && begins && !number && !abbreviation.contains(&last.key.as_str())
 }
 
 /// What is said against the form of address of a sentence.
@@ -609,148 +602,4 @@ fn wrong_address(sentence: &str, register: Register) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::knowledge::Knowledge;
-    use std::sync::OnceLock;
-
-    const FEE: &str = "Der Personalausweis kostet 46 Euro, für Personen unter 24 Jahren 27,60 \
-                       Euro.";
-
-    fn guard(mode: GuardMode, register: Register) -> Guard<'static> {
-        static ASSISTANT: OnceLock<Assistant> = OnceLock::new();
-        let assistant = ASSISTANT.get_or_init(|| {
-            let knowledge = Knowledge::bundled().unwrap();
-            Assistant::new(knowledge).unwrap()
-        });
-        let about = assistant.about("ewo_personalausweis", &[Intent::Fee], register);
-        assistant.guard(about.unwrap(), mode)
-    }
-
-    fn replace() -> Guard<'static> {
-        guard(GuardMode::Replace, Register::Neutral)
-    }
-
-    fn finished(mut guard: Guard<'static>, text: &str) -> Reply {
-        guard.push(text);
-        guard.finish().1
-    }
-
-    #[test]
-    fn guard_releases_known_words_and_holds_figures_back_until_their_unit() {
-        let mut guard = replace();
-        // The last word may go on; a number may belong to another unit.
-        let pieces = ["Der Personal", "ausweis kostet ", "46 ", "Euro, ", "für"];
-        let released: Vec<String> = pieces.iter().map(|p| guard.push(p).release).collect();
-        assert_eq!(
-            released,
-            ["Der", " Personalausweis kostet", "", " 46 Euro,", ""]
-        );
-        assert!(!guard.off_script && guard.matches.iter().all(|m| m.matched == 5));
-    }
-
-    #[test]
-    fn guard_holds_an_off_script_sentence_until_it_is_judged() {
-        let mut guard = replace();
-        let progress = guard.push("Ein Personalausweis kostet 46 Euro ");
-        assert!(guard.off_script && guard.matches.is_empty());
-        assert_eq!((progress.release.as_str(), progress.stop), ("", false));
-        // The next sentence's first word says that this one is whole.
-        assert_eq!(guard.push("Gebühr. ").release, "");
-        let progress = guard.push("Der ");
-        assert!(!guard.off_script && !progress.stop);
-        assert!(
-            progress
-                .release
-                .starts_with("Ein Personalausweis kostet 46 Euro")
-        );
-
-        let mut guard = replace();
-        guard.push("Ein Personalausweis kostet 47 Euro. ");
-        assert!(guard.push("Der ").stop);
-        let (rest, reply) = guard.finish();
-        assert_eq!((rest.as_str(), reply.released.as_str()), ("", ""));
-        assert_eq!(reply.verdict, Verdict::Replaced);
-        assert!(
-            reply.reasons[0].starts_with("figure:47"),
-            "{:?}",
-            reply.reasons
-        );
-    }
-
-    #[test]
-    fn guard_goes_back_to_the_last_match_where_a_longer_sentence_breaks_off() {
-        let keys = |text: &str| words(text).into_iter().map(|word| word.key).collect();
-        // Two known sentences are made the beginning of each other.
-        let script = |mut guard: Guard<'static>| {
-            let wordings = &mut guard.candidates[0].wordings;
-            let fee: Vec<String> = keys(FEE);
-            let with_der = wordings.starting_with("der").to_vec();
-            let mut others = with_der
-                .into_iter()
-                .filter(|&at| !wordings.sentences[at].words.starts_with(&fee[..4]));
-            let (short, long) = (others.next().unwrap(), others.next().unwrap());
-            drop(others);
-            wordings.sentences[short].words = keys("Der kurze Satz.");
-            wordings.sentences[long].words = keys("Der kurze Satz. Der lange.");
-            guard
-        };
-        let mut guard = script(replace());
-        guard.push("Der kurze Satz. Der ");
-        assert!(guard.last_match.is_some() && !guard.off_script);
-        let text = format!("Der kurze Satz. {FEE}");
-        let mut guard = script(replace());
-        assert!(!guard.push(&text).stop && guard.last_match.is_none());
-        let (_, reply) = guard.finish();
-        assert_eq!((reply.verdict, reply.released), (Verdict::Passed, text));
-    }
-
-    #[test]
-    fn guard_marks_or_passes_by_its_mode() {
-        let wrong = "Der Personalausweis kostet 47 Euro.";
-        let marked = finished(guard(GuardMode::Mark, Register::Neutral), wrong);
-        assert_eq!(
-            (marked.verdict, marked.text.as_str()),
-            (Verdict::Marked, wrong)
-        );
-        let off = finished(guard(GuardMode::Off, Register::Neutral), wrong);
-        assert_eq!((off.verdict, off.reasons.len()), (Verdict::Passed, 0));
-        // A value that nobody knows is replaced even where answers are only marked.
-        let unknown = "Der Personalausweis kostet {unbekannt}.";
-        let replaced = finished(guard(GuardMode::Mark, Register::Neutral), unknown);
-        assert_eq!(replaced.verdict, Verdict::Replaced);
-        assert_eq!(replaced.reasons, ["placeholder:unbekannt"]);
-    }
-
-    #[test]
-    fn guard_names_what_is_wrong_with_the_whole() {
-        for (text, reason) in [
-            ("", "empty"),
-            ("Der Personalausweis kostet", "no_sentence_end"),
-            (&format!("{FEE} {FEE}"), "repetition"),
-        ] {
-            let reply = finished(replace(), text);
-            assert_eq!(reply.reasons, [reason], "{text}");
-        }
-        let asked_formally = guard(GuardMode::Replace, Register::Sie);
-        let reply = finished(asked_formally, "Dein Personalausweis kostet 46 Euro.");
-        assert_eq!(reply.reasons[0].to_lowercase(), "address:dein");
-    }
-
-    #[test]
-    fn sentences_end_before_a_capital_but_not_behind_an_abbreviation() {
-        let ends = |text: &str, next: &str| ends_here(words(text).last().unwrap(), next);
-        assert!(ends("Das ist alles.", "Der") && ends("Das ist alles.", "„Der"));
-        assert!(!ends("Das ist alles.", "der") && !ends("Das ist alles", "Der"));
-        assert!(!ends("am 7.", "Februar") && !ends("§ 1 Abs.", "Satz"));
-    }
-
-    #[test]
-    fn placeholders_without_a_value_are_found() {
-        let known = |name: &str| name == "telefon";
-        assert_eq!(unknown_placeholder("telefon", known), None);
-        assert_eq!(unknown_placeholder("{telefon}", known), None);
-        assert_eq!(unknown_placeholder("{fax}", known), Some("fax".to_string()));
-        assert!(unknown_placeholder("{telefon", known).is_some());
-    }
-}
+mod tests;

@@ -1,7 +1,8 @@
 //! Which side of a service a question asks for: what it costs, by when, where.
 //!
-//! Two opinions are joined: a naive Bayes classifier over the questions of the whole knowledge base (how people ask for a fee), and
-//! how much the question shares with each fact of its service (what is said about the passport photo stands under documents).
+//! Two opinions are joined: a naive Bayes classifier over the questions of the whole knowledge base
+//! (how people ask for a fee), and how much the question shares with each fact of its service (what
+//! is said about the passport photo stands under documents).
 
 use super::retrieval::features_of;
 use crate::german::fold;
@@ -12,7 +13,8 @@ use std::collections::{HashMap, HashSet};
 const SMOOTHING: f32 = 0.6;
 /// Features overlap, so their evidence is not independent: it is damped.
 const DAMPING: f32 = 0.5;
-/// A pattern that asks for one thing and names no service says it more purely than a citizen's question: it counts as so many.
+/// A pattern that asks for one thing and names no service says it more purely than a citizen's
+/// question: it counts as so many.
 const PATTERN_WEIGHT: f32 = 4.0;
 /// Weight of what a question shares with a fact, beside the classifier's logarithm.
 const SHARED: f32 = 6.0;
@@ -41,6 +43,12 @@ impl IntentModel {
                 model.add(question, *intent, 1.0);
             }
         }
+        let own = knowledge.phrasings.iter();
+        for phrasing in own.flat_map(|file| file.services.values().flatten()) {
+            if let Some(intent) = phrasing.intent {
+                model.add(&phrasing.text, intent, 1.0);
+            }
+        }
         for intent in Intent::ALL {
             for pattern in referring(intent) {
                 model.add(pattern.text, intent, PATTERN_WEIGHT);
@@ -63,7 +71,8 @@ impl IntentModel {
         self.referring.contains(bare)
     }
 
-    /// The facts that a service has, those first that the folded question most likely asks for, with their scores.
+    /// The facts that a service has, those first that the folded question most likely asks for,
+    /// with their scores.
     pub(super) fn rank(&self, core: &str, service: &Service) -> Vec<(Intent, f32)> {
         let logs = self.logarithms(core);
         let mut ranked: Vec<(Intent, f32)> = shared(core, service)
@@ -93,7 +102,8 @@ impl IntentModel {
     }
 }
 
-/// What a question shares with each fact of a service: its texts and its questions. What all facts hold counts for nothing.
+/// What a question shares with each fact of a service: its texts and its questions. What all facts
+/// hold counts for nothing.
 fn shared(core: &str, service: &Service) -> Vec<(Intent, f32)> {
     let asked = features_of(core);
     let facts: Vec<(Intent, HashMap<u64, f32>)> = service
@@ -130,7 +140,8 @@ fn shared(core: &str, service: &Service) -> Vec<(Intent, f32)> {
                 .filter_map(|((hash, weight), rarity)| {
                     sums.get(hash).map(|sum| weight * rarity * (1.0 + sum).ln())
                 });
-            // Sums of squares in the order of their size, so that a hash table's order does not show.
+            // Sums of squares in the order of their size, so that a hash table's order does not
+            // show.
             let mut squares: Vec<f32> = sums.values().map(|sum| (1.0 + sum).ln().powi(2)).collect();
             squares.sort_unstable_by(f32::total_cmp);
             let length = squares.iter().sum::<f32>().sqrt().max(f32::MIN_POSITIVE);

@@ -7,8 +7,9 @@ use crate::tokenizer::Tokenizer;
 use anyhow::{Result, ensure};
 
 impl Assistant {
-    /// The prompt for the model: `Frage: ...` and `Antwort: ...` turn by turn, the newest question last, within `budget` tokens (the
-    /// separator before it counted). Where that is too much, the oldest questions go, each with its answer.
+    /// The prompt for the model: `Frage: ...` and `Antwort: ...` turn by turn, the newest question
+    /// last, within `budget` tokens (the separator before it counted). Where that is too much, the
+    /// oldest questions go, each with its answer.
     /// Errors: nothing is asked; the newest question alone has more tokens.
     pub fn prompt(
         &self,
@@ -38,7 +39,8 @@ impl Assistant {
 }
 
 impl Assistant {
-    /// An earlier answer as the model knows it: with placeholders where the city's own values stand.
+    /// An earlier answer as the model knows it: with placeholders where the city's own values
+    /// stand.
     fn unfilled(&self, text: &str) -> String {
         let mut text = text.to_string();
         for (value, placeholder) in &self.contacts {
@@ -63,7 +65,8 @@ pub(super) fn one_question(question: &str) -> Result<String> {
     Ok(question)
 }
 
-/// A city's addresses, numbers and hours with their placeholders, the longest first so that none cuts another in two.
+/// A city's addresses, numbers and hours with their placeholders, the longest first so that none
+/// cuts another in two.
 pub(super) fn contacts(knowledge: &Knowledge) -> Vec<(String, String)> {
     let offices = knowledge.offices.iter().map(|office| Some(office.id()));
     let mut found = Vec::new();
@@ -95,7 +98,8 @@ fn pairs(history: &[Turn]) -> Vec<(String, String)> {
     found
 }
 
-/// The text on one line, so that nobody writes a turn of the other side; a label at its beginning goes.
+/// The text on one line, so that nobody writes a turn of the other side; a label at its beginning
+/// goes.
 fn one_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = line.strip_prefix(QUESTION).unwrap_or(&line);

@@ -1,7 +1,8 @@
-//! The knowledge base's own answer: what is shown where the model's is wrong, and what it is compared with.
+//! The knowledge base's own answer: what is shown where the model's is wrong, and what it is
+//! compared with.
 
 use super::courtesy::Act;
-use super::understanding::UNSURE;
+use super::reply::ServiceOption;
 use super::wordings::keys;
 use super::{Assistant, Register, Understanding};
 use crate::german::sentences;
@@ -9,13 +10,19 @@ use crate::knowledge::{Intent, Phrases};
 use crate::wording::courtesy::suiting;
 
 /// What is said where the knowledge base has nothing to say.
-const NOT_UNDERSTOOD: &str = "Das ist leider noch nicht klar geworden. Hilfreich ist eine kurze Frage, zum Beispiel nach einem Ausweis, einer Gebühr oder einem Termin.";
+const NOT_UNDERSTOOD: &str = "Das ist leider noch nicht klar geworden. Hilfreich ist eine kurze \
+    Frage, zum Beispiel nach einem Ausweis, einer Gebühr oder einem Termin.";
+/// What is asked where several services may be meant, above and below their list.
+const WHICH: &str = "Um welches Anliegen geht es?";
+const NONE_OF_THEM: &str =
+    "Die Nummer genügt. Passt nichts davon, hilft die Frage in anderen Worten weiter.";
 /// What is said to a greeting where the knowledge base has no answer for it.
 const GREETED: &str = "Eine Frage zu den Leistungen der Stadtverwaltung wird gern beantwortet.";
 
 impl Assistant {
-    /// The knowledge base's own answer to what was understood, placeholders filled, in the right form of address.
-    pub fn reference(&self, understanding: &Understanding) -> String {
+    /// The knowledge base's own answer to what was understood, placeholders filled, in the right
+    /// form of address.
+    pub(crate) fn reference(&self, understanding: &Understanding) -> String {
         let phrases = &self.knowledge.phrases;
         let register = understanding.register;
         let topic = understanding.topics.first().map(|&(topic, _)| topic);
@@ -62,27 +69,32 @@ impl Assistant {
         self.fill(&said.join(" "), Some(office))
     }
 
-    /// Whether the service is only a guess.
-    pub(super) fn is_guess(&self, understanding: &Understanding) -> bool {
-        let best = understanding.topics.first();
-        best.is_some_and(|&(topic, score)| score < UNSURE && self.service_of(topic).is_some())
+    /// The services that may be meant, where it is not sure which.
+    pub(super) fn options(&self, understanding: &Understanding) -> Vec<ServiceOption> {
+        if !understanding.is_guess {
+            return Vec::new();
+        }
+        let topics = understanding.topics.iter();
+        let services = topics.filter_map(|&(topic, _)| self.service_of(topic));
+        services
+            .map(|(_, service)| ServiceOption {
+                service: service.id.to_string(),
+                label: service.label().to_string(),
+            })
+            .collect()
     }
 
     /// What is asked back where the best service is a guess.
     fn question_back(&self, understanding: &Understanding) -> Option<String> {
-        if !self.is_guess(understanding) {
+        let options = self.options(understanding);
+        if options.is_empty() {
             return None;
         }
-        let services = understanding.topics.iter();
-        let titles: Vec<String> = services
-            .filter_map(|&(topic, _)| self.service_of(topic))
-            .take(3)
-            .map(|(_, service)| format!("„{}“", service.title))
+        let numbered = options.iter().zip(1..);
+        let list: Vec<String> = numbered
+            .map(|(option, number)| format!("{number}. {}", option.label))
             .collect();
-        Some(format!(
-            "Das Anliegen ist noch nicht ganz klar. Vielleicht geht es um {}? Dann hilft eine kurze Frage dazu weiter.",
-            titles.join(" oder ")
-        ))
+        Some(format!("{WHICH}\n\n{}\n\n{NONE_OF_THEM}", list.join("\n")))
     }
 
     /// Legal sources of these sides of a topic and the day at which they were checked.

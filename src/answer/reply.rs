@@ -12,7 +12,8 @@ use std::str::FromStr;
 pub enum GuardMode {
     /// Nothing: the model's text as it comes, placeholders and all.
     Off,
-    /// Says what is wrong with an answer and shows it all the same. An answer with a value nobody knows is replaced even so.
+    /// Says what is wrong with an answer and shows it all the same. An answer with a value nobody
+    /// knows is replaced even so.
     Mark,
     /// Replaces what is wrong by the knowledge base's own answer.
     Replace,
@@ -85,7 +86,8 @@ impl Turn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// The model's answer holds what the knowledge base says (or the guard is off and nobody looked).
+    /// The model's answer holds what the knowledge base says (or the guard is off and nobody
+    /// looked).
     Passed,
     /// Something is wrong with the model's answer; it is shown all the same.
     Marked,
@@ -95,16 +97,19 @@ pub enum Verdict {
     Refused,
     /// There is no model; what is shown is the knowledge base's own answer.
     Knowledge,
+    /// It is not sure which service is meant; what is shown asks which.
+    Asked,
 }
 
 impl Verdict {
     /// All verdicts.
-    pub const ALL: [Verdict; 5] = [
+    pub const ALL: [Verdict; 6] = [
         Verdict::Passed,
         Verdict::Marked,
         Verdict::Replaced,
         Verdict::Refused,
         Verdict::Knowledge,
+        Verdict::Asked,
     ];
 }
 
@@ -116,6 +121,7 @@ impl fmt::Display for Verdict {
             Verdict::Replaced => "replaced",
             Verdict::Refused => "refused",
             Verdict::Knowledge => "knowledge",
+            Verdict::Asked => "asked",
         })
     }
 }
@@ -125,13 +131,15 @@ impl fmt::Display for Verdict {
 pub struct Reply {
     /// The whole final answer, placeholders filled: what the citizen should see.
     pub text: String,
-    /// What `push` and `finish` released; where it differs from `text`, the client must show `text` instead.
+    /// What `push` and `finish` released; where it differs from `text`, the client must show `text`
+    /// instead.
     pub released: String,
     /// What the model said, as it said it; incomplete where the guard stopped it.
     pub model_text: String,
     /// What the guard found.
     pub verdict: Verdict,
-    /// What was wrong with the model's answer, for machines: `figure:30 Euro`, `wrong_service:ewo_reisepass`, `no_sentence_end`.
+    /// What was wrong with the model's answer, for machines: `figure:30 Euro`,
+    /// `wrong_service:ewo_reisepass`, `no_sentence_end`.
     pub reasons: Vec<String>,
     /// The office that is responsible, with how to reach it.
     pub office: Option<OfficeContact>,
@@ -145,6 +153,19 @@ pub struct Reply {
     pub checked_on: Option<String>,
     /// How the citizen is addressed.
     pub register: Register,
+    /// The services that may be meant, the likeliest first, where the verdict is
+    /// [`Verdict::Asked`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<ServiceOption>,
+}
+
+/// A service that the citizen can choose, by saying its label or its number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceOption {
+    /// Its id in the knowledge base.
+    pub service: String,
+    /// What a button for it says.
+    pub label: String,
 }
 
 impl Reply {

@@ -1,9 +1,11 @@
 //! Finding what a question is about: a search over everything the knowledge base lets people ask.
 //!
-//! Each question, title, alias is a document of its topic (a service, or a request that belongs elsewhere). Texts are compared by
-//! words, beginnings of words and four-letter pieces of words, so that endings, compounds and slips of the keyboard cost little.
-//! A feature weighs the more, the fewer topics hold it. A topic's score joins its nearest documents with the topic as a whole,
-//! its answers included. The weights were chosen on held-out questions; `docs/answering.md` says how well it does.
+//! Each question, title, alias is a document of its topic (a service, or a request that belongs
+//! elsewhere). Texts are compared by words, beginnings of words and four-letter pieces of words, so
+//! that endings, compounds and slips of the keyboard cost little. A feature weighs the more, the
+//! fewer topics hold it. A topic's score joins its nearest documents with the topic as a whole, its
+//! answers included. The weights were chosen on held-out questions; `docs/answering.md` says how
+//! well it does.
 
 use crate::german::fold;
 use rayon::prelude::*;
@@ -15,13 +17,18 @@ const BEGINNING: f32 = 0.9;
 const PIECE: f32 = 0.5;
 const PAIR: f32 = 0.3;
 
-/// Share of the nearest document, of the mean of the three nearest, and of the topic as a whole in a topic's score.
+/// Share of the nearest document, of the mean of the three nearest, and of the topic as a whole in
+/// a topic's score.
 const NEAREST: f32 = 0.3;
 const THREE: f32 = 0.3;
 const WHOLE: f32 = 1.2;
 
-/// Weight of what no document holds, beside the rarest of what they hold: a slip must not drown the rest.
+/// Weight of what no document holds, beside the rarest of what they hold: a slip must not drown the
+/// rest.
 const UNHEARD: f32 = 0.5;
+
+/// Hashed features of a text with their weights, sorted; none stands twice.
+pub(super) type Features = Vec<(u64, f32)>;
 
 /// One text that belongs to a topic.
 pub(super) struct Document {
@@ -194,8 +201,8 @@ fn summed(mut vector: Vec<(u32, f32)>) -> Vec<(u32, f32)> {
     sums
 }
 
-/// Hashed features of a text with their weights; none stands twice.
-pub(super) fn features_of(text: &str) -> Vec<(u64, f32)> {
+/// Hashed features of a text.
+pub(super) fn features_of(text: &str) -> Features {
     let folded = fold(text);
     let words: Vec<&str> = folded.split(' ').filter(|word| !word.is_empty()).collect();
     let mut found: Vec<(u64, f32)> = Vec::with_capacity(folded.len() + 2 * words.len());
@@ -220,7 +227,7 @@ pub(super) fn features_of(text: &str) -> Vec<(u64, f32)> {
 }
 
 /// FNV-1a, with the kind of the feature as its first byte.
-fn hash(kind: u8, bytes: &[u8]) -> u64 {
+pub(super) fn hash(kind: u8, bytes: &[u8]) -> u64 {
     std::iter::once(&kind)
         .chain(bytes)
         .fold(0xcbf2_9ce4_8422_2325, |sum, &byte| {

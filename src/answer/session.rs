@@ -16,7 +16,8 @@ pub struct Answer {
     pub reply: Reply,
     /// What the question was understood as.
     pub understanding: Understanding,
-    /// What the model made; `finish` is `Cancelled` where the guard or the caller stopped it. `None` where no model was run.
+    /// What the model made; `finish` is `Cancelled` where the guard or the caller stopped it.
+    /// `None` where no model was run.
     pub output: Option<GenerateOutput>,
     /// Whether the caller stopped it.
     pub stopped: bool,
@@ -66,7 +67,7 @@ impl<'a, D: Operations + Planner> Conversation<'a, D> {
     }
 
     /// An empty conversation in which the knowledge base answers alone.
-    pub fn without_model(assistant: &'a Assistant, settings: ExchangeSettings) -> Self {
+    pub(crate) fn without_model(assistant: &'a Assistant, settings: ExchangeSettings) -> Self {
         Self {
             pipeline: Pipeline {
                 assistant,
@@ -79,33 +80,28 @@ impl<'a, D: Operations + Planner> Conversation<'a, D> {
     }
 
     /// The same conversation with what was said before.
-    pub fn with_history(mut self, history: Vec<Turn>) -> Self {
+    pub(crate) fn with_history(mut self, history: Vec<Turn>) -> Self {
         self.history = history;
         self
     }
 
     /// The assistant that understands and guards.
-    pub fn assistant(&self) -> &'a Assistant {
+    pub(crate) fn assistant(&self) -> &'a Assistant {
         self.pipeline.assistant
     }
 
     /// Whether a model answers.
-    pub fn has_model(&self) -> bool {
+    pub(crate) fn has_model(&self) -> bool {
         self.generator.is_some()
     }
 
-    /// What was said so far.
-    pub fn history(&self) -> &[Turn] {
-        &self.history
-    }
-
     /// Forgets what was said.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.history.clear();
     }
 
-    /// Answers one question. `on_text` is called after each of the model's tokens with what can be shown now, which may be
-    /// nothing, and may stop the answer; a stopped one is not remembered.
+    /// Answers one question. `on_text` is called after each of the model's tokens with what can be
+    /// shown now, which may be nothing, and may stop the answer; a stopped one is not remembered.
     ///
     /// # Errors
     /// If the question is empty or too long for the model; what the model and `on_text` return.

@@ -1,4 +1,5 @@
-//! Slips of the keyboard in questions: a word that nobody uses is taken for the known word that it nearly is.
+//! Slips of the keyboard in questions: a word that nobody uses is taken for the known word that it
+//! nearly is.
 
 use std::collections::{HashMap, HashSet};
 
@@ -65,7 +66,8 @@ impl Vocabulary {
     }
 }
 
-/// How many letters have to be added, left out, changed, or swapped with the next (Damerau and Levenshtein, each place once).
+/// How many letters have to be added, left out, changed, or swapped with the next (Damerau and
+/// Levenshtein, each place once).
 fn slips(a: &[u8], b: &[u8]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();

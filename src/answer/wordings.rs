@@ -1,4 +1,5 @@
-//! What the model may say about one topic: every sentence that the knowledge base and the training set have for it, word by word.
+//! What the model may say about one topic: every sentence that the knowledge base and the training
+//! set have for it, word by word.
 
 use super::words::{key, words};
 use super::{Assistant, Register};

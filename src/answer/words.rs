@@ -68,6 +68,30 @@ pub(super) fn placeholder(key: &str) -> Option<&str> {
     Some(&key[open + 1..open + close])
 }
 
+/// The placeholder in a word that has no value, or a brace that is not one.
+pub(super) fn unknown_placeholder(key: &str, is_known: impl Fn(&str) -> bool) -> Option<String> {
+    if !key.contains(['{', '}']) {
+        return None;
+    }
+    match placeholder(key) {
+        Some(name) if is_known(name) && key.matches(['{', '}']).count() == 2 => None,
+        Some(name) => Some(name.to_string()),
+        None => Some(key.to_string()),
+    }
+}
+
+/// Whether a sentence ends between these two words.
+pub(super) fn ends_here(last: &Word, next: &str) -> bool {
+    let begins = next
+        .trim_start_matches(['„', '"', '(', '»'])
+        .starts_with(char::is_uppercase);
+    let number = last.key.chars().all(|c| c.is_ascii_digit());
+    let abbreviation = [
+        "abs", "nr", "bzw", "usw", "ggf", "art", "st", "dr", "ca", "z", "b", "d", "h", "bgbl",
+    ];
+    last.ends_sentence && begins && !number && !abbreviation.contains(&last.key.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

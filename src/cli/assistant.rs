@@ -1,4 +1,5 @@
-//! What every command that talks to citizens takes: the knowledge base, the guard, and how answers are drawn.
+//! What every command that talks to citizens takes: the knowledge base, the guard, and how answers
+//! are drawn.
 
 use super::model::say_no_model;
 use super::values::{above_zero, at_least_zero, probability};
@@ -16,8 +17,8 @@ use std::str::FromStr;
 /// Which knowledge base answers are checked against.
 #[derive(clap::Args)]
 pub(super) struct KnowledgeArguments {
-    /// Knowledge folder [default: knowledge/ where it exists, else the one that the program was built with, of the invented
-    /// city "Musterstadt"].
+    /// Knowledge folder [default: knowledge/ where it exists, else the one that the program was
+    /// built with, of the invented city "Musterstadt"].
     #[arg(long, value_name = "DIR")]
     knowledge: Option<PathBuf>,
 }
@@ -73,10 +74,16 @@ pub(super) struct AnswerArguments {
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// Most tokens of an answer.
-    #[arg(long, value_name = "N", default_value_t = 224, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 224,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)
+    )]
     max_new_tokens: usize,
-    /// What happens to an answer that the knowledge base does not support: off (nobody looks, and placeholders stay as
-    /// they are), mark (it is shown and marked), replace (the knowledge base's own answer is shown instead).
+    /// What happens to an answer that the knowledge base does not support: off (nobody looks, and
+    /// placeholders stay as they are), mark (it is shown and marked), replace (the knowledge base's
+    /// own answer is shown instead).
     #[arg(long, value_name = "MODE", default_value = "replace", value_parser = GuardMode::from_str)]
     guard: GuardMode,
 }
@@ -99,7 +106,8 @@ impl AnswerArguments {
     }
 }
 
-/// What stands under an answer: where it comes from, from when it is, and who is responsible. `None` where there is nothing to say.
+/// What stands under an answer: where it comes from, from when it is, and who is responsible.
+/// `None` where there is nothing to say.
 pub(super) fn footer(reply: &Reply) -> Option<String> {
     let mut lines = Vec::new();
     match reply.verdict {
@@ -109,7 +117,7 @@ pub(super) fn footer(reply: &Reply) -> Option<String> {
         ),
         Verdict::Marked => lines
             .push("Achtung: Diese Antwort ist nicht durch die Wissensbasis belegt.".to_string()),
-        Verdict::Passed | Verdict::Refused | Verdict::Knowledge => {}
+        Verdict::Passed | Verdict::Refused | Verdict::Knowledge | Verdict::Asked => {}
     }
     if !reply.sources.is_empty() {
         let stand = reply.checked_on.as_deref().map(german_date);

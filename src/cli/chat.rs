@@ -16,10 +16,12 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const WELCOME: &str = "Guten Tag! Hier antwortet ein Sprachmodell und kein Mensch. Fragen zu den Leistungen der Stadt beantwortet es gern.
+const WELCOME: &str = "Guten Tag! Hier antwortet ein Sprachmodell und kein Mensch. Fragen zu den \
+    Leistungen der Stadt beantwortet es gern.
 Befehle zeigt /hilfe, das Gespräch beendet /ende.";
 
-const WELCOME_WITHOUT_MODEL: &str = "Guten Tag! Hier antwortet die Wissensbasis der Stadt, ohne Sprachmodell und ohne einen Menschen.
+const WELCOME_WITHOUT_MODEL: &str = "Guten Tag! Hier antwortet die Wissensbasis der Stadt, ohne \
+    Sprachmodell und ohne einen Menschen.
 Befehle zeigt /hilfe, das Gespräch beendet /ende.";
 
 const HELP: &str = "/neu             ein neues Gespräch beginnen; das bisherige wird vergessen
@@ -31,14 +33,15 @@ Strg-C           die laufende Antwort abbrechen";
 
 /// Arguments of `muni-engine chat`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     #[command(flatten)]
     knowledge: KnowledgeArguments,
     #[command(flatten)]
     answers: AnswerArguments,
-    /// Keep the questions typed in this file, for the next time. Without it they are forgotten at the end.
+    /// Keep the questions typed in this file, for the next time. Without it they are forgotten at
+    /// the end.
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
 }
@@ -49,7 +52,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 static ANSWERING: AtomicBool = AtomicBool::new(false);
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     arguments.model.device.run(ChatTask(&arguments))
 }
 
@@ -101,7 +104,8 @@ fn command(line: &str) -> Option<Command<'_>> {
 }
 
 impl<D: Operations + Planner> Chat<'_, D> {
-    /// One question per line, and the finished answers one after another. Errors end it: nobody is there to ask again.
+    /// One question per line, and the finished answers one after another. Errors end it: nobody is
+    /// there to ask again.
     fn piped(&mut self, input: impl BufRead, out: &mut impl Write) -> Result<()> {
         for line in input.lines() {
             let line = line.context("cannot read a question from standard input")?;
@@ -231,7 +235,8 @@ impl<D: Operations + Planner> Chat<'_, D> {
                     format!("Die Temperatur ist jetzt {value}.")
                 }
                 _ => format!(
-                    "Die Temperatur ist {}. Ändern lässt sie sich mit einer Zahl von 0 bis 2, zum Beispiel: /temperatur 0.3",
+                    "Die Temperatur ist {}. Ändern lässt sie sich mit einer Zahl von 0 bis 2, zum \
+                     Beispiel: /temperatur 0.3",
                     self.conversation.settings.sampling.temperature
                 ),
             },
@@ -287,6 +292,7 @@ fn in_german(answer: &Answer) -> String {
         Verdict::Replaced => "durch die Auskunft der Wissensbasis ersetzt",
         Verdict::Refused => "kein Anliegen der Ämter",
         Verdict::Knowledge => "Auskunft der Wissensbasis, ohne Sprachmodell",
+        Verdict::Asked => "Rückfrage, weil mehrere Leistungen gemeint sein können",
     };
     match reply.reasons.is_empty() {
         true => what.to_string(),
@@ -294,7 +300,8 @@ fn in_german(answer: &Answer) -> String {
     }
 }
 
-/// What still has to be shown when the answer is over: all of it, or what holds instead of the part that was shown.
+/// What still has to be shown when the answer is over: all of it, or what holds instead of the part
+/// that was shown.
 fn correction(answer: &Answer) -> String {
     let reply = &answer.reply;
     if reply.text == reply.released {

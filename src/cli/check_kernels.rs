@@ -1,6 +1,6 @@
-//! `muni-engine doctor --check-kernels`: whether this machine's device computes what it should, with nothing but this binary.
-//! A card or the simulator is checked instruction by instruction and operation by operation in both of its precisions, the CPU
-//! by operation.
+//! `muni-engine doctor --check-kernels`: whether this machine's device computes what it should,
+//! with nothing but this binary. A card or the simulator is checked instruction by instruction and
+//! operation by operation in both of its precisions, the CPU by operation.
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -13,7 +13,8 @@ use crate::ops::cpu::CpuDevice;
 use crate::ops::cuda::driver::Driver;
 use crate::ops::cuda::instructions;
 
-/// Runs the checks that are named, or all; what each found goes to standard output, as lines or as one object.
+/// Runs the checks that are named, or all; what each found goes to standard output, as lines or as
+/// one object.
 ///
 /// # Errors
 /// Where the device cannot be had, a name is none, or a check failed.
@@ -40,7 +41,8 @@ fn names() -> Vec<&'static str> {
         .collect()
 }
 
-/// Whether a check is meant by its own name or that of its group: `moe` is `moe/router` and `moe/experts`.
+/// Whether a check is meant by its own name or that of its group: `moe` is `moe/router` and
+/// `moe/experts`.
 fn is_named(check: &str, name: &str) -> bool {
     check == name
         || check

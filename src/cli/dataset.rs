@@ -23,7 +23,7 @@ use std::time::Instant;
 
 /// Arguments of `muni-engine dataset`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder with one TOML file per office and kommune.toml.
     #[arg(long, value_name = "DIR", default_value = "knowledge")]
     knowledge: PathBuf,
@@ -62,7 +62,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     if let Some(kept) = arguments
         .without
         .iter()

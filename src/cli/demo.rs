@@ -1,5 +1,5 @@
-//! `muni-engine demo`: a tour through the offices. Each question is asked on its own; the model's answer, what the guard says of
-//! it and the knowledge base's answer stand side by side.
+//! `muni-engine demo`: a tour through the offices. Each question is asked on its own; the model's
+//! answer, what the guard says of it and the knowledge base's answer stand side by side.
 
 use super::assistant::{AnswerArguments, KnowledgeArguments, conversation, footer};
 use super::device::Task;
@@ -60,7 +60,7 @@ const TOUR: [(&str, &str); 16] = [
 
 /// Arguments of `muni-engine demo`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     arguments.model.device.run(DemoTask(&arguments))
 }
 
@@ -116,7 +116,8 @@ impl Task for DemoTask<'_> {
     }
 }
 
-/// Office id and question: the tour, and for every office it does not know the first question of its first service.
+/// Office id and question: the tour, and for every office it does not know the first question of
+/// its first service.
 fn tour(assistant: &Assistant) -> Vec<(String, String)> {
     let mut steps = Vec::new();
     for office in &assistant.knowledge().offices {

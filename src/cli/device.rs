@@ -1,5 +1,5 @@
-//! Where to compute: the one place that knows which devices there are. A command hands in a [`Task`] and gets it run on the
-//! device that was asked for.
+//! Where to compute: the one place that knows which devices there are. A command hands in a
+//! [`Task`] and gets it run on the device that was asked for.
 
 use anyhow::{Context, Result, bail, ensure};
 use half::{bf16, f16};
@@ -10,7 +10,7 @@ use crate::ops::TrainingDevice;
 use crate::ops::conformance::Precision;
 use crate::ops::cpu::{CpuDevice, MatmulPrecision};
 use crate::ops::cuda::driver::Driver;
-use crate::ops::cuda::driver::cudarc::{self, CudarcDriver};
+use crate::ops::cuda::driver::cudarc_driver::{self, CudarcDriver};
 use crate::ops::cuda::driver::profile::{Profile, ProfilingDriver};
 use crate::ops::cuda::driver::simulator::SimDriver;
 use crate::ops::cuda::{CudaDevice, LossScaling};
@@ -21,7 +21,8 @@ pub(super) trait Task {
     fn run<D: TrainingDevice>(self, device: &D) -> Result<()>;
 }
 
-/// What is done with a device in each precision that it stores, and with the driver below it where there is one.
+/// What is done with a device in each precision that it stores, and with the driver below it where
+/// there is one.
 pub(super) trait Inspection {
     /// Looks at the driver.
     fn driver(&mut self, driver: &Arc<dyn Driver>);
@@ -32,15 +33,24 @@ pub(super) trait Inspection {
 /// Arguments of every command that computes.
 #[derive(clap::Args)]
 pub(super) struct DeviceArguments {
-    /// Where to compute: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim (the CUDA kernels,
-    /// simulated: slow, for tests).
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceChoice::from_str)]
+    /// Where to compute: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim
+    /// (the CUDA kernels, simulated: slow, for tests).
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "auto",
+        value_parser = DeviceChoice::from_str
+    )]
     device: DeviceChoice,
     /// What is multiplied and, on a card, stored [default: fp32 on the CPU, fp16 on a card].
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// CPU threads [default: all]. The result does not depend on it.
-    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024)
+    )]
     threads: Option<usize>,
 }
 
@@ -69,8 +79,8 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Has the device looked at in every precision, without a loss scale. The simulator runs each launch under all of its
-    /// schedules.
+    /// Has the device looked at in every precision, without a loss scale. The simulator runs each
+    /// launch under all of its schedules.
     ///
     /// # Errors
     /// When the device cannot be had, with what is missing.
@@ -78,7 +88,7 @@ impl DeviceChoice {
         let driver: Arc<dyn Driver> = match self {
             Self::Cuda(number) => Arc::new(CudarcDriver::new(number)?),
             Self::Simulator => Arc::new(SimDriver::new(true)?),
-            Self::Auto => match cudarc::first_card() {
+            Self::Auto => match cudarc_driver::first_card() {
                 Some(driver) => Arc::new(driver),
                 None => return Self::Cpu.inspect(inspection),
             },
@@ -118,8 +128,8 @@ impl DeviceArguments {
         profile: Option<&Arc<Profile>>,
         task: impl Task,
     ) -> Result<()> {
-        // The calling thread is one of them, so that handing an operation to the pool never means waking somebody and going
-        // to sleep.
+        // The calling thread is one of them, so that handing an operation to the pool never means
+        // waking somebody and going to sleep.
         rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads.unwrap_or(0))
             .use_current_thread()
@@ -130,7 +140,7 @@ impl DeviceArguments {
             DeviceChoice::Cuda(number) => self.run_on(CudarcDriver::new(number)?, profile, task),
             DeviceChoice::Simulator => self.run_on(SimDriver::new(false)?, profile, task),
             // No card, no driver or no kernels is no failure here; a card that fails later is one.
-            DeviceChoice::Auto => match cudarc::first_card() {
+            DeviceChoice::Auto => match cudarc_driver::first_card() {
                 Some(driver) => self.run_on(driver, profile, task),
                 None => self.run_on_cpu(profile, task),
             },
@@ -174,7 +184,8 @@ impl DeviceArguments {
             None | Some(Precision::Single) => MatmulPrecision::Single,
             Some(Precision::Bfloat) => MatmulPrecision::Bf16,
             Some(Precision::Half) => bail!(
-                "--precision is fp16, and the device is the CPU: use fp32 or bf16, or --device cuda:0"
+                "--precision is fp16, and the device is the CPU: use fp32 or bf16, or --device \
+                 cuda:0"
             ),
         };
         task.run(&CpuDevice::with_precision(precision))

@@ -1,5 +1,5 @@
-//! `muni-engine doctor`: what this machine and this build can do, what a run would take of a card, present or not, and whether the
-//! kernels compute what they should.
+//! `muni-engine doctor`: what this machine and this build can do, what a run would take of a card,
+//! present or not, and whether the kernels compute what they should.
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use super::plan::{Request, card_of, table};
 use crate::model::ModelConfig;
 use crate::ops::Device;
 use crate::ops::cpu::CpuDevice;
-use crate::ops::cuda::driver::cudarc::{self, CardInfo};
+use crate::ops::cuda::driver::cudarc_driver::{self, CardInfo};
 use crate::ops::cuda::driver::simulator;
 use crate::ops::cuda::kernels;
 use crate::roofline::cards::{CARDS, find};
@@ -24,15 +24,21 @@ const EXAMPLE_TOKENS: f64 = 109.0;
 
 /// Arguments of `muni-engine doctor`.
 #[derive(clap::Args)]
-pub struct Arguments {
-    /// What a training run takes of a card: memory by class, time by operation. Fails where it does not fit.
+pub(crate) struct Arguments {
+    /// What a training run takes of a card: memory by class, time by operation. Fails where it does
+    /// not fit.
     #[arg(long)]
     plan: bool,
     /// The card to plan for, e.g. rtx3070, or `all` for a table [default: the one of this machine].
     #[arg(long, value_name = "CARD", requires = "plan")]
     gpu: Option<String>,
     /// Tokens of a micro-batch [default: a step of the preset].
-    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "plan",
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20)
+    )]
     tokens: Option<u32>,
     /// Training settings to plan for.
     #[arg(long, value_enum, default_value = "massive", requires = "plan")]
@@ -40,14 +46,22 @@ pub struct Arguments {
     /// Tokens of an example on average.
     #[arg(long, value_name = "X", default_value_t = EXAMPLE_TOKENS, requires = "plan")]
     example_tokens: f64,
-    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million parameters].
+    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million
+    /// parameters].
     #[arg(long, value_name = "FILE", requires = "plan")]
     model_config: Option<PathBuf>,
-    /// Run every kernel on inputs whose results are known: one line per check. Fails where one does.
+    /// Run every kernel on inputs whose results are known: one line per check. Fails where one
+    /// does.
     #[arg(long, conflicts_with = "plan")]
     check_kernels: bool,
     /// What to check: auto (a CUDA card where there is one, else the CPU), cpu, cuda:N, or sim.
-    #[arg(long, value_name = "DEVICE", default_value = "auto", requires = "check_kernels", value_parser = DeviceChoice::from_str)]
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "auto",
+        requires = "check_kernels",
+        value_parser = DeviceChoice::from_str
+    )]
     device: DeviceChoice,
     /// Checks to run, or groups of them, e.g. conformance dense moe/router [default: all].
     #[arg(long, value_name = "NAME", requires = "check_kernels", num_args = 1..)]
@@ -58,7 +72,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match (arguments.plan, arguments.check_kernels) {
         (true, _) => plan(&arguments),
         (_, true) => check_kernels::run(arguments.device, &arguments.only, arguments.json),
@@ -104,7 +118,7 @@ fn plan(arguments: &Arguments) -> Result<()> {
         Some(name) => {
             find(name).with_context(|| format!("--gpu {name} is none of {cards}, or all"))?
         }
-        None => cudarc::cards()
+        None => cudarc_driver::cards()
             .first()
             .and_then(|card| card_of(&card.name))
             .with_context(|| {
@@ -153,9 +167,9 @@ fn report(json: bool) -> Result<()> {
         why_no_kernels: kernels::NO_KERNELS,
         simulator: simulator::missing().is_none(),
         why_no_simulator: simulator::missing(),
-        cuda_driver: cudarc::driver_version(),
-        why_no_card: cudarc::missing(),
-        cards: cudarc::cards(),
+        cuda_driver: cudarc_driver::driver_version(),
+        why_no_card: cudarc_driver::missing(),
+        cards: cudarc_driver::cards(),
     };
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);

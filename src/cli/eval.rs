@@ -1,6 +1,7 @@
 //! `muni-engine eval`: measures a model.
 
 mod answers;
+mod understanding;
 
 use super::device::Task;
 use super::model::ModelArguments;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 
 /// Arguments of `muni-engine eval`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     measure: Measure,
 }
@@ -23,8 +24,12 @@ pub struct Arguments {
 enum Measure {
     /// How well the model predicts a text file.
     Perplexity(PerplexityArguments),
-    /// How good the answers are to questions whose right answers are known, with and without the guard.
+    /// How good the answers are to questions whose right answers are known, with and without the
+    /// guard.
     Answers(answers::Arguments),
+    /// Whether questions are understood: answered, asked back or turned down as they should be.
+    /// Needs no model.
+    Understanding(understanding::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -35,18 +40,25 @@ struct PerplexityArguments {
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
     /// Ids per window; each window is scored alone.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..)
+    )]
     max_length: usize,
-    /// Print {"tokens":N,"nll":S}: the scored tokens and the sum of their losses (natural logarithm).
+    /// Print {"tokens":N,"nll":S}: the scored tokens and the sum of their losses (natural
+    /// logarithm).
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match arguments.measure {
         Measure::Perplexity(arguments) => arguments.model.device.run(Perplexity(&arguments)),
         Measure::Answers(arguments) => answers::run(arguments),
+        Measure::Understanding(arguments) => understanding::run(&arguments),
     }
 }
 

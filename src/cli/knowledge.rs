@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// Arguments of `muni-engine knowledge`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
 }
@@ -62,7 +62,7 @@ struct CheckArguments {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match arguments.action {
         Action::Check(arguments) => run_check(&arguments),
         Action::Import(arguments) => run_import(&arguments),

@@ -1,5 +1,5 @@
-//! `muni-engine measure`, for `benches/gpu/report.py`: training steps on random tokens, timed, as one line of JSON. The same work as
-//! `benches/peers/pytorch_train.py` does.
+//! `muni-engine measure`, for `benches/gpu/report.py`: training steps on random tokens, timed, as
+//! one line of JSON. The same work as `benches/peers/pytorch_train.py` does.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -18,11 +18,16 @@ use crate::train::{Stage, TrainSettings, memory};
 
 /// Arguments of `muni-engine measure`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     device: DeviceArguments,
     /// Timed steps.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     steps: u32,
     /// Steps before them.
     #[arg(long, value_name = "N", default_value_t = 2)]
@@ -36,16 +41,18 @@ pub struct Arguments {
     /// Logical batches of a step.
     #[arg(long, value_name = "N", default_value_t = 4)]
     accumulation: usize,
-    /// Time each kernel of the timed steps and print the times beside the card's limits. Costs speed.
+    /// Time each kernel of the timed steps and print the times beside the card's limits. Costs
+    /// speed.
     #[arg(long)]
     profile: bool,
-    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million parameters].
+    /// Sizes of the model, as a Hugging Face config.json of MixtralForCausalLM [default: 47 million
+    /// parameters].
     #[arg(long, value_name = "FILE")]
     model_config: Option<PathBuf>,
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let profile = arguments.profile.then(Arc::<Profile>::default);
     arguments
         .device

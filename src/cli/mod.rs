@@ -1,5 +1,6 @@
-//! The command line: one file per subcommand turns arguments into checked settings and calls the library.
-//! Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! The command line: one file per subcommand turns arguments into checked settings and calls the
+//! library. Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2
+//! wrong usage.
 
 mod assistant;
 mod chat;
@@ -24,7 +25,8 @@ mod values;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Dialogues from a city's knowledge base, a small Mixture-of-Experts model trained on them, answers for citizens.
+/// Dialogues from a city's knowledge base, a small Mixture-of-Experts model trained on them,
+/// answers for citizens.
 #[derive(Parser)]
 #[command(name = "muni-engine", version, arg_required_else_help = true)]
 struct Cli {
@@ -44,7 +46,8 @@ enum Command {
     Prompt(prompt::Arguments),
     /// Talk to a model: line by line in the terminal, or one question per line of piped input.
     Chat(chat::Arguments),
-    /// A tour through the offices: questions, the model's answers, what the guard says, the knowledge base's answers.
+    /// A tour through the offices: questions, the model's answers, what the guard says, the
+    /// knowledge base's answers.
     Demo(demo::Arguments),
     /// Measure a model.
     Eval(eval::Arguments),
@@ -52,7 +55,8 @@ enum Command {
     Routing(routing::Arguments),
     /// Answer over HTTP: OpenAI's API, a page for citizens, a widget for the city's own pages.
     Serve(Box<serve::Arguments>),
-    /// Show what this machine and this build can do, what training takes of a card, and whether the kernels compute what they should.
+    /// Show what this machine and this build can do, what training takes of a card, and whether the
+    /// kernels compute what they should.
     Doctor(doctor::Arguments),
     /// Time training steps on random tokens.
     #[command(hide = true)]

@@ -12,7 +12,8 @@ const RUNS: &str = "runs";
 /// Which model, and where it computes.
 #[derive(clap::Args)]
 pub(super) struct ModelArguments {
-    /// Model folder (config.json, model.safetensors, tokenizer.json) [default: the newest runs/*/best_model].
+    /// Model folder (config.json, model.safetensors, tokenizer.json) [default: the newest
+    /// runs/*/best_model].
     #[arg(long, value_name = "DIR")]
     model_path: Option<PathBuf>,
     #[command(flatten)]
@@ -34,7 +35,8 @@ impl ModelArguments {
         match self.find() {
             Some(dir) => Ok(dir),
             None => bail!(
-                "there is no {RUNS}/*/best_model here: give --model-path DIR, or train a model first \
+                "there is no {RUNS}/*/best_model here: give --model-path DIR, or train a model \
+                 first \
                  (muni-engine train --shards shards/)"
             ),
         }
@@ -48,7 +50,8 @@ impl ModelArguments {
         open_model(device, &self.folder()?)
     }
 
-    /// The same; `None` where no folder was named and there is none, so that the knowledge base answers alone.
+    /// The same; `None` where no folder was named and there is none, so that the knowledge base
+    /// answers alone.
     ///
     /// # Errors
     /// If a folder was named or found and holds no usable model.

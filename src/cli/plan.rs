@@ -1,5 +1,5 @@
-//! What a training run would take of a card that need not be there: its memory by class, its operations beside the card's
-//! limits, and a profile beside both.
+//! What a training run would take of a card that need not be there: its memory by class, its
+//! operations beside the card's limits, and a profile beside both.
 
 use anyhow::{Result, bail};
 use half::f16;
@@ -48,7 +48,7 @@ pub(super) struct CardPlan {
 
 impl Request {
     /// With steps of at least so many tokens, in whole rows; `None`: the settings' own.
-    pub fn of_tokens(
+    pub(crate) fn of_tokens(
         config: ModelConfig,
         mut settings: TrainSettings,
         tokens: Option<usize>,
@@ -114,7 +114,7 @@ impl Request {
     }
 
     /// The plan on a card.
-    pub fn plan(&self, card: &'static Card) -> Result<CardPlan> {
+    pub(crate) fn plan(&self, card: &'static Card) -> Result<CardPlan> {
         let wanted = self.settings.gradient_accumulation_steps;
         let memory = self.memory(card, wanted)?;
         let most = (MOST_TOKENS / self.logical_tokens()).max(wanted);
@@ -151,7 +151,7 @@ impl CardPlan {
     ///
     /// # Errors
     /// Where it does not, with what would.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let (need, usable) = (self.memory.memory.total(), self.card.usable());
         if need <= usable {
             return Ok(());
@@ -170,21 +170,23 @@ impl CardPlan {
     }
 
     /// A line on what fits.
-    pub fn fits(&self) -> String {
+    pub(crate) fn fits(&self) -> String {
         match self.largest {
             0 => "not enough memory to train the 47M model".to_string(),
             tokens => format!(
-                "trains the 47M model in micro-batches of up to {tokens} tokens, at about {:.0} tokens/s (predicted)",
+                "trains the 47M model in micro-batches of up to {tokens} tokens, at about {:.0} \
+                 tokens/s (predicted)",
                 self.prediction.tokens_per_second
             ),
         }
     }
 
     /// For people.
-    pub fn text(&self, request: &Request) -> String {
+    pub(crate) fn text(&self, request: &Request) -> String {
         let card = self.card;
         let mut text = format!(
-            "{} ({:.1} TFLOP/s fp16 with fp32 accumulation, {:.0} GB/s, {}): {} parameters, micro-batches of {} tokens\n\n",
+            "{} ({:.1} TFLOP/s fp16 with fp32 accumulation, {:.0} GB/s, {}): {} parameters, \
+             micro-batches of {} tokens\n\n",
             card.name,
             card.flops_per_second() / 1e12,
             card.bytes_per_second / 1e9,
@@ -198,7 +200,8 @@ impl CardPlan {
         }
         let _ = writeln!(
             text,
-            "  {:<16}{:>12}   of {} that a run may take; the largest micro-batch that fits has {} tokens\n",
+            "  {:<16}{:>12}   of {} that a run may take; the largest micro-batch that fits has {} \
+             tokens\n",
             "all, one arena",
             format_bytes(self.memory.memory.total()),
             format_bytes(card.usable()),
@@ -231,7 +234,8 @@ impl CardPlan {
         );
         let _ = writeln!(
             text,
-            "Predicted: {:.0} tokens/s, {:.0}% of the card's arithmetic ({:.1} MFLOP per token); {:.2} h for 500,000 examples x 3 epochs at {:.0} tokens per example.",
+            "Predicted: {:.0} tokens/s, {:.0}% of the card's arithmetic ({:.1} MFLOP per token); \
+             {:.2} h for 500,000 examples x 3 epochs at {:.0} tokens per example.",
             prediction.tokens_per_second,
             100.0 * prediction.utilisation,
             prediction.flops_per_token / 1e6,
@@ -247,7 +251,7 @@ impl CardPlan {
     }
 
     /// For programs.
-    pub fn json(&self, request: &Request) -> Value {
+    pub(crate) fn json(&self, request: &Request) -> Value {
         let classes: serde_json::Map<String, Value> = MemoryClass::ALL
             .into_iter()
             .map(|class| {
@@ -292,7 +296,9 @@ fn assumptions() -> String {
 /// All cards in one table, in Markdown.
 pub(super) fn table(request: &Request) -> Result<String> {
     let mut text = String::from(
-        "| card | TFLOP/s | GB/s | memory | needs | largest micro-batch, tokens | floor, ms | predicted, ms | tokens/s | of peak | hours |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| card | TFLOP/s | GB/s | memory | needs | largest micro-batch, tokens | floor, ms | \
+         predicted, ms | tokens/s | of peak | hours |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for card in &CARDS {
         let plan = request.plan(card)?;

@@ -21,23 +21,26 @@ use std::str::FromStr;
 
 /// Arguments of `muni-engine prompt`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// The question, e.g. "Wo kann ich mich ummelden?", or a whole prompt, e.g. "Frage: ...\nAntwort:". `\n` is a line
-    /// break. A text without "Frage:" becomes "Frage: {text}\nAntwort:".
+    /// The question, e.g. "Wo kann ich mich ummelden?", or a whole prompt, e.g. "Frage:
+    /// ...\nAntwort:". `\n` is a line break. A text without "Frage:" becomes "Frage:
+    /// {text}\nAntwort:".
     #[arg(long, value_name = "TEXT", value_parser = unescape)]
     prompt: String,
     /// Continue the prompt exactly as it stands and print the continuation exactly as it comes.
     #[arg(long)]
     raw: bool,
-    /// 0: always the most probable token, so that the same question gets the same answer. Above 0: the higher, the more varied.
+    /// 0: always the most probable token, so that the same question gets the same answer. Above 0:
+    /// the higher, the more varied.
     #[arg(long, value_name = "T", default_value = "0", value_parser = at_least_zero)]
     temperature: f32,
     /// Draw only from the K most probable tokens; 0: from all. Needs a temperature above 0.
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// Draw only from the most probable tokens that together reach probability P. Needs a temperature above 0.
+    /// Draw only from the most probable tokens that together reach probability P. Needs a
+    /// temperature above 0.
     #[arg(long, value_name = "P", default_value = "1", value_parser = probability)]
     top_p: f32,
     /// Make tokens that were already used less probable (above 1) or more (below 1).
@@ -47,22 +50,34 @@ pub struct Arguments {
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// Most tokens of the answer [default: until the model's context is full].
-    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)
+    )]
     max_new_tokens: Option<usize>,
-    /// Check the answer against the knowledge base and fill in the city's own values: off, mark (shown and marked),
-    /// replace (the knowledge base's own answer is shown instead of a wrong one). Without a model the knowledge base answers.
-    #[arg(long, value_name = "MODE", default_value = "off", value_parser = GuardMode::from_str, conflicts_with = "raw")]
+    /// Check the answer against the knowledge base and fill in the city's own values: off, mark
+    /// (shown and marked), replace (the knowledge base's own answer is shown instead of a wrong
+    /// one). Without a model the knowledge base answers.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "off",
+        value_parser = GuardMode::from_str,
+        conflicts_with = "raw"
+    )]
     guard: GuardMode,
     #[command(flatten)]
     knowledge: KnowledgeArguments,
-    /// Print one JSON object instead of streaming: text, token_ids, prompt_token_ids, finish_reason, prefill_ms,
-    /// decode_tokens_per_second; with a guard, or without a model, also reply.
+    /// Print one JSON object instead of streaming: text, token_ids, prompt_token_ids,
+    /// finish_reason, prefill_ms, decode_tokens_per_second; with a guard, or without a model, also
+    /// reply.
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     arguments.model.device.run(PromptTask(&arguments))
 }
 
@@ -129,8 +144,8 @@ fn unguarded<D: Operations + Planner>(
     Ok(())
 }
 
-/// What the knowledge base supports: the guarded answer of the model, or its own where there is none. A wrong answer is
-/// replaced before anything of it is shown.
+/// What the knowledge base supports: the guarded answer of the model, or its own where there is
+/// none. A wrong answer is replaced before anything of it is shown.
 fn supported<D: Operations + Planner>(
     device: &D,
     open: Option<&OpenModel<D>>,

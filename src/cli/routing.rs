@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 /// Arguments of `muni-engine routing`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Shard folder whose examples are read.
@@ -30,7 +30,8 @@ pub struct Arguments {
         conflicts_with = "questions"
     )]
     shards: PathBuf,
-    /// Which examples of the shards: those held back (val and val_ood), or those that were trained on.
+    /// Which examples of the shards: those held back (val and val_ood), or those that were trained
+    /// on.
     #[arg(
         long,
         value_enum,
@@ -76,7 +77,7 @@ enum SplitChoice {
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     arguments.model.device.run(Analyse(&arguments))
 }
 

@@ -20,10 +20,11 @@ const KNOWLEDGE_NAME: &str = "muni-engine-knowledge";
 
 /// Arguments of `muni-engine serve`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// The address to listen at; 0.0.0.0 or :: are all of this machine's. TLS is the business of a reverse proxy before it.
+    /// The address to listen at; 0.0.0.0 or :: are all of this machine's. TLS is the business of a
+    /// reverse proxy before it.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
     /// The port to listen at; 0: any free one, which the first line of the log names.
@@ -31,17 +32,20 @@ pub struct Arguments {
     port: u16,
     #[command(flatten)]
     knowledge: KnowledgeArguments,
-    /// What happens to answers that the knowledge base does not support: replace (by its own), mark, off.
+    /// What happens to answers that the knowledge base does not support: replace (by its own),
+    /// mark, off.
     #[arg(long, value_name = "MODE", default_value = "replace", value_parser = GuardMode::from_str)]
     guard: GuardMode,
-    /// The model's name in the API [default: muni, or muni-engine-knowledge where there is no model].
+    /// The model's name in the API [default: muni, or muni-engine-knowledge where there is no
+    /// model].
     #[arg(long, value_name = "NAME")]
     model_name: Option<String>,
-    /// File with API keys, one per line: without one of them /v1 and /metrics stay closed. The page and the widget have no key, so
-    /// they do not work then.
+    /// File with API keys, one per line: without one of them /v1 and /metrics stay closed. The page
+    /// and the widget have no key, so they do not work then.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// A web page's origin that may ask, e.g. https://www.musterstadt.de, for the widget there. Can be given several times.
+    /// A web page's origin that may ask, e.g. https://www.musterstadt.de, for the widget there. Can
+    /// be given several times.
     #[arg(long, value_name = "ORIGIN", value_parser = Origin::from_str)]
     allow_origin: Vec<Origin>,
     /// Requests that may wait; one more gets 429 and Retry-After.
@@ -68,16 +72,18 @@ pub struct Arguments {
     /// Requests per minute from one address (one /64 network of IPv6); 0: no limit.
     #[arg(long, value_name = "N", default_value_t = 60)]
     rate_limit: u32,
-    /// A reverse proxy's address: what it says in X-Forwarded-For is believed. Can be given several times.
+    /// A reverse proxy's address: what it says in X-Forwarded-For is believed. Can be given several
+    /// times.
     #[arg(long, value_name = "ADDRESS")]
     trusted_proxy: Vec<IpAddr>,
-    /// Keep questions and answers in this file, one JSON object per line; citizens are told so. Without it nothing is kept.
+    /// Keep questions and answers in this file, one JSON object per line; citizens are told so.
+    /// Without it nothing is kept.
     #[arg(long, value_name = "FILE")]
     log_conversations: Option<PathBuf>,
 }
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let address = (arguments.host, arguments.port);
     // First of all: a port that is taken should not cost the time to load a model.
     let listener = TcpListener::bind(address).with_context(|| {
@@ -136,8 +142,8 @@ struct ServeTask<'a> {
 impl Task for ServeTask<'_> {
     fn run<D: TrainingDevice>(self, device: &D) -> Result<()> {
         let knowledge = &self.arguments.knowledge;
-        // The knowledge base is read while the model is: as a job of the pool that both compute on. A thread of its own would wait for a
-        // pool of one thread, this one, for ever.
+        // The knowledge base is read while the model is: as a job of the pool that both compute on.
+        // A thread of its own would wait for a pool of one thread, this one, for ever.
         let mut assistant = None;
         let open = rayon::in_place_scope(|scope| {
             scope.spawn(|_| assistant = Some(knowledge.open()));

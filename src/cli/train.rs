@@ -3,7 +3,7 @@
 
 mod arguments;
 
-pub use arguments::Arguments;
+pub(crate) use arguments::Arguments;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ const FINAL_QUESTION: &str = SAMPLE_QUESTIONS[0];
 const FINAL_TOKENS: usize = 120;
 
 /// Runs the command.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let profile = arguments.profile.then(Arc::<Profile>::default);
     arguments
         .device

@@ -8,11 +8,11 @@ use serde::Serialize;
 use std::fmt::Write;
 
 /// Most unknown words outside of the typo technique, in percent.
-pub const MOST_UNKNOWN_PERCENT: f64 = 0.3;
+pub(crate) const MOST_UNKNOWN_PERCENT: f64 = 0.3;
 
 /// What `statistics.json` holds.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Name of the stage.
     pub stage: &'static str,
     /// Everything random follows from it.
@@ -29,7 +29,7 @@ pub struct Summary {
 
 impl Summary {
     /// Puts the parts together.
-    pub fn new(
+    pub(crate) fn new(
         settings: &Settings,
         counts: Statistics,
         variety: Variety,
@@ -46,7 +46,7 @@ impl Summary {
     }
 
     /// The figures on variety and spelling as lines of name and value.
-    pub fn measures(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn measures(&self) -> Vec<(&'static str, String)> {
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let variety = &self.variety;
         let [one, two, three] = variety.distinct_n;
@@ -101,7 +101,7 @@ impl Summary {
     }
 
     /// The card in Markdown.
-    pub fn card(&self) -> String {
+    pub(crate) fn card(&self) -> String {
         let counts = &self.counts;
         let mut card = format!(
             "# Dialogues of a German city administration, stage {}\n\n\

@@ -12,7 +12,7 @@ use crate::wording::{office_naming, patterns};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The office id of requests that none of the offices handles.
-pub const OUT_OF_REMIT: &str = "ausserhalb";
+pub(crate) const OUT_OF_REMIT: &str = "ausserhalb";
 
 /// One in N of an office's questions is held out by itself.
 const HELD_OUT_ONE_IN: usize = 20;
@@ -45,7 +45,7 @@ const GRAVE: [&str; 19] = [
 
 /// How much an answer should say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detail {
+pub(crate) enum Detail {
     /// The whole text of the knowledge base.
     Full,
     /// Any variant.
@@ -57,7 +57,7 @@ pub enum Detail {
 }
 
 /// What a subject is about.
-pub enum SubjectKind<'a> {
+pub(crate) enum SubjectKind<'a> {
     /// One fact of a service.
     Fact(&'a Office, &'a Service, Intent, &'a Fact),
     /// Which office handles a service.
@@ -68,7 +68,7 @@ pub enum SubjectKind<'a> {
 
 /// A way to ask about a subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Phrasing {
+pub(crate) struct Phrasing {
     /// The question.
     pub text: String,
     /// Whether it stands in the knowledge base (true) or was made from a pattern.
@@ -78,7 +78,7 @@ pub struct Phrasing {
 }
 
 /// Something that can be asked about and has one answer, in several wordings.
-pub struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     /// Index into [`Catalog::offices`].
     pub office: usize,
     /// What it is about.
@@ -94,7 +94,7 @@ pub struct Subject<'a> {
 }
 
 /// The names that a layout may put around a dialogue.
-pub struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     /// Name of the office, e.g. `Bauamt`.
     pub office_name: &'a str,
     /// The same in the accusative with its article.
@@ -104,7 +104,7 @@ pub struct Asked<'a> {
 }
 
 /// All subjects, by office.
-pub struct Catalog<'a> {
+pub(crate) struct Catalog<'a> {
     /// Office ids in order, then [`OUT_OF_REMIT`].
     pub offices: Vec<String>,
     /// All subjects.
@@ -159,27 +159,19 @@ impl<'a> Subject<'a> {
     }
 
     /// The full answer, word for word from the knowledge base.
-    pub fn full(&self) -> &str {
+    pub(crate) fn full(&self) -> &str {
         &self.variants[0].text
     }
 
-    /// Every neutral variant of the answer.
-    pub fn variants(&self) -> Vec<String> {
-        self.variants
-            .iter()
-            .map(|variant| variant.text.clone())
-            .collect()
-    }
-
     /// Whether the answer wishes no nice day.
-    pub fn is_grave(&self) -> bool {
+    pub(crate) fn is_grave(&self) -> bool {
         self.grave
     }
 
     /// One wording of the answer in this form of address. With `asked`, a question that may be
     /// about one side of the fact only, nothing is left out of the full answer that the question
     /// names.
-    pub fn answer(
+    pub(crate) fn answer(
         &self,
         detail: Detail,
         register: Register,
@@ -238,7 +230,7 @@ impl<'a> Subject<'a> {
     }
 
     /// The service, if one of the offices handles it.
-    pub fn service(&self) -> Option<&'a Service> {
+    pub(crate) fn service(&self) -> Option<&'a Service> {
         match self.kind {
             SubjectKind::Fact(_, service, _, _) | SubjectKind::Responsibility(_, service) => {
                 Some(service)
@@ -248,7 +240,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Id of the service or of the foreign request.
-    pub fn service_id(&self) -> &'a str {
+    pub(crate) fn service_id(&self) -> &'a str {
         match self.kind {
             SubjectKind::Fact(_, service, _, _) | SubjectKind::Responsibility(_, service) => {
                 &service.id
@@ -258,7 +250,7 @@ impl<'a> Subject<'a> {
     }
 
     /// The intent's key as it stands in the data set's records.
-    pub fn intent(&self) -> &'static str {
+    pub(crate) fn intent(&self) -> &'static str {
         match self.kind {
             SubjectKind::Fact(_, _, intent, _) => intent.key(),
             SubjectKind::Responsibility(..) => office_naming::INTENT,
@@ -267,7 +259,7 @@ impl<'a> Subject<'a> {
     }
 
     /// The names for a layout.
-    pub fn asked(&self) -> Asked<'a> {
+    pub(crate) fn asked(&self) -> Asked<'a> {
         match self.kind {
             SubjectKind::Fact(office, service, _, _)
             | SubjectKind::Responsibility(office, service) => {
@@ -290,7 +282,7 @@ impl<'a> Subject<'a> {
 
 impl<'a> Catalog<'a> {
     /// Builds the catalogue; order and held-out phrasings depend on the seed.
-    pub fn new(knowledge: &'a Knowledge, seed: u64) -> Catalog<'a> {
+    pub(crate) fn new(knowledge: &'a Knowledge, seed: u64) -> Catalog<'a> {
         let mut offices: Vec<String> = knowledge
             .offices
             .iter()
@@ -341,7 +333,7 @@ impl<'a> Catalog<'a> {
     }
 
     /// The subjects that are facts of this service.
-    pub fn facts_of(&self, service: &Service) -> impl Iterator<Item = &Subject<'a>> {
+    pub(crate) fn facts_of(&self, service: &Service) -> impl Iterator<Item = &Subject<'a>> {
         let indices = self
             .by_service
             .get(service.id.as_str())
@@ -535,6 +527,17 @@ fn answers_about(office: &Office, service: &Service) -> Vec<AnswerVariant> {
                 .unwrap_or(Length::Middle),
         })
         .collect()
+}
+
+#[cfg(test)]
+impl Subject<'_> {
+    /// Every neutral variant of the answer.
+    pub(crate) fn variants(&self) -> Vec<String> {
+        self.variants
+            .iter()
+            .map(|variant| variant.text.clone())
+            .collect()
+    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@ use crate::tokenizer::Tokenizer;
 use anyhow::{Result, ensure};
 
 /// Most tokens of an example's text: together with its separator it fills a row of 256.
-pub const LONGEST_EXAMPLE: usize = 255;
+pub(crate) const LONGEST_EXAMPLE: usize = 255;
 
 /// Tokens of an example as they are stored: separator, text, separator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Encoded {
+pub(crate) struct Encoded {
     /// The tokens.
     pub tokens: Vec<u16>,
     /// Token ranges of the answers; the last includes the closing separator.
@@ -20,7 +20,11 @@ pub struct Encoded {
 /// The whole text is encoded at once, because pieces encoded alone could merge differently. Tokens
 /// of byte-level BPE are strings of bytes, so adding up their lengths gives the place of each in
 /// the text.
-pub fn encode(tokenizer: &Tokenizer, text: &str, answers: &[(usize, usize)]) -> Result<Encoded> {
+pub(crate) fn encode(
+    tokenizer: &Tokenizer,
+    text: &str,
+    answers: &[(usize, usize)],
+) -> Result<Encoded> {
     let ids = tokenizer.encode(text)?;
     let separator = u16::try_from(crate::tokenizer::END_OF_TEXT)?;
     let mut tokens = Vec::with_capacity(ids.len() + 2);

@@ -5,27 +5,27 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// FNV-1a of the bytes.
-pub fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, &byte| {
         (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
 /// One hash of two, of which the order counts.
-pub fn mix(a: u64, b: u64) -> u64 {
+pub(crate) fn mix(a: u64, b: u64) -> u64 {
     let mut sum = (a ^ b.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     sum ^= sum >> 32;
     sum.wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
 /// A set of hashes.
-pub type HashedSet = HashSet<u64, BuildHasherDefault<IdentityHasher>>;
+pub(crate) type HashedSet = HashSet<u64, BuildHasherDefault<IdentityHasher>>;
 /// A table by hash.
-pub type HashedMap<T> = HashMap<u64, T, BuildHasherDefault<IdentityHasher>>;
+pub(crate) type HashedMap<T> = HashMap<u64, T, BuildHasherDefault<IdentityHasher>>;
 
 /// Takes a hash for its own hash.
 #[derive(Default)]
-pub struct IdentityHasher(u64);
+pub(crate) struct IdentityHasher(u64);
 
 impl Hasher for IdentityHasher {
     fn write(&mut self, bytes: &[u8]) {

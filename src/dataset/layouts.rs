@@ -7,7 +7,7 @@ use crate::german::grammar::upper_first;
 
 /// One layout: an optional head, then for each turn what stands before the question, between
 /// question and answer, and between two turns. The text ends with an answer.
-pub struct Layout {
+pub(crate) struct Layout {
     /// Name in the data set's records.
     pub id: &'static str,
     /// Before the dialogue. All four may hold `{amt}`, `{an_amt}`, `{titel}` and `{n}`, the number
@@ -37,7 +37,7 @@ macro_rules! layouts {
 }
 
 /// The layouts; the first is the default.
-pub const LAYOUTS: &[Layout] = layouts! {
+pub(crate) const LAYOUTS: &[Layout] = layouts! {
     "frage_antwort" "" "Frage: " "\nAntwort: ";
     "buerger_amt" "" "Bürger: " "\nAmt: ";
     "buergerin_amt" "" "Bürgerin: " "\n{amt}: ";
@@ -103,7 +103,7 @@ pub const LAYOUTS: &[Layout] = layouts! {
 };
 
 /// A dialogue as text, and where in it the turns stand.
-pub struct LaidOut {
+pub(crate) struct LaidOut {
     /// The whole text.
     pub text: String,
     /// Byte range of each turn's words: question, answer, question, answer, ...
@@ -115,7 +115,7 @@ pub struct LaidOut {
 
 impl Layout {
     /// Draws a layout: the default, or one of the others with equal chance.
-    pub fn draw(rng: &mut KeyedRng) -> &'static Layout {
+    pub(crate) fn draw(rng: &mut KeyedRng) -> &'static Layout {
         let index = if rng.percent(DEFAULT_SHARE) {
             0
         } else {
@@ -125,7 +125,7 @@ impl Layout {
     }
 
     /// Lays out pairs of question and answer about `asked`.
-    pub fn lay_out(&self, asked: &Asked, pairs: &[(String, String)]) -> LaidOut {
+    pub(crate) fn lay_out(&self, asked: &Asked, pairs: &[(String, String)]) -> LaidOut {
         let fill = |text: &mut String, pattern: &str, number: usize| {
             if pattern.contains('{') {
                 let filled = pattern

@@ -4,26 +4,26 @@
 //! counts and `variety` measures what came out. Everything follows from the seed, whatever the
 //! number of threads.
 
-pub mod card;
-pub mod catalog;
+pub(crate) mod card;
+pub(crate) mod catalog;
 mod encode;
 mod hashing;
 mod layouts;
 mod near_duplicates;
 mod plan;
-pub mod quality;
+pub(crate) mod quality;
 mod record;
-pub mod report;
+pub(crate) mod report;
 mod rng;
-pub mod statistics;
+pub(crate) mod statistics;
 mod stems;
 mod techniques;
-pub mod variety;
+pub(crate) mod variety;
 
-pub use crate::shards::{Split, Stage};
-pub use encode::LONGEST_EXAMPLE;
-pub use record::{Record, RecordTurn};
-pub use techniques::{Technique, TechniqueSet};
+pub(crate) use crate::shards::Split;
+pub use crate::shards::Stage;
+pub(crate) use encode::LONGEST_EXAMPLE;
+pub(crate) use techniques::{Technique, TechniqueSet};
 
 use crate::german::{Register, fold};
 use crate::knowledge::Knowledge;
@@ -44,10 +44,10 @@ use std::time::{Duration, Instant};
 use techniques::{Task, render};
 
 /// Changes with everything that changes the examples made from the same knowledge.
-pub const GENERATOR_VERSION: &str = "3";
+pub(crate) const GENERATOR_VERSION: &str = "3";
 
 /// One example of the data set. Half a million of them are in memory at once, so it holds no names;
-/// [`Dataset::record`] has them.
+/// `Dataset::record` has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
     /// Index into [`Dataset::subjects`].
@@ -79,12 +79,12 @@ impl Example {
     }
 
     /// The first question.
-    pub fn question(&self) -> &str {
+    pub(crate) fn question(&self) -> &str {
         self.turns().next().unwrap_or_default()
     }
 
     /// Name of the layout.
-    pub fn layout(&self) -> &'static str {
+    pub(crate) fn layout(&self) -> &'static str {
         LAYOUTS[usize::from(self.layout)].id
     }
 }
@@ -136,12 +136,12 @@ pub struct Dataset {
     /// What the examples are about.
     pub subjects: Vec<SubjectName>,
     /// What was left out on the way.
-    pub rejected: Rejected,
+    pub(crate) rejected: Rejected,
     /// Services for which it is not said which office is responsible, because their fact `wo` does
     /// not name it.
     pub without_office: Vec<String>,
     /// What encoding took.
-    pub encoding: Encoding,
+    pub(crate) encoding: Encoding,
 }
 
 /// How much text was encoded on the way, rejected candidates included, and how long that took.
@@ -158,7 +158,7 @@ pub struct Encoding {
 pub struct Rejected {
     /// Equal to an earlier one after folding case, spacing and punctuation.
     pub duplicates: usize,
-    /// Longer than [`LONGEST_EXAMPLE`] tokens.
+    /// Longer than `LONGEST_EXAMPLE` tokens.
     pub too_long: usize,
     /// For validation, but too much like a training question.
     pub too_alike: usize,
@@ -222,7 +222,8 @@ pub fn generate(
     if made < settings.examples {
         bail!(
             "stage {} needs {} distinct examples, but this knowledge base gives only about {made} \
-             ({train} for training, {} for validation) with seed {}: add services, facts or questions, or ask for fewer with \
+             ({train} for training, {} for validation) with seed {}: add services, facts or \
+             questions, or ask for fewer with \
              --examples",
             settings.stage.name(),
             settings.examples,

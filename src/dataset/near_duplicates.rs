@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// From here on two texts count as near duplicates.
-pub const ALIKE: f64 = 0.8;
+pub(crate) const ALIKE: f64 = 0.8;
 
 /// Bins of a signature, and how many of them make a band. Two texts with index 0.8 share a band of
 /// four bins with probability 1 - (1 - 0.8^4)^16 = 0.9998.
@@ -19,7 +19,7 @@ const COMPARED: usize = 6;
 
 /// The hashes of all runs of three words of a text, sorted and each once; of a shorter text the
 /// hash of all its words.
-pub fn shingles(text: &str) -> Vec<u64> {
+pub(crate) fn shingles(text: &str) -> Vec<u64> {
     let folded = fold(text);
     let words = folded.split(' ').map(|word| hash(word.as_bytes()));
     let words: Vec<u64> = words.collect();
@@ -37,7 +37,7 @@ pub fn shingles(text: &str) -> Vec<u64> {
 }
 
 /// Jaccard index of two sorted sets.
-pub fn jaccard<T: Ord>(a: &[T], b: &[T]) -> f64 {
+pub(crate) fn jaccard<T: Ord>(a: &[T], b: &[T]) -> f64 {
     let (mut i, mut j, mut common) = (0, 0, 0usize);
     while i < a.len() && j < b.len() {
         match a[i].cmp(&b[j]) {
@@ -76,7 +76,7 @@ fn signature(shingles: &[u32]) -> [u32; BINS] {
 }
 
 /// How many of the texts are near duplicates of an earlier one (equal ones included).
-pub fn near_duplicates<T: AsRef<str> + Sync>(texts: &[T]) -> usize {
+pub(crate) fn near_duplicates<T: AsRef<str> + Sync>(texts: &[T]) -> usize {
     // Half of a hash is enough to tell the few dozen shingles of two texts apart, and half a
     // million texts are many.
     let sets: Vec<Box<[u32]>> = texts
@@ -140,7 +140,7 @@ fn bands_of(set: &[u32]) -> [u32; BINS / ROWS] {
 /// Two sets with index 0.8 have so much in common that, in whatever order shingles are put, some of
 /// the first fifth of one is among the first fifth of the other (prefix filtering). The rarest go
 /// first, so hardly any pair has to be compared.
-pub fn alike_to_any(texts: &[&str], corpus: &[&str]) -> Vec<bool> {
+pub(crate) fn alike_to_any(texts: &[&str], corpus: &[&str]) -> Vec<bool> {
     let sets: Vec<Vec<u64>> = texts.par_iter().map(|text| shingles(text)).collect();
     let mut frequency: HashedMap<u32> = HashedMap::default();
     for &shingle in sets.iter().flatten() {

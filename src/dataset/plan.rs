@@ -16,7 +16,7 @@ const OOD_ONE_IN: usize = 10;
 
 /// What one example is to be made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Slot<'a> {
+pub(crate) struct Slot<'a> {
     /// Index into the catalogue's subjects.
     pub subject: usize,
     /// The question to start from.
@@ -29,7 +29,7 @@ pub struct Slot<'a> {
 }
 
 /// How many of `examples` are for validation: within the offices' remit, and outside of it.
-pub fn validation_counts(catalog: &Catalog, examples: usize) -> (usize, usize) {
+pub(crate) fn validation_counts(catalog: &Catalog, examples: usize) -> (usize, usize) {
     let has_held_out = |subjects: &[usize]| {
         subjects
             .iter()
@@ -105,14 +105,14 @@ impl RoundRobin {
 }
 
 /// Plans the training examples.
-pub struct TrainingPlan<'a> {
+pub(crate) struct TrainingPlan<'a> {
     catalog: &'a Catalog<'a>,
     turns: RoundRobin,
 }
 
 impl<'a> TrainingPlan<'a> {
     /// A plan over the whole catalogue.
-    pub fn new(catalog: &'a Catalog<'a>) -> TrainingPlan<'a> {
+    pub(crate) fn new(catalog: &'a Catalog<'a>) -> TrainingPlan<'a> {
         TrainingPlan {
             catalog,
             turns: RoundRobin::new(catalog, |office| !catalog.turns[office].is_empty()),
@@ -121,7 +121,7 @@ impl<'a> TrainingPlan<'a> {
 
     /// The slot of the `index`-th example. Later attempts take other phrasings, then other
     /// templates, then other subjects of the same office. `None` if the catalogue is empty.
-    pub fn slot(&self, index: usize, attempt: usize) -> Option<Slot<'a>> {
+    pub(crate) fn slot(&self, index: usize, attempt: usize) -> Option<Slot<'a>> {
         let (office, turn) = self.turns.turn(index)?;
         let subjects = &self.catalog.turns[office];
         let rank = (turn + attempt / ATTEMPTS_PER_SUBJECT) % subjects.len();
@@ -157,11 +157,11 @@ fn phrasings_used(round: usize) -> usize {
 /// Attempts at one subject, after which an example turns to the next subject of its office.
 const ATTEMPTS_PER_SUBJECT: usize = 24;
 /// Attempts after which an example is given up.
-pub const ATTEMPTS: usize = 24 * 40;
+pub(crate) const ATTEMPTS: usize = 24 * 40;
 
 /// Plans the validation examples of one kind: held-out phrasings only, of subjects that the
 /// training examples have touched.
-pub struct ValidationPlan<'a> {
+pub(crate) struct ValidationPlan<'a> {
     held_out: Vec<Vec<(usize, &'a Phrasing)>>,
     offices: Vec<usize>,
 }
@@ -170,7 +170,7 @@ impl<'a> ValidationPlan<'a> {
     /// A plan over the held-out phrasings, within the offices' remit or outside of it. `trained`
     /// says whether a subject is among the training examples; where an office has no such subject
     /// with a held-out phrasing, all its held-out phrasings are taken.
-    pub fn new(
+    pub(crate) fn new(
         catalog: &'a Catalog<'a>,
         out_of_remit: bool,
         trained: impl Fn(usize) -> bool,
@@ -203,7 +203,7 @@ impl<'a> ValidationPlan<'a> {
     }
 
     /// The slot of the `index`-th validation example, as for training.
-    pub fn slot(&self, index: usize, attempt: usize) -> Option<Slot<'a>> {
+    pub(crate) fn slot(&self, index: usize, attempt: usize) -> Option<Slot<'a>> {
         let office = self.offices.get(index.checked_rem(self.offices.len())?)?;
         let turn = index / self.offices.len();
         let phrasings = &self.held_out[*office];

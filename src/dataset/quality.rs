@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Something wrong with an example.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// Number of the example.
     pub example: usize,
     /// What is wrong.
@@ -47,7 +47,7 @@ impl Known {
 }
 
 /// Checks every example; faults in the order of the examples.
-pub fn check(dataset: &Dataset, knowledge: &Knowledge) -> Vec<Fault> {
+pub(crate) fn check(dataset: &Dataset, knowledge: &Knowledge) -> Vec<Fault> {
     let mut known: HashMap<&str, Known> = HashMap::new();
     for service in knowledge.offices.iter().flat_map(|office| &office.services) {
         known.insert(&service.id, Known::of(service));

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 /// One turn of a dialogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RecordTurn<'a> {
+pub(crate) struct RecordTurn<'a> {
     /// Who speaks: `user`, the citizen, or `assistant`, the city.
     pub role: &'static str,
     /// The text.
@@ -15,7 +15,7 @@ pub struct RecordTurn<'a> {
 
 /// One example of the data set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Record<'a> {
+pub(crate) struct Record<'a> {
     /// Stage and number.
     pub id: String,
     /// Office id, or `ausserhalb`.
@@ -42,7 +42,7 @@ pub struct Record<'a> {
 
 impl Dataset {
     /// Example `index` with its names; `None` from the number of examples on.
-    pub fn record(&self, index: usize) -> Option<Record<'_>> {
+    pub(crate) fn record(&self, index: usize) -> Option<Record<'_>> {
         let example = self.examples.get(index)?;
         let subject = self.subjects.get(example.subject as usize)?;
         let turns = example

@@ -14,7 +14,7 @@ const SAMPLES: usize = 400;
 const LENGTH_BINS: usize = 32;
 
 /// The page.
-pub fn page(dataset: &Dataset, summary: &Summary) -> Result<String> {
+pub(crate) fn page(dataset: &Dataset, summary: &Summary) -> Result<String> {
     let counts = &summary.counts;
     let mut body = String::new();
     let _ = write!(
@@ -96,7 +96,7 @@ pub fn page(dataset: &Dataset, summary: &Summary) -> Result<String> {
 /// Indices spread evenly over `all`, in order: one from each of `count` stretches of equal length,
 /// at places that differ from stretch to stretch. Offices take turns in the examples, so even steps
 /// would show one and the same office.
-pub fn spread(all: usize, count: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn spread(all: usize, count: usize) -> impl Iterator<Item = usize> {
     let count = count.min(all);
     (0..count).map(move |number| {
         let (from, to) = (number * all / count, (number + 1) * all / count);

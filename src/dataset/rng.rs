@@ -6,7 +6,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// What a stream of choices is for; streams of different purposes are independent.
 #[derive(Clone, Copy)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// Which phrasings are held out for validation.
     HoldOut = 1,
     /// In which order an office's subjects and their phrasings take turns.
@@ -18,11 +18,11 @@ pub enum Purpose {
 }
 
 /// A stream of random choices.
-pub struct KeyedRng(ChaCha8Rng);
+pub(crate) struct KeyedRng(ChaCha8Rng);
 
 impl KeyedRng {
     /// The stream of this key.
-    pub fn new(seed: u64, purpose: Purpose, index: u64, attempt: u64) -> KeyedRng {
+    pub(crate) fn new(seed: u64, purpose: Purpose, index: u64, attempt: u64) -> KeyedRng {
         let mut key = [0u8; 32];
         for (part, value) in key
             .chunks_exact_mut(8)
@@ -35,22 +35,22 @@ impl KeyedRng {
 
     /// A number below `bound`; 0 if `bound` is 0. Written out here so that another version of a
     /// random-number crate can't change the data set.
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.0.next_u64()) * bound as u128) >> 64) as usize
     }
 
     /// True with the given probability in percent.
-    pub fn percent(&mut self, chance: usize) -> bool {
+    pub(crate) fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
 
     /// One of the items; `None` if there are none.
-    pub fn choose<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
+    pub(crate) fn choose<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         items.get(self.below(items.len()))
     }
 
     /// Puts the items in random order.
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
         }

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 /// Counts by value of one property.
-pub type Counts = BTreeMap<String, usize>;
+pub(crate) type Counts = BTreeMap<String, usize>;
 
 /// Token lengths of the stored examples without their two separators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Lengths {
+pub(crate) struct Lengths {
     /// Shortest.
     pub min: usize,
     /// Middle.
@@ -25,7 +25,7 @@ pub struct Lengths {
 
 /// What is counted, by office, technique and the like.
 #[derive(Clone, Debug, Serialize)]
-pub struct Statistics {
+pub(crate) struct Statistics {
     /// Number of examples.
     pub examples: usize,
     /// By office id.
@@ -56,7 +56,7 @@ pub struct Statistics {
 
 /// Unknown words.
 #[derive(Clone, Debug, Serialize)]
-pub struct SpellingReport {
+pub(crate) struct SpellingReport {
     /// Words outside of the typo technique that were looked at.
     pub words: u64,
     /// Of them unknown, in percent.
@@ -67,7 +67,7 @@ pub struct SpellingReport {
 
 impl Statistics {
     /// Counts a data set.
-    pub fn of(dataset: &Dataset) -> Statistics {
+    pub(crate) fn of(dataset: &Dataset) -> Statistics {
         let mut statistics = Statistics {
             examples: dataset.examples.len(),
             by_office: Counts::new(),
@@ -127,7 +127,7 @@ impl Statistics {
     }
 
     /// A short table for people.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut table = String::new();
         for (title, counts) in [
             ("office", &self.by_office),
@@ -172,7 +172,7 @@ impl Statistics {
 
 impl SpellingReport {
     /// Looks up every word of the examples that are not made by the typo technique.
-    pub fn of(dataset: &Dataset, dictionary: &Dictionary) -> SpellingReport {
+    pub(crate) fn of(dataset: &Dataset, dictionary: &Dictionary) -> SpellingReport {
         let careful = dataset
             .examples
             .par_iter()

@@ -4,7 +4,7 @@ use super::hashing::hash;
 use crate::german::fold;
 
 /// Beginnings of the longer words of a text, hashed and sorted: what it is about.
-pub fn stems(text: &str) -> Vec<u64> {
+pub(crate) fn stems(text: &str) -> Vec<u64> {
     let folded = fold(text);
     let mut stems: Vec<u64> = folded
         .split(' ')

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 /// How much variety there is.
 #[derive(Clone, Debug, Serialize)]
-pub struct Variety {
+pub(crate) struct Variety {
     /// Share of first questions that are distinct after folding.
     pub distinct_first_questions: f64,
     /// Mean number of distinct first answers for each fact of a service.
@@ -37,7 +37,7 @@ pub struct Variety {
 
 impl Variety {
     /// Measures a data set.
-    pub fn of(dataset: &Dataset) -> Variety {
+    pub(crate) fn of(dataset: &Dataset) -> Variety {
         let examples = &dataset.examples;
         let share = |count: usize| count as f64 / examples.len().max(1) as f64;
         let questions: Vec<&str> = examples.iter().map(Example::question).collect();

@@ -1,18 +1,17 @@
-//! How good a model's answers are, measured on questions whose right answers are known: once as the model gives them, and once
-//! as the guard lets them through. Both come from the same generated text.
+//! How good a model's answers are, measured on questions whose right answers are known: once as the
+//! model gives them, and once as the guard lets them through. Both come from the same generated
+//! text.
 
 mod figures;
 mod judge;
-mod matching;
+pub(super) mod matching;
 mod repetition;
 mod report;
 mod subject;
-
-pub use figures::{Figure, figures};
-pub use judge::{Judge, Score};
-pub use matching::contains;
-pub use report::{html, table};
-pub use subject::{Subject, Subjects};
+pub use judge::Judge;
+pub(crate) use judge::Score;
+pub(crate) use report::{html, table};
+pub use subject::Subjects;
 
 use super::questions::{Expected, Question};
 use super::statistics::{Mean, Share};
@@ -53,7 +52,7 @@ pub struct Judged {
     /// The answer.
     pub text: String,
     /// What is right and wrong about it.
-    pub score: Score,
+    pub(crate) score: Score,
 }
 
 /// One question with both answers.
@@ -90,10 +89,12 @@ pub struct Examination<'a> {
 }
 
 impl Examination<'_> {
-    /// Asks the model every question, each on its own. `progress` is called with the number of finished ones.
+    /// Asks the model every question, each on its own. `progress` is called with the number of
+    /// finished ones.
     ///
     /// # Errors
-    /// If a question is too long for the model, a service is unknown, or the device fails; the error names the line.
+    /// If a question is too long for the model, a service is unknown, or the device fails; the
+    /// error names the line.
     pub fn run<D: Operations + Planner>(
         &self,
         device: &D,
@@ -144,7 +145,8 @@ impl Examination<'_> {
         };
         let request = pipeline.request(&[], &question.question, &settings)?;
         let guarded = request.with_guard(GuardMode::Replace);
-        // The same tokens through both. The guard does not stop the model, whose whole answer is measured too.
+        // The same tokens through both. The guard does not stop the model, whose whole answer is
+        // measured too.
         let mut said = pipeline.begin(&request);
         let mut shown = pipeline.begin(&guarded);
         let output = generator.generate_ids(
@@ -188,9 +190,10 @@ impl Examination<'_> {
     }
 }
 
-/// What the answers amount to. Shares have Wilson intervals, means bootstrap intervals, all of 95 percent.
+/// What the answers amount to. Shares have Wilson intervals, means bootstrap intervals, all of 95
+/// percent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Of the questions that an office answers: those answered about the right service.
     pub right_service: Share,
     /// Of these questions: answers with everything that was expected.
@@ -219,7 +222,7 @@ pub struct Summary {
 
 /// Both ways of answering the same questions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The office's id, `ausserhalb`, or `all`.
     pub office: String,
     /// Number of questions.
@@ -234,7 +237,7 @@ pub struct Comparison {
 
 /// The whole measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AnswerReport {
+pub(crate) struct AnswerReport {
     /// The model folder.
     pub model: String,
     /// The file of questions.
@@ -256,7 +259,7 @@ pub struct AnswerReport {
 }
 
 /// Sums up. `has_dictionary` says whether words were looked up.
-pub fn compare(answers: &[Answer], has_dictionary: bool) -> (Comparison, Vec<Comparison>) {
+pub(crate) fn compare(answers: &[Answer], has_dictionary: bool) -> (Comparison, Vec<Comparison>) {
     let of = |office: &str, answers: &[&Answer]| Comparison {
         office: office.to_string(),
         questions: answers.len(),
@@ -285,7 +288,7 @@ pub fn compare(answers: &[Answer], has_dictionary: bool) -> (Comparison, Vec<Com
 }
 
 /// How often the guard came to each verdict.
-pub fn verdicts(answers: &[Answer]) -> Vec<(Verdict, usize)> {
+pub(crate) fn verdicts(answers: &[Answer]) -> Vec<(Verdict, usize)> {
     let count = |verdict| answers.iter().filter(|a| a.verdict == verdict).count();
     Verdict::ALL
         .into_iter()
@@ -413,8 +416,10 @@ mod tests {
                 "kas_hundesteuer",
                 &["{frist_hundeanmeldung}"],
                 // The wrong service, the wrong form, round and round, with a placeholder.
-                "Bitte melden Sie den Umzug beim Einwohnermeldeamt unter {telefon}. Bitte melden Sie den Umzug beim Einwohnermeldeamt unter {telefon}.",
-                "Die Frist für die Anmeldung eines Hundes beträgt zwei Wochen; auch Abgabe oder Tod sind zu melden.",
+                "Bitte melden Sie den Umzug beim Einwohnermeldeamt unter {telefon}. Bitte melden \
+                 Sie den Umzug beim Einwohnermeldeamt unter {telefon}.",
+                "Die Frist für die Anmeldung eines Hundes beträgt zwei Wochen; auch Abgabe oder \
+                 Tod sind zu melden.",
                 Verdict::Replaced,
             ),
             (

@@ -1,5 +1,5 @@
-//! Pieces of a self-contained HTML page: a skeleton with its style, tables, and heat maps as inline SVG. Nothing is loaded from
-//! anywhere and nothing needs a script.
+//! Pieces of a self-contained HTML page: a skeleton with its style, tables, and heat maps as inline
+//! SVG. Nothing is loaded from anywhere and nothing needs a script.
 
 use crate::html::escape;
 use std::fmt::Write;
@@ -15,24 +15,27 @@ td.n,th.n{text-align:right}\
 .maps{display:flex;flex-wrap:wrap;gap:1.5rem}\
 svg text{font:11px system-ui,sans-serif;fill:currentColor}svg .dark{fill:#fff}svg .light{fill:#111}\
 details{border-bottom:1px solid var(--line);padding:.3rem 0}summary{cursor:pointer}\
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.4rem 1rem}dd{margin:0;white-space:pre-wrap}\
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.4rem \
+1rem}dd{margin:0;white-space:pre-wrap}\
 .good{color:#0a7d33}.bad{color:#c01f1f}.soft{opacity:.75}\
 @media(prefers-color-scheme:dark){.good{color:#5fd38a}.bad{color:#ff8a80}}\
 code{background:var(--soft);padding:0 .25rem;border-radius:.2rem;white-space:pre}";
 
 /// A whole page. `title` is text, `body` is HTML.
-pub fn page(title: &str, body: &str) -> String {
+pub(crate) fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}</body>\n</html>\n"
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
+         'unsafe-inline'\">\n\
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n\
+         {body}</body>\n</html>\n"
     )
 }
 
 /// A table of texts (not HTML); every column but the first is flush right.
-pub fn table(head: &[String], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[String], rows: &[Vec<String>]) -> String {
     let cells = |tag: &str, cells: &[String]| {
         let mut line = String::from("<tr>");
         for (column, cell) in cells.iter().enumerate() {
@@ -46,7 +49,7 @@ pub fn table(head: &[String], rows: &[Vec<String>]) -> String {
 }
 
 /// A matrix in colours.
-pub struct HeatMap<'a> {
+pub(crate) struct HeatMap<'a> {
     /// What it shows, for the caption and for screen readers.
     pub title: &'a str,
     /// Names of the rows.
@@ -65,7 +68,7 @@ pub struct HeatMap<'a> {
 
 impl HeatMap<'_> {
     /// As an SVG figure.
-    pub fn svg(&self) -> String {
+    pub(crate) fn svg(&self) -> String {
         const CELL: (usize, usize) = (46, 20);
         const LETTER: usize = 7;
         let label = self.rows.iter().map(|name| name.chars().count());
@@ -76,7 +79,8 @@ impl HeatMap<'_> {
         );
         let mut svg = format!(
             "<figure style=\"margin:0\"><figcaption>{title}</figcaption>\n\
-             <svg role=\"img\" aria-label=\"{title}\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\n",
+             <svg role=\"img\" aria-label=\"{title}\" width=\"{width}\" height=\"{height}\" \
+             viewBox=\"0 0 {width} {height}\">\n",
             title = escape(self.title)
         );
         for (column, name) in self.columns.iter().enumerate() {
@@ -123,7 +127,8 @@ impl HeatMap<'_> {
         let _ = writeln!(
             svg,
             "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\" fill=\"rgb({r},{g},{b})\"/>\
-             <text class=\"{ink}\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{value:.digits$}</text>",
+             <text class=\"{ink}\" x=\"{}\" y=\"{}\" \
+             text-anchor=\"middle\">{value:.digits$}</text>",
             size.0 - 1,
             size.1 - 1,
             x + size.0 / 2,

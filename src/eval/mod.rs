@@ -2,9 +2,10 @@
 
 pub mod answers;
 mod html;
-pub mod perplexity;
+pub(crate) mod perplexity;
 pub mod questions;
 pub mod routing;
-pub mod statistics;
+pub(crate) mod statistics;
+pub(crate) mod understanding;
 
-pub use perplexity::{Perplexity, perplexity};
+pub use perplexity::perplexity;

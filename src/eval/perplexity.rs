@@ -1,4 +1,5 @@
-//! How well a model predicts a text: the summed cross-entropy over windows that are scored each alone.
+//! How well a model predicts a text: the summed cross-entropy over windows that are scored each
+//! alone.
 
 use crate::model::{Batch, Model, Workspace};
 use crate::ops::{Operations, Planner};
@@ -18,14 +19,14 @@ pub struct Perplexity {
 
 impl Perplexity {
     /// `exp(nll / tokens)`: among how many equally probable tokens the model hesitates.
-    pub fn value(&self) -> f64 {
+    pub(crate) fn value(&self) -> f64 {
         (self.nll / self.tokens as f64).exp()
     }
 }
 
-/// Cuts `ids` into consecutive windows of `max_length` (the last may be shorter) and scores ids 2.. of each, given only the
-/// ids before them in the same window. Errors: windows that are too short or longer than the model's context, tokens
-/// outside the vocabulary.
+/// Cuts `ids` into consecutive windows of `max_length` (the last may be shorter) and scores ids 2..
+/// of each, given only the ids before them in the same window. Errors: windows that are too short
+/// or longer than the model's context, tokens outside the vocabulary.
 pub fn perplexity<D: Operations + Planner>(
     device: &D,
     model: &Model<D>,
@@ -36,7 +37,8 @@ pub fn perplexity<D: Operations + Planner>(
     let longest = model.config.max_position_embeddings.saturating_add(1);
     ensure!(
         (2..=longest).contains(&max_length),
-        "max-length is {max_length}, expected 2 to {longest} (the model's context and the id after it)"
+        "max-length is {max_length}, expected 2 to {longest} (the model's context and the id after \
+         it)"
     );
     let batches = batches(ids, max_length)?;
     let rows = batches.iter().map(|batch| batch.tokens.len()).max();

@@ -35,10 +35,10 @@ pub enum Expected {
 }
 
 /// Name under which questions to refuse are counted, like an office's.
-pub const REFUSALS: &str = "ausserhalb";
+pub(crate) const REFUSALS: &str = "ausserhalb";
 
 impl Question {
-    /// The office's id, or [`REFUSALS`].
+    /// The office's id, or `REFUSALS`.
     pub fn office(&self) -> &str {
         match &self.expected {
             Expected::Service { office, .. } => office,
@@ -71,7 +71,8 @@ struct Line {
 /// Reads a file of questions; empty lines are skipped.
 ///
 /// # Errors
-/// If the file cannot be read or holds no question, or a line is malformed: the error names file and line.
+/// If the file cannot be read or holds no question, or a line is malformed: the error names file
+/// and line.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -83,7 +84,8 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
         let place = || format!("{}:{}", path.display(), index + 1);
         let parsed: Line = serde_json::from_str(line).with_context(|| {
             format!(
-                "{}: expected {{\"question\", \"office\", \"service\", \"expect\": [...]}} or {{\"question\", \"expect_refusal\": true}}",
+                "{}: expected {{\"question\", \"office\", \"service\", \"expect\": [...]}} or \
+                 {{\"question\", \"expect_refusal\": true}}",
                 place()
             )
         })?;
@@ -105,11 +107,13 @@ fn check(line: Line, number: usize) -> Result<Question> {
     let expected = match (line.expect_refusal, line.office, line.service) {
         (true, None, None) => Expected::Refusal,
         (true, ..) => bail!(
-            "\"expect_refusal\" stands beside \"office\" or \"service\": a question has either a service or none"
+            "\"expect_refusal\" stands beside \"office\" or \"service\": a question has either a \
+             service or none"
         ),
         (false, Some(office), Some(service)) => Expected::Service { office, service },
         (false, ..) => bail!(
-            "expected both \"office\" and \"service\", or \"expect_refusal\": true for a question that none of the offices answers"
+            "expected both \"office\" and \"service\", or \"expect_refusal\": true for a question \
+             that none of the offices answers"
         ),
     };
     ensure!(
@@ -131,7 +135,8 @@ fn check(line: Line, number: usize) -> Result<Question> {
             parts
                 .iter()
                 .all(|part| part.chars().any(char::is_alphanumeric)),
-            "\"expect\" holds \"{entry}\": an alternative without letters or digits would be found in no answer"
+            "\"expect\" holds \"{entry}\": an alternative without letters or digits would be found \
+             in no answer"
         );
     }
     Ok(Question {
@@ -173,7 +178,8 @@ pub fn check_services(path: &Path, questions: &[Question], knowledge: &Knowledge
                     .collect();
                 match own.is_empty() {
                     true => bail!(
-                        "{place}: there is no office \"{office}\" and no service \"{service}\" in the knowledge base"
+                        "{place}: there is no office \"{office}\" and no service \"{service}\" in \
+                         the knowledge base"
                     ),
                     false => bail!(
                         "{place}: there is no service \"{service}\"; {office} has {}",
@@ -200,7 +206,8 @@ mod tests {
     #[test]
     fn both_kinds_of_lines_are_read() {
         let questions = read(
-            "{\"question\":\" Wo? \",\"office\":\"a\",\"service\":\"s\",\"expect\":[\"zwei Wochen|14 Tage\",\"Amt\"]}\n\n{\"question\":\"Na?\",\"expect_refusal\":true}\n",
+            "{\"question\":\" Wo? \",\"office\":\"a\",\"service\":\"s\",\"expect\":[\"zwei \
+             Wochen|14 Tage\",\"Amt\"]}\n\n{\"question\":\"Na?\",\"expect_refusal\":true}\n",
         )
         .unwrap();
         assert_eq!(questions[0].question, "Wo?");

@@ -1,14 +1,16 @@
-//! Which expert serves what: counts of the router's choices by layer, office and kind of token, and what they amount to.
+//! Which expert serves what: counts of the router's choices by layer, office and kind of token, and
+//! what they amount to.
 //!
-//! Every token is counted once for each expert that serves it, so each layer's counts sum to tokens times experts per token.
+//! Every token is counted once for each expert that serves it, so each layer's counts sum to tokens
+//! times experts per token.
 
 mod classes;
 mod measures;
 mod report;
 
 pub use classes::{TokenClass, classify};
-pub use measures::{Information, entropy_bits, load_balancing_loss, mutual_information};
-pub use report::{html, table};
+pub(crate) use measures::{Information, entropy_bits, load_balancing_loss, mutual_information};
+pub(crate) use report::{html, table};
 
 use crate::model::{Batch, LayerRoutes, Model, ModelConfig, Workspace};
 use crate::ops::{IGNORE_TARGET, Operations, Planner};
@@ -16,7 +18,8 @@ use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-/// Tokens computed at once; every layer keeps its activations, so a batch is smaller than elsewhere.
+/// Tokens computed at once; every layer keeps its activations, so a batch is smaller than
+/// elsewhere.
 const BATCH_TOKENS: usize = 1024;
 
 /// A text and the office it is about.
@@ -40,7 +43,8 @@ pub struct Corpus {
 /// How to analyse.
 #[derive(Clone, Copy, Debug)]
 pub struct RoutingSettings {
-    /// How often the office labels are shuffled among the texts, for the baseline of the mutual information.
+    /// How often the office labels are shuffled among the texts, for the baseline of the mutual
+    /// information.
     pub permutations: usize,
     /// Seed of the shuffling.
     pub seed: u64,
@@ -79,7 +83,8 @@ pub struct TopToken {
     pub text: String,
     /// How often this expert served it.
     pub count: u64,
-    /// Pointwise mutual information with the expert, in bits: `log2(n(t,e) n / (n(t) n(e)))` over the layer's choices.
+    /// Pointwise mutual information with the expert, in bits: `log2(n(t,e) n / (n(t) n(e)))` over
+    /// the layer's choices.
     pub pmi_bits: f64,
 }
 
@@ -98,7 +103,8 @@ pub struct LayerReport {
     pub min_over_mean: f64,
     /// Entropy of the load over the experts; `log2 E` is balanced.
     pub entropy_bits: f64,
-    /// Mean over the tokens of the entropy of the router's probabilities: 0 where it is always sure.
+    /// Mean over the tokens of the entropy of the router's probabilities: 0 where it is always
+    /// sure.
     pub router_entropy_bits: f64,
     /// Transformers' load-balancing loss of this layer alone; K is balanced.
     pub aux_loss: f64,
@@ -127,7 +133,8 @@ pub struct RoutingReport {
     pub experts: usize,
     /// Experts that serve a token, K.
     pub experts_per_token: usize,
-    /// Transformers' `load_balancing_loss_func` over all layers and tokens at once; K is balanced, E is one expert for all.
+    /// Transformers' `load_balancing_loss_func` over all layers and tokens at once; K is balanced,
+    /// E is one expert for all.
     pub aux_loss: f64,
     /// The offices.
     pub offices: Vec<Group>,
@@ -152,11 +159,12 @@ struct LayerCounts {
     by_token: Vec<u32>,
 }
 
-/// Runs all texts through the model and analyses where its router sends them. `progress` is called with the number of finished
-/// texts.
+/// Runs all texts through the model and analyses where its router sends them. `progress` is called
+/// with the number of finished texts.
 ///
 /// # Errors
-/// If there is no token, an office index is out of range, a token is outside the vocabulary, or the device fails.
+/// If there is no token, an office index is out of range, a token is outside the vocabulary, or the
+/// device fails.
 pub fn routing<D: Operations + Planner>(
     device: &D,
     model: &Model<D>,
@@ -358,8 +366,8 @@ impl Analysis<'_> {
         })
     }
 
-    /// The tokens that an expert serves more than its share of all choices would be, the most peculiar first; of equals the more
-    /// frequent.
+    /// The tokens that an expert serves more than its share of all choices would be, the most
+    /// peculiar first; of equals the more frequent.
     fn top_tokens(
         &self,
         expert: usize,

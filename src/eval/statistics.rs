@@ -7,12 +7,13 @@ use serde::Serialize;
 /// The 97.5th percentile of the normal distribution: both tails together leave 5 percent outside.
 const Z: f64 = 1.959_963_984_540_054;
 
-/// Samples drawn with replacement for a mean's interval: enough that its ends move by less than a percent of its width.
+/// Samples drawn with replacement for a mean's interval: enough that its ends move by less than a
+/// percent of its width.
 const RESAMPLES: usize = 2000;
 
 /// How many of how many, with a 95% confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Share {
+pub(crate) struct Share {
     /// Those that have the property.
     pub count: usize,
     /// Those that were asked.
@@ -27,7 +28,7 @@ pub struct Share {
 
 impl Share {
     /// Counts the `true`s.
-    pub fn of(values: impl IntoIterator<Item = bool>) -> Share {
+    pub(crate) fn of(values: impl IntoIterator<Item = bool>) -> Share {
         let (mut count, mut of) = (0, 0);
         for value in values {
             count += usize::from(value);
@@ -36,9 +37,9 @@ impl Share {
         Share::new(count, of)
     }
 
-    /// Wilson's score interval (E. B. Wilson, "Probable Inference", 1927), which, unlike the normal approximation, holds for
-    /// shares near 0 and 1 and for few cases.
-    pub fn new(count: usize, of: usize) -> Share {
+    /// Wilson's score interval (E. B. Wilson, "Probable Inference", 1927), which, unlike the normal
+    /// approximation, holds for shares near 0 and 1 and for few cases.
+    pub(crate) fn new(count: usize, of: usize) -> Share {
         if of == 0 {
             return Share {
                 count,
@@ -65,7 +66,7 @@ impl Share {
 
 /// A mean with a 95% confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Mean {
+pub(crate) struct Mean {
     /// Number of values.
     pub of: usize,
     /// Their mean; `None` of nothing.
@@ -77,9 +78,9 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// The interval is the percentile bootstrap's: the middle 95 percent of the means of samples drawn from the values with
-    /// replacement. The same values and seed give the same interval.
-    pub fn new(values: &[f64], seed: u64) -> Mean {
+    /// The interval is the percentile bootstrap's: the middle 95 percent of the means of samples
+    /// drawn from the values with replacement. The same values and seed give the same interval.
+    pub(crate) fn new(values: &[f64], seed: u64) -> Mean {
         if values.is_empty() {
             return Mean {
                 of: 0,
@@ -107,7 +108,7 @@ impl Mean {
 }
 
 /// The nearest-rank percentile of sorted values; 0 of nothing.
-pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
     sorted
         .get(rank.saturating_sub(1).min(sorted.len().saturating_sub(1)))
@@ -115,7 +116,8 @@ pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// A number below `bound` by the multiply-shift method; its bias of `bound / 2^64` is far below what is measured here.
+/// A number below `bound` by the multiply-shift method; its bias of `bound / 2^64` is far below
+/// what is measured here.
 pub(super) fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
     ((u128::from(random.next_u64()) * bound as u128) >> 64) as usize
 }
@@ -126,7 +128,8 @@ mod tests {
 
     #[test]
     fn wilson_intervals_are_those_of_the_literature() {
-        // Newcombe (1998), table I: 81/263 gives 0.2553 to 0.3662, 15/148 gives 0.0624 to 0.1605, 1/29 gives 0.0061 to 0.1718.
+        // Newcombe (1998), table I: 81/263 gives 0.2553 to 0.3662, 15/148 gives 0.0624 to 0.1605,
+        // 1/29 gives 0.0061 to 0.1718.
         for (count, of, low, high) in [
             (81, 263, 0.2553, 0.3662),
             (15, 148, 0.0624, 0.1605),

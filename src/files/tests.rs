@@ -53,7 +53,8 @@ impl Place {
 /// Prepares what a process killed at some point leaves.
 type Killed = fn(&Place);
 
-/// Every point at which a replacement of "old" by "new" can be killed, with what a reader finds then.
+/// Every point at which a replacement of "old" by "new" can be killed, with what a reader finds
+/// then.
 const KILLED: [(&str, Killed, &str); 6] = [
     (
         "before the first byte",
@@ -239,6 +240,18 @@ fn a_file_is_replaced_whole_and_after_a_kill() {
     replace_file(&file, b"two").unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), "two");
     assert_eq!(place.names(), ["run.json"]);
+}
+
+#[test]
+fn a_file_in_a_missing_folder_is_named() {
+    let place = Place::new();
+    let error = replace_file(&place.path("no/such/run.json"), b"one").unwrap_err();
+    let error = format!("{error:#}");
+    assert!(
+        error.contains("cannot write") && error.contains("run.json"),
+        "{error}"
+    );
+    assert!(place.names().is_empty());
 }
 
 #[test]

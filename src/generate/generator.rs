@@ -1,7 +1,7 @@
 //! One text continued: the model reads the prompt, then token after token over the KV cache.
 
-use super::sampling::SamplingSettings;
 use super::scheduler::{Scheduler, SequenceEvent, check_prompt};
+use super::settings::{Finish, GenerateSettings};
 use super::text::{TokenText, prompt_ids};
 use crate::model::Model;
 use crate::ops::{Operations, Planner};
@@ -10,43 +10,13 @@ use anyhow::Result;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// How to continue a text.
-#[derive(Clone, Debug, Default)]
-pub struct GenerateSettings {
-    /// How each token is chosen.
-    pub sampling: SamplingSettings,
-    /// Most new tokens; `None`: until the context is full.
-    pub max_new_tokens: Option<usize>,
-    /// The token that ends a text, e.g. `<|endoftext|>`; `None`: none does.
-    pub end_token: Option<u32>,
-    /// Strings that end a text, not shown themselves; only for [`Generator::generate_text`].
-    pub stop_strings: Vec<String>,
-    /// Drop white space at both ends of the text; only for [`Generator::generate_text`].
-    pub trim: bool,
-}
-
-/// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Finish {
-    /// The model said so.
-    EndOfText,
-    /// A stop string came.
-    StopString,
-    /// As many tokens as were asked for.
-    MaxNewTokens,
-    /// Prompt and text fill the model's context.
-    ContextFull,
-    /// The caller had enough.
-    Cancelled,
-}
-
 /// A continued text.
 #[derive(Clone, Debug)]
 pub struct GenerateOutput {
     /// What was shown; empty from [`Generator::generate_ids`].
     pub text: String,
-    /// The new tokens, with the end token where that came, as Transformers' `generate` returns them.
+    /// The new tokens, with the end token where that came, as Transformers' `generate` returns
+    /// them.
     pub token_ids: Vec<u32>,
     /// The prompt as the model saw it.
     pub prompt_token_ids: Vec<u32>,
@@ -60,15 +30,15 @@ pub struct GenerateOutput {
 
 impl GenerateOutput {
     /// Decoding speed; `None` where there was at most one new token.
-    pub fn decode_tokens_per_second(&self) -> Option<f64> {
+    pub(crate) fn decode_tokens_per_second(&self) -> Option<f64> {
         let steps = self.token_ids.len().checked_sub(1).filter(|&n| n > 0)?;
         let seconds = self.decode.as_secs_f64();
         (seconds > 0.0).then(|| steps as f64 / seconds)
     }
 }
 
-/// A model ready to continue one text at a time. Keeps the last text's keys and values, so that a prompt which begins the
-/// same way (the next turn of a chat) costs only what is new.
+/// A model ready to continue one text at a time. Keeps the last text's keys and values, so that a
+/// prompt which begins the same way (the next turn of a chat) costs only what is new.
 pub struct Generator<'a, D: Operations + Planner> {
     scheduler: Scheduler<'a, D>,
 }
@@ -85,15 +55,16 @@ impl<'a, D: Operations + Planner> Generator<'a, D> {
     }
 
     /// Most tokens of prompt and continuation together.
-    pub fn context(&self) -> usize {
+    pub(crate) fn context(&self) -> usize {
         self.scheduler.context()
     }
 
-    /// Continues the tokens of `prompt`. `on_token` sees each new token except the end token and may end the text.
+    /// Continues the tokens of `prompt`. `on_token` sees each new token except the end token and
+    /// may end the text.
     ///
     /// # Errors
-    /// If the prompt is empty, leaves no room or has tokens outside the vocabulary, the sampling settings are out of
-    /// range, the device fails, or `on_token` does.
+    /// If the prompt is empty, leaves no room or has tokens outside the vocabulary, the sampling
+    /// settings are out of range, the device fails, or `on_token` does.
     pub fn generate_ids(
         &mut self,
         prompt: &[u32],
@@ -155,12 +126,12 @@ impl<'a, D: Operations + Planner> Generator<'a, D> {
         }
     }
 
-    /// Continues `prompt` as a training example begins: after the separator token. `on_text` sees the text piece by
-    /// piece, as soon as characters are whole, and may end it.
+    /// Continues `prompt` as a training example begins: after the separator token. `on_text` sees
+    /// the text piece by piece, as soon as characters are whole, and may end it.
     ///
     /// # Errors
     /// As [`Generator::generate_ids`].
-    pub fn generate_text(
+    pub(crate) fn generate_text(
         &mut self,
         tokenizer: &Tokenizer,
         prompt: &str,

@@ -1,5 +1,5 @@
-//! Chooses the next token: repetition penalty, temperature, top-k, top-p, in the order and with the definitions of
-//! Transformers' logits processors; then a draw from a seeded generator.
+//! Chooses the next token: repetition penalty, temperature, top-k, top-p, in the order and with the
+//! definitions of Transformers' logits processors; then a draw from a seeded generator.
 
 use anyhow::{Context, Result, ensure};
 use rand::{Rng, SeedableRng};
@@ -14,9 +14,11 @@ pub struct SamplingSettings {
     pub temperature: f32,
     /// Only this many most probable tokens stay (and those equal to the last of them); 0: all.
     pub top_k: usize,
-    /// Only the most probable tokens that together reach this probability stay, at least one; 1: all.
+    /// Only the most probable tokens that together reach this probability stay, at least one; 1:
+    /// all.
     pub top_p: f32,
-    /// Logits of tokens that already stand in prompt or answer are divided by it if positive, multiplied if negative; 1: off.
+    /// Logits of tokens that already stand in prompt or answer are divided by it if positive,
+    /// multiplied if negative; 1: off.
     pub repetition_penalty: f32,
     /// The same seed gives the same tokens.
     pub seed: u64,
@@ -36,7 +38,7 @@ impl Default for SamplingSettings {
 
 impl SamplingSettings {
     /// Errors: a value outside its range, by name.
-    pub fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let Self {
             temperature,
             top_p,
@@ -53,7 +55,8 @@ impl SamplingSettings {
         );
         ensure!(
             repetition_penalty.is_finite() && repetition_penalty > 0.0,
-            "repetition penalty is {repetition_penalty}, expected a number above 0 (1 changes nothing)"
+            "repetition penalty is {repetition_penalty}, expected a number above 0 (1 changes \
+             nothing)"
         );
         Ok(())
     }
@@ -61,7 +64,7 @@ impl SamplingSettings {
 
 /// A token that can still be drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Its id.
     pub token: u32,
     /// Its logit, after penalty and temperature.
@@ -76,7 +79,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// Errors: settings outside their ranges.
-    pub fn new(settings: SamplingSettings) -> Result<Self> {
+    pub(crate) fn new(settings: SamplingSettings) -> Result<Self> {
         settings.validate()?;
         Ok(Self {
             settings,
@@ -84,9 +87,10 @@ impl Sampler {
         })
     }
 
-    /// The next token after `context` (prompt and answer so far), whose logits `[V]` are changed by the penalty.
+    /// The next token after `context` (prompt and answer so far), whose logits `[V]` are changed by
+    /// the penalty.
     /// Errors: logits that are not finite, or none; a context token outside the vocabulary.
-    pub fn next(&mut self, logits: &mut [f32], context: &[u32]) -> Result<u32> {
+    pub(crate) fn next(&mut self, logits: &mut [f32], context: &[u32]) -> Result<u32> {
         ensure!(
             logits.iter().all(|logit| logit.is_finite()),
             "the model's logits hold NaN or infinity: the checkpoint is damaged, use another one"
@@ -148,8 +152,9 @@ fn greedy(logits: &[f32]) -> u32 {
     (0..).zip(logits.iter().copied()).fold(first, better).0
 }
 
-/// The tokens that temperature, top-k and top-p leave (temperature above 0), the most probable first where either limit is on.
-pub fn candidates(logits: &[f32], settings: &SamplingSettings) -> Vec<Candidate> {
+/// The tokens that temperature, top-k and top-p leave (temperature above 0), the most probable
+/// first where either limit is on.
+pub(crate) fn candidates(logits: &[f32], settings: &SamplingSettings) -> Vec<Candidate> {
     let temperature = settings.temperature;
     let scaled = (0..).zip(logits).map(|(token, logit)| Candidate {
         token,
@@ -170,9 +175,9 @@ pub fn candidates(logits: &[f32], settings: &SamplingSettings) -> Vec<Candidate>
     if settings.top_p == 1.0 {
         return scaled.collect();
     }
-    // Of 50,000 tokens all but a few hundred are too improbable to matter: they are summed, and never sorted. What is left out
-    // here weighs less than (1 - p) / tokens each, beside a highest weight of 1, so together less than the part of the sum that
-    // top-p cuts off anyway.
+    // Of 50,000 tokens all but a few hundred are too improbable to matter: they are summed, and
+    // never sorted. What is left out here weighs less than (1 - p) / tokens each, beside a highest
+    // weight of 1, so together less than the part of the sum that top-p cuts off anyway.
     let highest = scale(
         logits.iter().copied().fold(f32::NEG_INFINITY, f32::max),
         temperature,
@@ -191,8 +196,9 @@ fn scale(logit: f32, temperature: f32) -> f32 {
     (logit / temperature).clamp(f32::MIN, f32::MAX)
 }
 
-/// The sum of `e^(scaled logit - highest)` over all tokens, within 1e-6 of itself. Lane by lane, so that the compiler makes
-/// vector instructions of it: the exponentials of a whole vocabulary, one by one, would take a tenth of a token's time.
+/// The sum of `e^(scaled logit - highest)` over all tokens, within 1e-6 of itself. Lane by lane, so
+/// that the compiler makes vector instructions of it: the exponentials of a whole vocabulary, one
+/// by one, would take a tenth of a token's time.
 fn total_weight(logits: &[f32], temperature: f32, highest: f32) -> f64 {
     const LANES: usize = 16;
     let weight = |logit: f32| small_exp(scale(logit, temperature) - highest);
@@ -211,8 +217,9 @@ fn total_weight(logits: &[f32], temperature: f32, highest: f32) -> f64 {
     total + rest.iter().map(|l| f64::from(weight(*l))).sum::<f64>()
 }
 
-/// `e^x` for `x` up to 0, within 3 units in the last place; below -87 it is 1e-38 or so. `x` is split into whole halvings and
-/// a rest, for which a polynomial of degree 6 stands (Cephes' `expf`).
+/// `e^x` for `x` up to 0, within 3 units in the last place; below -87 it is 1e-38 or so. `x` is
+/// split into whole halvings and a rest, for which a polynomial of degree 6 stands (Cephes'
+/// `expf`).
 #[inline(always)]
 fn small_exp(x: f32) -> f32 {
     let x = x.max(-87.0);
@@ -232,7 +239,8 @@ fn small_exp(x: f32) -> f32 {
     (p * r * r + r + 1.0) * f32::from_bits(exponent << 23)
 }
 
-/// By falling logit, then by rising id: a total order, so that sorting never depends on the algorithm.
+/// By falling logit, then by rising id: a total order, so that sorting never depends on the
+/// algorithm.
 fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
 }
@@ -244,8 +252,8 @@ fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
     candidates.sort_unstable_by(by_rank);
 }
 
-/// Keeps each candidate before which less than `p` of the probability lies, sorted. Weights are `e^(logit - highest)`, `total`
-/// is their sum over all tokens. Sorts no more than it must.
+/// Keeps each candidate before which less than `p` of the probability lies, sorted. Weights are
+/// `e^(logit - highest)`, `total` is their sum over all tokens. Sorts no more than it must.
 fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64, highest: f32, total: f64) {
     let weight = |candidate: &Candidate| f64::from(candidate.logit - highest).exp();
     let enough = p * total;
@@ -295,7 +303,8 @@ mod tests {
         kept
     }
 
-    /// The definition, by a whole sort: is in the k highest values (ties with the k-th stay); then has less than p before it.
+    /// The definition, by a whole sort: is in the k highest values (ties with the k-th stay); then
+    /// has less than p before it.
     fn kept_by_definition(logits: &[f32], settings: &SamplingSettings) -> Vec<u32> {
         let scaled: Vec<f32> = logits.iter().map(|l| l / settings.temperature).collect();
         let mut values = scaled.clone();

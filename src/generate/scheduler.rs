@@ -1,14 +1,16 @@
-//! The decode loop: continuous batching over one model. Sequences join and leave between steps. One decode pass makes the
-//! next token of all of them, so a weight is read once per step and not once per sequence.
+//! The decode loop: continuous batching over one model. Sequences join and leave between steps. One
+//! decode pass makes the next token of all of them, so a weight is read once per step and not once
+//! per sequence.
 //!
-//! On the CPU a sequence's logits have the same bits whoever else is there, because no pass has more rows than the
-//! products that work row by row take (64). Devices that choose another product for more rows round differently; there
-//! a sequence's tokens may depend on its company where two candidates are equal to within rounding.
+//! On the CPU a sequence's logits have the same bits whoever else is there, because no pass has
+//! more rows than the products that work row by row take (64). Devices that choose another product
+//! for more rows round differently; there a sequence's tokens may depend on its company where two
+//! candidates are equal to within rounding.
 //!
 //! [`Generator`](super::Generator) drives a scheduler with room for one sequence.
 
-use super::generator::{Finish, GenerateSettings};
 use super::sampling::Sampler;
+use super::settings::{Finish, GenerateSettings};
 use crate::model::{KvCache, Model, Workspace};
 use crate::ops::{Operations, Planner};
 use anyhow::{Error, Result, bail, ensure};
@@ -17,12 +19,14 @@ use rayon::prelude::*;
 /// Most sequences of a batch: the rows that a pass may have without changing the bits of any.
 pub const MAX_SEQUENCES: usize = 64;
 
-/// Prompt tokens of one prefill pass: enough to read each weight for many of them, and no more than the CPU's products
-/// that work row by row take, so a prompt has the same bits however it is cut (after a shared prefix, beside others).
+/// Prompt tokens of one prefill pass: enough to read each weight for many of them, and no more than
+/// the CPU's products that work row by row take, so a prompt has the same bits however it is cut
+/// (after a shared prefix, beside others).
 const PREFILL_TOKENS: usize = 64;
 
-/// Prompt tokens per step where several sequences share the scheduler: two questions of usual length. More would delay
-/// the running sequences noticeably, fewer would keep newcomers waiting while others finish.
+/// Prompt tokens per step where several sequences share the scheduler: two questions of usual
+/// length. More would delay the running sequences noticeably, fewer would keep newcomers waiting
+/// while others finish.
 const PREFILL_TOKENS_PER_STEP: usize = 2 * PREFILL_TOKENS;
 
 /// Number of a sequence, never used again by the same scheduler.
@@ -96,8 +100,8 @@ pub struct Scheduler<'a, D: Operations + Planner> {
 }
 
 impl<'a, D: Operations + Planner> Scheduler<'a, D> {
-    /// Room for `max_sequences` sequences, each up to the model's context. A sequence's cache is made when it is first
-    /// needed.
+    /// Room for `max_sequences` sequences, each up to the model's context. A sequence's cache is
+    /// made when it is first needed.
     ///
     /// # Errors
     /// If `max_sequences` is not 1 to [`MAX_SEQUENCES`], or there is no memory.
@@ -124,12 +128,12 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
         })
     }
 
-    /// Room for one sequence, whose cache is made now and kept with what it holds: a prompt that begins as the last
-    /// sequence did costs only what is new.
+    /// Room for one sequence, whose cache is made now and kept with what it holds: a prompt that
+    /// begins as the last sequence did costs only what is new.
     ///
     /// # Errors
     /// If there is no memory.
-    pub fn single(device: &'a D, model: &'a Model<D>) -> Result<Self> {
+    pub(crate) fn single(device: &'a D, model: &'a Model<D>) -> Result<Self> {
         let config = &model.config;
         let cache = KvCache::new(device, config, config.max_position_embeddings)?;
         let mut scheduler = Self::new(device, model, 1)?;
@@ -156,15 +160,17 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
     }
 
     /// Most tokens of a prompt and its continuation together.
-    pub fn context(&self) -> usize {
+    pub(crate) fn context(&self) -> usize {
         self.model.config.max_position_embeddings
     }
 
-    /// Lets a sequence join; the next step works on it. Stop strings and trimming are the caller's business.
+    /// Lets a sequence join; the next step works on it. Stop strings and trimming are the caller's
+    /// business.
     ///
     /// # Errors
-    /// If there is no room, the prompt is empty, leaves no room or has tokens outside the vocabulary, no token is asked
-    /// for, the sampling settings are out of range, or there is no memory for a cache.
+    /// If there is no room, the prompt is empty, leaves no room or has tokens outside the
+    /// vocabulary, no token is asked for, the sampling settings are out of range, or there is no
+    /// memory for a cache.
     pub fn join(&mut self, prompt: &[u32], settings: &GenerateSettings) -> Result<SequenceId> {
         ensure!(
             self.has_room(),
@@ -206,8 +212,8 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
             let Sequence {
                 cache, mut context, ..
             } = self.sequences.remove(index);
-            // Nothing is shared between sequences of a batch: which cache is free depends on who left last, and the
-            // time of an answer must not tell one citizen what another asked.
+            // Nothing is shared between sequences of a batch: which cache is free depends on who
+            // left last, and the time of an answer must not tell one citizen what another asked.
             let kept = if self.max_sequences == 1 {
                 cache.len()
             } else {
@@ -221,8 +227,8 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
         }
     }
 
-    /// Makes the next token of all running sequences, then reads on in the prompts of those that came last. Nothing to
-    /// do is no error.
+    /// Makes the next token of all running sequences, then reads on in the prompts of those that
+    /// came last. Nothing to do is no error.
     ///
     /// # Errors
     /// If the device fails; then all sequences are lost.

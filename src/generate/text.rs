@@ -1,28 +1,28 @@
-//! The two ends of an answer: a citizen's question as the prompt that training examples begin with, and pieces of generated
-//! text as what is shown.
+//! The two ends of an answer: a citizen's question as the prompt that training examples begin with,
+//! and pieces of generated text as what is shown.
 
 use crate::tokenizer::{DecodeStream, Tokenizer};
 use anyhow::{Result, ensure};
 
 /// What every question of the training set begins with.
-pub const QUESTION: &str = "Frage:";
+pub(crate) const QUESTION: &str = "Frage:";
 /// What every answer of the training set begins with.
-pub const ANSWER: &str = "Antwort:";
+pub(crate) const ANSWER: &str = "Antwort:";
 /// Where a further question begins, the answer before it is over.
-pub const NEXT_QUESTION: &str = "\nFrage:";
+pub(crate) const NEXT_QUESTION: &str = "\nFrage:";
 
 /// One part of a text laid out as the training set is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part<'t> {
+pub(crate) enum Part<'t> {
     /// What stands behind a `Frage:`, or before any label.
     Question(&'t str),
     /// What stands behind an `Antwort:`.
     Answer(&'t str),
 }
 
-/// Reads `Frage: ... Antwort: ...`, any number of times. Parts are trimmed; empty ones are left out. A text without labels is one
-/// question.
-pub fn parse_dialogue(text: &str) -> Vec<Part<'_>> {
+/// Reads `Frage: ... Antwort: ...`, any number of times. Parts are trimmed; empty ones are left
+/// out. A text without labels is one question.
+pub(crate) fn parse_dialogue(text: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     for turn in text.split(QUESTION) {
         let (question, answer) = turn.split_once(ANSWER).unwrap_or((turn, ""));
@@ -36,13 +36,14 @@ pub fn parse_dialogue(text: &str) -> Vec<Part<'_>> {
     parts
 }
 
-/// The prompt for `question`: `Frage: {question}\nAntwort:`. A text that already has this form stays as it is, one
-/// without the answer's beginning gets it. White space at both ends goes: the space after `Antwort:` belongs to the
-/// answer's first token, and a prompt that ends with it would make the model begin with a token it never saw there.
+/// The prompt for `question`: `Frage: {question}\nAntwort:`. A text that already has this form
+/// stays as it is, one without the answer's beginning gets it. White space at both ends goes: the
+/// space after `Antwort:` belongs to the answer's first token, and a prompt that ends with it would
+/// make the model begin with a token it never saw there.
 ///
 /// # Errors
 /// If nothing is asked.
-pub fn question_prompt(question: &str) -> Result<String> {
+pub(crate) fn question_prompt(question: &str) -> Result<String> {
     let text = question.trim();
     ensure!(
         matches!(parse_dialogue(text).first(), Some(Part::Question(_))),
@@ -59,21 +60,22 @@ pub fn question_prompt(question: &str) -> Result<String> {
 ///
 /// # Errors
 /// If the tokenizer fails.
-pub fn prompt_ids(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
+pub(crate) fn prompt_ids(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
     let mut ids = vec![tokenizer.end_of_text()];
     ids.extend(tokenizer.encode(prompt)?);
     Ok(ids)
 }
 
-/// Turns generated tokens into the text that is shown: whole characters, up to a stop string, trimmed where wanted.
-pub struct TokenText<'t> {
+/// Turns generated tokens into the text that is shown: whole characters, up to a stop string,
+/// trimmed where wanted.
+pub(crate) struct TokenText<'t> {
     decoder: DecodeStream<'t>,
     stream: TextStream,
 }
 
 impl<'t> TokenText<'t> {
     /// `stops` and `trim` as in [`TextStream::new`].
-    pub fn new(tokenizer: &'t Tokenizer, stops: &[String], trim: bool) -> Self {
+    pub(crate) fn new(tokenizer: &'t Tokenizer, stops: &[String], trim: bool) -> Self {
         Self {
             decoder: tokenizer.decode_stream(),
             stream: TextStream::new(stops, trim),
@@ -84,31 +86,32 @@ impl<'t> TokenText<'t> {
     ///
     /// # Errors
     /// If the token is outside the vocabulary.
-    pub fn push(&mut self, token: u32) -> Result<String> {
+    pub(crate) fn push(&mut self, token: u32) -> Result<String> {
         Ok(self.stream.push(&self.decoder.push(token)?))
     }
 
     /// The end of the text: what was held back after all.
-    pub fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> String {
         let mut rest = self.stream.push(&self.decoder.finish());
         rest.push_str(&self.stream.finish());
         rest
     }
 
     /// Whether a stop string came, or the end.
-    pub fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.stream.stopped()
     }
 
     /// Everything shown so far.
-    pub fn shown(&self) -> &str {
+    pub(crate) fn shown(&self) -> &str {
         self.stream.text()
     }
 }
 
-/// Passes generated text on piece by piece, except what must not be shown: everything from a stop string on, and, when
-/// trimming, white space at both ends. A piece that may be the beginning of either is held back until that is clear.
-pub struct TextStream {
+/// Passes generated text on piece by piece, except what must not be shown: everything from a stop
+/// string on, and, when trimming, white space at both ends. A piece that may be the beginning of
+/// either is held back until that is clear.
+pub(crate) struct TextStream {
     stops: Vec<String>,
     trim: bool,
     started: bool,
@@ -118,8 +121,9 @@ pub struct TextStream {
 }
 
 impl TextStream {
-    /// `stops`: strings that end the answer, empty ones are ignored; `trim`: drop white space at both ends.
-    pub fn new(stops: &[String], trim: bool) -> Self {
+    /// `stops`: strings that end the answer, empty ones are ignored; `trim`: drop white space at
+    /// both ends.
+    pub(crate) fn new(stops: &[String], trim: bool) -> Self {
         Self {
             stops: stops
                 .iter()
@@ -135,7 +139,7 @@ impl TextStream {
     }
 
     /// Takes generated text; returns what can be shown now.
-    pub fn push(&mut self, piece: &str) -> String {
+    pub(crate) fn push(&mut self, piece: &str) -> String {
         if self.stopped {
             return String::new();
         }
@@ -150,18 +154,18 @@ impl TextStream {
     }
 
     /// The end of the text: what was held back after all.
-    pub fn finish(&mut self) -> String {
+    pub(crate) fn finish(&mut self) -> String {
         self.stopped = true;
         self.release(self.held.len())
     }
 
     /// Whether a stop string came, or the end.
-    pub fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.stopped
     }
 
     /// Everything shown so far.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 

@@ -33,7 +33,7 @@ pub struct Dictionary {
 
 /// How many words of a text a dictionary does not know.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Spelling {
+pub(crate) struct Spelling {
     /// Words looked at.
     pub words: u64,
     /// Words not known, each as often as it occurs.
@@ -44,7 +44,7 @@ pub struct Spelling {
 
 impl Spelling {
     /// Share of unknown words in percent.
-    pub fn percent(&self) -> f64 {
+    pub(crate) fn percent(&self) -> f64 {
         100.0 * self.unknown as f64 / self.words.max(1) as f64
     }
 }
@@ -55,7 +55,7 @@ impl Dictionary {
     ///
     /// # Errors
     /// When the given one cannot be read, and when what is found is damaged.
-    pub fn find(given: Option<&Path>, knowledge: &Path) -> Result<Option<Dictionary>> {
+    pub(crate) fn find(given: Option<&Path>, knowledge: &Path) -> Result<Option<Dictionary>> {
         if let Some(given) = given {
             let affixes = if given.is_dir() {
                 in_folder(given).with_context(|| {
@@ -97,7 +97,7 @@ impl Dictionary {
 
     /// Whether a word is known, as it stands or with a small first letter, whole or in the parts
     /// between its hyphens.
-    pub fn knows(&self, word: &str) -> bool {
+    pub(crate) fn knows(&self, word: &str) -> bool {
         if self.knows_whole(word) {
             return true;
         }
@@ -120,7 +120,7 @@ impl Dictionary {
     }
 
     /// Counts the unknown words of many texts. Every different word is looked up once.
-    pub fn spelling<'t>(&self, texts: impl ParallelIterator<Item = &'t str>) -> Spelling {
+    pub(crate) fn spelling<'t>(&self, texts: impl ParallelIterator<Item = &'t str>) -> Spelling {
         let counts = texts
             .fold(HashMap::new, |mut counts: HashMap<&str, u64>, text| {
                 for word in spelled_words(text) {
@@ -155,7 +155,7 @@ impl Dictionary {
 }
 
 /// The words of a text that have a spelling: no placeholders, figures, addresses.
-pub fn spelled_words(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn spelled_words(text: &str) -> impl Iterator<Item = &str> {
     text.split_whitespace()
         .filter(|token| !is_address(token))
         .flat_map(|token| {

@@ -6,10 +6,10 @@ use super::sentences::clauses;
 use std::collections::BTreeSet;
 
 /// A figure with its unit, evened out: `zwei Wochen` and `2 Wochen` give `("2", "woche")`.
-pub type Figure = (String, &'static str);
+pub(crate) type Figure = (String, &'static str);
 
 /// Every figure with a unit that stands in the text.
-pub fn figures(text: &str) -> BTreeSet<Figure> {
+pub(crate) fn figures(text: &str) -> BTreeSet<Figure> {
     let spaced = text
         .replace(['\u{a0}', '\u{202f}'], " ")
         .replace('%', " % ")
@@ -35,7 +35,7 @@ pub fn figures(text: &str) -> BTreeSet<Figure> {
 
 /// A figure with the words that lead up to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statement {
+pub(crate) struct Statement {
     /// The five words before the figure, folded.
     pub words: String,
     /// The figure.
@@ -43,7 +43,7 @@ pub struct Statement {
 }
 
 /// Every figure of a text that has five words before it in its clause.
-pub fn statements(text: &str) -> Vec<Statement> {
+pub(crate) fn statements(text: &str) -> Vec<Statement> {
     const LEADING: usize = 5;
     let mut found = Vec::new();
     for clause in clauses(text) {

@@ -60,7 +60,7 @@ const SPELLED_OUT: [&str; 53] = [
 ];
 
 /// Appends a letter; an umlaut or `ß` as two letters (`ä` as `ae`).
-pub fn push_spelled_out(text: &mut String, letter: char) {
+pub(crate) fn push_spelled_out(text: &mut String, letter: char) {
     match letter {
         'ä' => text.push_str("ae"),
         'ö' => text.push_str("oe"),
@@ -100,7 +100,7 @@ pub fn fold(text: &str) -> String {
 }
 
 /// The text as typed on a keyboard without umlauts: `Gebühr` becomes `Gebuehr`.
-pub fn spell_out_umlauts(text: &str) -> String {
+pub(crate) fn spell_out_umlauts(text: &str) -> String {
     let mut spelled = String::with_capacity(text.len());
     for letter in text.chars() {
         push_spelled_out(&mut spelled, letter);
@@ -110,7 +110,7 @@ pub fn spell_out_umlauts(text: &str) -> String {
 
 /// Words whose umlaut looks spelled out (`Gebuehr`). Placeholders and web addresses are passed
 /// over.
-pub fn spelled_out_umlauts(text: &str) -> Vec<String> {
+pub(crate) fn spelled_out_umlauts(text: &str) -> Vec<String> {
     let plain = text
         .split_whitespace()
         .filter(|token| !token.contains(['{', '@']) && !token.contains("://"));

@@ -23,7 +23,7 @@ const LOWERABLE: &str = " ab alle als am an anerkennt auch auf aus bei beim beko
 
 /// A preposition before a noun phrase in the dative, contracted where German does: `bei dem Pass`
 /// becomes `beim Pass`.
-pub fn with_dative(preposition: &str, noun_phrase: &str) -> String {
+pub(crate) fn with_dative(preposition: &str, noun_phrase: &str) -> String {
     for (before, article, contracted) in [
         ("bei", "dem ", "beim "),
         ("zu", "dem ", "zum "),
@@ -40,7 +40,7 @@ pub fn with_dative(preposition: &str, noun_phrase: &str) -> String {
 }
 
 /// A nominative article in the accusative: `der` becomes `den`, `die` and `das` stay.
-pub fn accusative(article: &str) -> &str {
+pub(crate) fn accusative(article: &str) -> &str {
     match article {
         "der" => "den",
         other => other,
@@ -48,7 +48,7 @@ pub fn accusative(article: &str) -> &str {
 }
 
 /// `a, b und c`; with semicolons where an item holds a comma of its own.
-pub fn list(items: &[&str]) -> String {
+pub(crate) fn list(items: &[&str]) -> String {
     let Some((last, before)) = items.split_last() else {
         return String::new();
     };
@@ -63,7 +63,7 @@ pub fn list(items: &[&str]) -> String {
 
 /// The sentence with its first word in lower case, if that word is not a noun or a name; otherwise
 /// `None`.
-pub fn lower_first(sentence: &str) -> Option<String> {
+pub(crate) fn lower_first(sentence: &str) -> Option<String> {
     let first = sentence.split([' ', ',', '?', ':']).next()?;
     // The polite address keeps its capital.
     if ["Sie", "Ihr", "Ihre", "Ihnen"].contains(&first) {
@@ -79,7 +79,7 @@ pub fn lower_first(sentence: &str) -> Option<String> {
 }
 
 /// The sentence with its first letter in upper case.
-pub fn upper_first(sentence: &str) -> String {
+pub(crate) fn upper_first(sentence: &str) -> String {
     let mut letters = sentence.chars();
     match letters.next() {
         Some(first) => first.to_uppercase().chain(letters).collect(),

@@ -17,13 +17,13 @@ const MONTHS: [&str; 12] = [
 ];
 
 /// The name of a month given as digits, `1` or `01` for January.
-pub fn month_name(digits: &str) -> Option<&'static str> {
+pub(crate) fn month_name(digits: &str) -> Option<&'static str> {
     let number: usize = digits.parse().ok()?;
     MONTHS.get(number.checked_sub(1)?).copied()
 }
 
 /// Whether a folded word is a month.
-pub fn is_month(folded: &str) -> bool {
+pub(crate) fn is_month(folded: &str) -> bool {
     folded == "maerz"
         || MONTHS
             .iter()

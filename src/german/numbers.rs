@@ -146,7 +146,7 @@ const DENIALS: [&str; 22] = [
 ];
 
 /// The digits of a number word, whatever its case.
-pub fn spelled_number(word: &str) -> Option<&'static str> {
+pub(crate) fn spelled_number(word: &str) -> Option<&'static str> {
     // The longest of them in bytes; most words of a text are out with that.
     if word.len() > "fünfzehn".len() {
         return None;
@@ -158,7 +158,7 @@ pub fn spelled_number(word: &str) -> Option<&'static str> {
 }
 
 /// The digits of a folded number word.
-pub fn folded_number(folded: &str) -> Option<&'static str> {
+pub(crate) fn folded_number(folded: &str) -> Option<&'static str> {
     let mut known = NUMBER_WORDS.iter();
     let (_, _, digits) = known.find(|(_, word, _)| *word == folded)?;
     Some(digits)
@@ -166,7 +166,7 @@ pub fn folded_number(folded: &str) -> Option<&'static str> {
 
 /// Whether a word states a figure, a deadline, a fee, a date, a paragraph, or an address: what must
 /// be exactly right.
-pub fn is_quantity(key: &str) -> bool {
+pub(crate) fn is_quantity(key: &str) -> bool {
     key.contains(|c: char| c.is_ascii_digit() || matches!(c, '§' | '€' | '%' | '@' | '{'))
         || key.contains("://")
         || key.starts_with("www.")
@@ -176,7 +176,7 @@ pub fn is_quantity(key: &str) -> bool {
 }
 
 /// Whether the pair states a quantity through an article and a unit: `einen Monat`, `eine Woche`.
-pub fn is_one_of_a_unit(first: &str, second: &str) -> bool {
+pub(crate) fn is_one_of_a_unit(first: &str, second: &str) -> bool {
     matches!(
         first,
         "ein" | "eine" | "einen" | "einem" | "einer" | "eines" | "eins"
@@ -184,7 +184,7 @@ pub fn is_one_of_a_unit(first: &str, second: &str) -> bool {
 }
 
 /// Whether a folded word is a unit, whatever its ending.
-pub fn is_unit(key: &str) -> bool {
+pub(crate) fn is_unit(key: &str) -> bool {
     let stripped = |stem: &str| {
         key.strip_prefix(stem)
             .is_some_and(|rest| ["", "e", "n", "en", "s", "es"].contains(&rest))
@@ -193,7 +193,7 @@ pub fn is_unit(key: &str) -> bool {
 }
 
 /// Whether a word denies or narrows what is said.
-pub fn is_denial(key: &str) -> bool {
+pub(crate) fn is_denial(key: &str) -> bool {
     DENIALS.contains(&key)
 }
 

@@ -75,7 +75,7 @@ fn is(list: &str, word: &str) -> bool {
 /// A question and the situation before it: `Ich bin umgezogen, wo melde ich mich an?` has the
 /// situation `Ich bin umgezogen` and the question `Wo melde ich mich an?`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// A main clause without its full stop.
     pub situation: Option<String>,
     /// The question, beginning with a capital.
@@ -83,7 +83,7 @@ pub struct Parts {
 }
 
 /// Cuts a situation off a question.
-pub fn parts(text: &str) -> Parts {
+pub(crate) fn parts(text: &str) -> Parts {
     let whole = || Parts {
         situation: None,
         question: text.to_string(),
@@ -189,7 +189,7 @@ fn verb_at(text: &str) -> Option<usize> {
 /// The question as a clause that depends on "Ich wüsste gern, ...": `Wo melde ich mich an?` becomes
 /// `wo ich mich anmelde`, `Kann ich das online erledigen?` becomes `ob ich das online erledigen
 /// kann`. `None` where the lists do not carry so far.
-pub fn subordinate(question: &str) -> Option<String> {
+pub(crate) fn subordinate(question: &str) -> Option<String> {
     let body = question.strip_suffix('?')?;
     if body.contains(['.', '!', '?', ':', '–', ';', '(', '„']) || body.contains(", und ") {
         return None;
@@ -353,7 +353,7 @@ const IMPERSONAL: [(&str, &str); 30] = [
 
 /// The question with "man" in the place of "ich": `Wo kann ich mich ummelden?` becomes `Wo kann man
 /// sich ummelden?`. `None` where the citizen's own things are meant, or the verb is unknown.
-pub fn impersonal(question: &str) -> Option<String> {
+pub(crate) fn impersonal(question: &str) -> Option<String> {
     if parts(question).situation.is_some() || question.contains([':', '.']) {
         return None;
     }
@@ -396,7 +396,7 @@ pub fn impersonal(question: &str) -> Option<String> {
 
 /// The situation as a sentence of its own: `Ich bin umgezogen. Wo melde ich mich an?` `None` if
 /// there is none.
-pub fn split_situation(question: &str) -> Option<String> {
+pub(crate) fn split_situation(question: &str) -> Option<String> {
     let parts = parts(question);
     let situation = parts.situation?;
     let changed = format!("{situation}. {}", parts.question);

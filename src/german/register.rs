@@ -18,7 +18,7 @@ pub enum Register {
 
 impl Register {
     /// The name in files and reports.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Register::Neutral => "neutral",
             Register::Sie => "sie",
@@ -28,13 +28,13 @@ impl Register {
 
     /// The register of a text. A "Sie" at a sentence's start that may be a third person counts as
     /// formal.
-    pub fn of(text: &str) -> Register {
+    pub(crate) fn of(text: &str) -> Register {
         address(text).map_or(Register::Neutral, |found| found.register)
     }
 
     /// The register of a question that may have a greeting before it; `None` if it addresses
     /// nobody.
-    pub fn of_question(question: &str) -> Option<Register> {
+    pub(crate) fn of_question(question: &str) -> Option<Register> {
         address(question)
             .map(|found| found.register)
             .or_else(|| at_the_beginning(question))
@@ -42,7 +42,7 @@ impl Register {
 
     /// The register of a question as citizens type it, in lower case at times ("können sie mir
     /// sagen"). `None` if it addresses nobody.
-    pub fn of_typed(question: &str) -> Option<Register> {
+    pub(crate) fn of_typed(question: &str) -> Option<Register> {
         const SIE: [&str; 8] = [
             " sehr geehrte",
             " koennen sie ",
@@ -70,7 +70,7 @@ impl Register {
 
     /// Whether an answer in the register `answer` suits a question in this one. A neutral answer
     /// always does; an informal one only an informal question; a formal one all others.
-    pub fn suits(self, answer: Register) -> bool {
+    pub(crate) fn suits(self, answer: Register) -> bool {
         match answer {
             Register::Neutral => true,
             Register::Sie => self != Register::Du,
@@ -81,7 +81,7 @@ impl Register {
 
 /// The first word of a text that addresses its reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
+pub(crate) struct Address {
     /// [`Register::Sie`] or [`Register::Du`].
     pub register: Register,
     /// The word; for a doubtful "Sie" with the verb behind it.
@@ -127,7 +127,7 @@ const ADDRESSED_VERBS: [&str; 10] = [
 ];
 
 /// Finds the first word that addresses the reader.
-pub fn address(text: &str) -> Option<Address> {
+pub(crate) fn address(text: &str) -> Option<Address> {
     let mut doubt = None;
     for clause in clauses(text) {
         let words: Vec<&str> = words(clause).collect();

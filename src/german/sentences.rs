@@ -4,7 +4,7 @@
 const MAY_DOUBLE: [&str; 6] = ["die", "der", "das", "den", "dem", "sie"];
 
 /// Cuts a text at the ends of its sentences; `§ 17 Abs. 1 BMG` and `1. Januar` stay whole.
-pub fn sentences(text: &str) -> Vec<&str> {
+pub(crate) fn sentences(text: &str) -> Vec<&str> {
     const ABBREVIATIONS: [&str; 14] = [
         "abs", "nr", "bzw", "usw", "ggf", "art", "st", "dr", "ca", "z", "b", "d", "h", "bgbl",
     ];
@@ -49,21 +49,21 @@ pub(super) fn clauses(text: &str) -> Vec<&str> {
 }
 
 /// The words of a text; a hyphen holds a word together.
-pub fn words(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '-')
         .filter(|word| word.chars().any(char::is_alphanumeric))
 }
 
 /// Whether a text ends with a full stop, an exclamation or a question mark. Brackets and quotation
 /// marks may stand behind it.
-pub fn ends_sentence(text: &str) -> bool {
+pub(crate) fn ends_sentence(text: &str) -> bool {
     text.trim_end()
         .trim_end_matches(['“', '”', '"', '«', '»', '‘', ')'])
         .ends_with(['.', '!', '?'])
 }
 
 /// Words that stand twice in a row.
-pub fn doubled_words(text: &str) -> Vec<String> {
+pub(crate) fn doubled_words(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let tokens: Vec<&str> = text.split_whitespace().collect();
     for pair in tokens.windows(2) {

@@ -34,7 +34,7 @@ const GROUPS: [&[&str]; 21] = [
 ];
 
 /// Every place at which a word of the text can be replaced: its byte range and the words that fit.
-pub fn replacements(text: &str) -> Vec<(std::ops::Range<usize>, Vec<&'static str>)> {
+pub(crate) fn replacements(text: &str) -> Vec<(std::ops::Range<usize>, Vec<&'static str>)> {
     let mut found = Vec::new();
     for group in GROUPS {
         for &word in group {
@@ -120,7 +120,7 @@ fn fits(text: &str, range: &std::ops::Range<usize>, word: &str) -> bool {
 
 /// The text with every word replaced by the first of its group: equal for questions that differ in
 /// such words only. Folded.
-pub fn canonical(text: &str) -> String {
+pub(crate) fn canonical(text: &str) -> String {
     let mut canonical = format!(" {} ", fold(text));
     for group in GROUPS {
         let first = format!(" {} ", fold(group[0]));

@@ -29,7 +29,7 @@ pub struct LoadedModel<W = Vec<f32>> {
     pub fused: Vec<W>,
 }
 
-/// Where the complete copy of a model folder is: see [`files::current_folder`].
+/// Where the complete copy of a model folder is: see `files::current_folder`.
 ///
 /// # Errors
 /// If there is none, or `dir` is no folder.
@@ -49,11 +49,11 @@ pub fn find_folder(dir: &Path) -> Result<PathBuf> {
 }
 
 /// Makes `dir` hold exactly what `write` puts into the folder it is given, or, on any error, what
-/// it held before: see [`files::replace_folder`]. A `dir` that exists must be empty or hold the
+/// it held before: see `files::replace_folder`. A `dir` that exists must be empty or hold the
 /// file `marker` (e.g. `config.json`), so that a mistyped path never costs anyone's data.
 ///
 /// # Errors
-/// As [`files::replace_folder`]; if `dir` holds something without `marker`.
+/// As `files::replace_folder`; if `dir` holds something without `marker`.
 pub fn replace_folder(
     dir: &Path,
     marker: &str,
@@ -87,7 +87,7 @@ pub fn save_folder(
 
 /// Writes a model's files into the existing folder `dir`, for callers that add files of their own
 /// inside [`replace_folder`]. The same model gives the same bytes.
-pub fn write_files(
+pub(crate) fn write_files(
     dir: &Path,
     config: &ModelConfig,
     fused: &[Vec<f32>],
@@ -126,7 +126,7 @@ pub fn load_folder(dir: &Path) -> Result<LoadedModel> {
 
 /// As [`load_folder`], with the weights in buffers of zeros that `allocate` makes for a number of
 /// elements: a device's own kind of memory saves a copy of the whole model.
-pub fn load_folder_into<W: DerefMut<Target = [f32]>>(
+pub(crate) fn load_folder_into<W: DerefMut<Target = [f32]>>(
     dir: &Path,
     allocate: &dyn Fn(usize) -> Result<W>,
 ) -> Result<LoadedModel<W>> {
@@ -157,7 +157,7 @@ pub fn load_folder_into<W: DerefMut<Target = [f32]>>(
 }
 
 /// Reads the `config.json` of a model folder.
-pub fn load_config(dir: &Path) -> Result<ModelConfig> {
+pub(crate) fn load_config(dir: &Path) -> Result<ModelConfig> {
     let path = dir.join(CONFIG_FILE);
     if !path.exists() {
         bail!(

@@ -14,9 +14,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 /// A whole model in one file.
-pub const SINGLE_FILE: &str = "model.safetensors";
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 /// Which of several files holds which tensor.
-pub const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The safetensors format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -27,13 +27,13 @@ const MAX_INDEX_BYTES: u64 = 100_000_000;
 const CHUNK: usize = 1 << 16;
 
 /// The open weight files of one folder.
-pub struct Weights {
+pub(crate) struct Weights {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, (usize, TensorInfo)>,
 }
 
 /// A tensor as it lies in its file.
-pub struct StoredTensor<'a> {
+pub(crate) struct StoredTensor<'a> {
     /// File it lies in.
     pub path: &'a Path,
     /// Name in the file.
@@ -54,7 +54,7 @@ struct MappedFile {
 
 impl Weights {
     /// Opens `model.safetensors`, or the files that `model.safetensors.index.json` names.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
         let mut weights = Self {
             files: Vec::new(),
             tensors: BTreeMap::new(),
@@ -70,12 +70,12 @@ impl Weights {
     }
 
     /// All names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
     /// The tensor of that name.
-    pub fn get(&self, name: &str) -> Option<StoredTensor<'_>> {
+    pub(crate) fn get(&self, name: &str) -> Option<StoredTensor<'_>> {
         let (name, (file, info)) = self.tensors.get_key_value(name)?;
         let file = &self.files[*file];
         let (start, end) = info.data_offsets;
@@ -149,7 +149,7 @@ impl Weights {
 impl StoredTensor<'_> {
     /// Converts the elements from `first` on into `out`, on all cores. Errors: a dtype that is none
     /// of the three, a range outside the tensor, NaN or infinity.
-    pub fn read(&self, first: usize, out: &mut [f32]) -> Result<()> {
+    pub(crate) fn read(&self, first: usize, out: &mut [f32]) -> Result<()> {
         let width = match self.dtype {
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::BF16 => 2,

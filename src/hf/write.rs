@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// One `f32` tensor to write.
-pub struct Tensor<'a> {
+pub(crate) struct Tensor<'a> {
     /// Name in the file.
     pub name: String,
     /// Extents, outermost first.
@@ -22,7 +22,7 @@ pub struct Tensor<'a> {
 /// Writes `tensors` to `path` in order of their names, as Transformers does, with the metadata it
 /// looks for. The file gets the permissions any new file gets. Errors: a length that is not the
 /// shape's; the disk.
-pub fn write_safetensors(path: &Path, mut tensors: Vec<Tensor>) -> Result<()> {
+pub(crate) fn write_safetensors(path: &Path, mut tensors: Vec<Tensor>) -> Result<()> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let header = header(&tensors).with_context(|| format!("cannot write {}", path.display()))?;
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;

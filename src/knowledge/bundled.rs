@@ -25,13 +25,27 @@ const FILES: [(&str, &str); 10] = files! {
     "standesamt.toml"
 };
 
+/// Citizens' own words, by file.
+const PHRASINGS: [(&str, &str); 9] = files! {
+    "fragen/allgemeine_verwaltung.toml"
+    "fragen/ausserhalb.toml"
+    "fragen/bauamt.toml"
+    "fragen/einwohnermeldeamt.toml"
+    "fragen/jugendamt.toml"
+    "fragen/ordnungsamt.toml"
+    "fragen/sozialamt.toml"
+    "fragen/stadtkasse.toml"
+    "fragen/standesamt.toml"
+};
+
 impl Knowledge {
     /// The knowledge base that the program was built with: that of the invented city "Musterstadt".
-    pub fn bundled() -> Result<Knowledge> {
+    pub(crate) fn bundled() -> Result<Knowledge> {
         let files = FILES.map(|(name, content)| (PathBuf::from(name), content));
         Knowledge::parse(
             Path::new("the bundled knowledge"),
             &files,
+            &PHRASINGS.map(|(name, content)| (PathBuf::from(name), content)),
             Phrases::built_in()?,
         )
         .context("in the knowledge base that the program was built with")
@@ -58,6 +72,11 @@ mod tests {
                 .collect()
         };
         assert_eq!(told(&loaded), told(&bundled));
+        let counts = |knowledge: &Knowledge| -> Vec<usize> {
+            let files = knowledge.phrasings.iter();
+            files.map(|file| file.texts().count()).collect()
+        };
+        assert_eq!(counts(&loaded), counts(&bundled));
         assert_eq!(
             loaded.municipality.values.len(),
             bundled.municipality.values.len()

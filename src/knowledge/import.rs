@@ -13,7 +13,7 @@ const MOST_WORDS: usize = 60;
 
 /// The office that the services will belong to.
 #[derive(Clone, Debug)]
-pub struct ImportedOffice {
+pub(crate) struct ImportedOffice {
     /// Lower-case id, also the name of the file.
     pub id: String,
     /// Name as citizens read it.
@@ -24,7 +24,7 @@ pub struct ImportedOffice {
 
 /// What an import gave.
 #[derive(Clone, Debug)]
-pub struct Import {
+pub(crate) struct Import {
     /// The knowledge file.
     pub toml: String,
     /// Number of services in it.
@@ -38,7 +38,12 @@ pub struct Import {
 ///
 /// # Errors
 /// When the document is no XML, or holds no service description.
-pub fn import_xzufi(xml: &str, file: &str, office: &ImportedOffice, today: Date) -> Result<Import> {
+pub(crate) fn import_xzufi(
+    xml: &str,
+    file: &str,
+    office: &ImportedOffice,
+    today: Date,
+) -> Result<Import> {
     let document = Document::parse(xml).with_context(|| format!("{file} cannot be read as XML"))?;
     let services: Vec<Node> = document
         .descendants()

@@ -7,15 +7,19 @@ mod check;
 mod import;
 mod municipality;
 mod phrases;
+mod phrasings;
 mod schema;
 mod source;
 
-pub use check::{Date, Finding, Severity, check, check_with};
-pub use import::{Import, ImportedOffice, import_xzufi};
-pub use municipality::{CITY_NAME, CONTACT_VALUES, LocalValue, Municipality};
-pub use phrases::{PhraseList, Phrases};
-pub use schema::{Fact, ForeignRequest, Intent, Office, OfficeAbout, OutOfRemit, Service};
-pub use source::{SourceFile, Text};
+pub(crate) use check::check_with;
+pub(crate) use check::{Date, Severity};
+pub(crate) use import::{ImportedOffice, import_xzufi};
+pub(crate) use municipality::{CITY_NAME, CONTACT_VALUES, Municipality};
+pub(crate) use phrases::{PhraseList, Phrases};
+pub(crate) use phrasings::{PhrasingFile, PhrasingKind};
+pub use schema::Intent;
+pub(crate) use schema::{Fact, ForeignRequest, Office, OfficeAbout, OutOfRemit, Service};
+pub(crate) use source::{SourceFile, Text};
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -34,26 +38,24 @@ pub struct Knowledge {
     pub out_of_remit: OutOfRemit,
     /// The phrases of conversations.
     pub phrases: Phrases,
+    /// Citizens' own words, sorted by file name.
+    pub phrasings: Vec<PhrasingFile>,
 }
 
 impl Knowledge {
     /// Reads every `*.toml` of the folder. `kommune.toml` must be there; `ausserhalb.toml` may be
     /// missing. Errors name the file and, for a mistake inside it, the line.
     pub fn load(folder: &Path) -> Result<Knowledge> {
-        let mut files = Vec::new();
-        for path in toml_files(folder)? {
-            let content = std::fs::read_to_string(&path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            files.push((path, content));
-        }
+        let files = read_toml_files(folder)?;
         let phrases = Phrases::load(folder)?;
-        Knowledge::parse(folder, &files, phrases)
+        Knowledge::parse(folder, &files, &phrasings::files(folder)?, phrases)
     }
 
     /// Puts a knowledge base together from the files of a folder.
     fn parse(
         folder: &Path,
         files: &[(PathBuf, impl AsRef<str>)],
+        phrasings: &[(PathBuf, impl AsRef<str>)],
         phrases: Phrases,
     ) -> Result<Knowledge> {
         let mut offices = Vec::new();
@@ -104,18 +106,32 @@ impl Knowledge {
             );
         }
         offices.sort_by(|a, b| a.id().cmp(b.id()));
+        let phrasings = phrasings.iter();
+        let phrasings =
+            phrasings.map(|(path, content)| PhrasingFile::parse(path, content.as_ref()));
         Ok(Knowledge {
             offices,
             municipality,
             out_of_remit,
             phrases,
+            phrasings: phrasings.collect::<Result<_>>()?,
         })
     }
 
     /// The office with this id.
-    pub fn office(&self, id: &str) -> Option<&Office> {
+    pub(crate) fn office(&self, id: &str) -> Option<&Office> {
         self.offices.iter().find(|office| office.id() == id)
     }
+}
+
+/// The contents of the folder's TOML files, sorted by name.
+fn read_toml_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let read = |path: PathBuf| {
+        let content = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok((path, content))
+    };
+    toml_files(folder)?.into_iter().map(read).collect()
 }
 
 fn toml_files(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Name of the value with the city's name.
-pub const CITY_NAME: &str = "stadt";
+pub(crate) const CITY_NAME: &str = "stadt";
 /// Names of the values that say how to reach the city or an office. Any answer may hold them.
-pub const CONTACT_VALUES: [&str; 6] = [
+pub(crate) const CONTACT_VALUES: [&str; 6] = [
     "adresse",
     "telefon",
     "email",
@@ -47,13 +47,13 @@ pub struct Municipality {
     /// City-wide values by placeholder name.
     pub values: BTreeMap<String, LocalValue>,
     /// Values by office id and placeholder name; they go before the city-wide ones.
-    pub values_by_office: BTreeMap<String, BTreeMap<String, LocalValue>>,
+    pub(crate) values_by_office: BTreeMap<String, BTreeMap<String, LocalValue>>,
 }
 
 impl Municipality {
     /// The value of the placeholder `name` as the office `office_id` uses it; `None` asks for the
     /// city-wide value.
-    pub fn value(&self, name: &str, office_id: Option<&str>) -> Option<&str> {
+    pub(crate) fn value(&self, name: &str, office_id: Option<&str>) -> Option<&str> {
         let of_office = office_id
             .and_then(|id| self.values_by_office.get(id))
             .and_then(|values| values.get(name));

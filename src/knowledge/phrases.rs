@@ -20,18 +20,18 @@ const BUILT_IN: &str = include_str!("../../knowledge/sprache/redewendungen.toml"
 pub struct PhraseList {
     /// With the polite address.
     #[serde(default)]
-    pub sie: Vec<Text>,
+    pub(crate) sie: Vec<Text>,
     /// With the familiar address.
     #[serde(default)]
-    pub du: Vec<Text>,
+    pub(crate) du: Vec<Text>,
     /// Without address.
     #[serde(default)]
-    pub neutral: Vec<Text>,
+    pub(crate) neutral: Vec<Text>,
 }
 
 impl PhraseList {
     /// The phrases in a register.
-    pub fn of(&self, register: Register) -> &[Text] {
+    pub(crate) fn of(&self, register: Register) -> &[Text] {
         match register {
             Register::Neutral => &self.neutral,
             Register::Sie => &self.sie,
@@ -53,7 +53,7 @@ macro_rules! phrases {
         #[derive(Clone, Debug)]
         pub struct Phrases {
             /// The file they stand in.
-            pub file: SourceFile,
+            pub(crate) file: SourceFile,
             $($(#[$doc])* pub $field: PhraseList,)*
         }
 

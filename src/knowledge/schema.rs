@@ -86,7 +86,7 @@ pub struct Office {
 
 impl Office {
     /// The office's id, which is also its file's name.
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.about.id
     }
 }
@@ -125,6 +125,9 @@ pub struct Service {
     /// Title.
     #[serde(rename = "titel")]
     pub title: Text,
+    /// Short label for a button; the title where there is none.
+    #[serde(rename = "knopf")]
+    label: Option<Text>,
     /// The 14-digit key of the German catalogue of services, where known.
     pub leika: Option<Text>,
     /// How citizens call the service.
@@ -148,8 +151,13 @@ pub struct Service {
 }
 
 impl Service {
+    /// What a button says that stands for the service.
+    pub fn label(&self) -> &Text {
+        self.label.as_ref().unwrap_or(&self.title)
+    }
+
     /// The topic in the accusative.
-    pub fn topic_accusative(&self) -> &Text {
+    pub(crate) fn topic_accusative(&self) -> &Text {
         self.topic_accusative.as_ref().unwrap_or(&self.topic)
     }
 }

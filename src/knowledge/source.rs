@@ -65,14 +65,17 @@ pub struct SourceFile {
 impl SourceFile {
     /// Reads `path` and parses it as TOML. Errors name the file and, for a mistake inside it, the
     /// line.
-    pub fn read<T: DeserializeOwned>(path: &Path) -> Result<(SourceFile, T)> {
+    pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<(SourceFile, T)> {
         let content = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         SourceFile::parse(path, &content)
     }
 
     /// Parses `content` as the file at `path`.
-    pub fn parse<T: DeserializeOwned>(path: &Path, content: &str) -> Result<(SourceFile, T)> {
+    pub(crate) fn parse<T: DeserializeOwned>(
+        path: &Path,
+        content: &str,
+    ) -> Result<(SourceFile, T)> {
         let line_starts = std::iter::once(0)
             .chain(content.match_indices('\n').map(|(at, _)| at + 1))
             .collect();
@@ -91,7 +94,7 @@ impl SourceFile {
     }
 
     /// The line, counted from 1, on which `text` starts.
-    pub fn line(&self, text: &Text) -> usize {
+    pub(crate) fn line(&self, text: &Text) -> usize {
         self.line_at(text.offset)
     }
 

@@ -50,7 +50,7 @@ impl<D: Operations + Planner> Model<D> {
     /// # Errors
     /// If the batch is malformed or larger than the workspace, the workspace is for inference, or
     /// the device fails.
-    pub fn upload_batch(
+    pub(crate) fn upload_batch(
         &self,
         device: &D,
         batch: &Batch,
@@ -68,7 +68,7 @@ impl<D: Operations> Model<D> {
     ///
     /// # Errors
     /// As [`Model::forward_backward`].
-    pub fn forward_backward_uploaded(
+    pub(crate) fn forward_backward_uploaded(
         &self,
         device: &D,
         uploaded: &DeviceBatch,

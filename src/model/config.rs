@@ -72,7 +72,7 @@ impl ModelConfig {
     }
 
     /// Shape of the attention block.
-    pub fn attention_shape(&self) -> AttentionShape {
+    pub(crate) fn attention_shape(&self) -> AttentionShape {
         AttentionShape {
             heads: self.num_attention_heads,
             kv_heads: self.num_key_value_heads,
@@ -81,7 +81,7 @@ impl ModelConfig {
     }
 
     /// Shape of the mixture-of-experts block.
-    pub fn moe_shape(&self) -> MoeShape {
+    pub(crate) fn moe_shape(&self) -> MoeShape {
         MoeShape {
             hidden: self.hidden_size,
             intermediate: self.intermediate_size,
@@ -99,7 +99,7 @@ impl ModelConfig {
     ///
     /// # Errors
     /// Names the field, its value and what is expected.
-    pub fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         for (name, value) in [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),

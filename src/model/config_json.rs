@@ -55,7 +55,7 @@ impl ModelConfig {
 
     /// The `config.json` of this model. Both forms of the rotary base are written: Transformers 5
     /// reads `rope_parameters`, other readers know only `rope_theta`.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         json!({
             "architectures": ["MixtralForCausalLM"],
             "attention_dropout": 0.0,

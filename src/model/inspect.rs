@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 /// What one layer's router decided for T tokens, with E experts of which K serve a token.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LayerRoutes {
+pub(crate) struct LayerRoutes {
     /// Chosen experts `[T, K]`, the most probable first.
     pub experts: Vec<u32>,
     /// Softmax over all experts `[T, E]`.
@@ -18,7 +18,7 @@ impl<D: Device> Workspace<D> {
     ///
     /// # Errors
     /// If a size is 0 or the device is out of memory.
-    pub fn for_inspection(
+    pub(crate) fn for_inspection(
         device: &D,
         config: &ModelConfig,
         max_tokens: usize,
@@ -34,7 +34,7 @@ impl<D: Operations> Model<D> {
     /// # Errors
     /// If the batch is malformed or larger than the workspace, the workspace was not made by
     /// [`Workspace::for_inspection`] (or for training), or the device fails.
-    pub fn routes(
+    pub(crate) fn routes(
         &self,
         device: &D,
         batch: &Batch,

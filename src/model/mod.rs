@@ -22,9 +22,11 @@ pub use batch::Batch;
 pub use cache::KvCache;
 pub use config::ModelConfig;
 pub use initialization::random_weights;
-pub use inspect::LayerRoutes;
-pub use parameters::{ParameterSpec, Parameters, TensorSpec, fused_from_hf, hf_tensor};
-pub use workspace::{DeviceBatch, StepTotals, TotalsLayout, Workspace};
+pub(crate) use inspect::LayerRoutes;
+pub(crate) use parameters::TensorSpec;
+pub use parameters::{Parameters, fused_from_hf, hf_tensor};
+pub(crate) use workspace::{DeviceBatch, TotalsLayout};
+pub use workspace::{StepTotals, Workspace};
 
 use crate::ops::Device;
 use anyhow::{Result, ensure};

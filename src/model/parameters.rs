@@ -51,13 +51,8 @@ pub struct TensorSpec {
 
 impl TensorSpec {
     /// Number of elements.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
-    }
-
-    /// Whether there are no elements; never so in a valid configuration.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -268,7 +263,7 @@ impl<D: Planner> Parameters<D> {
     ///
     /// # Errors
     /// As there.
-    pub fn adopt(device: &D, config: &ModelConfig, fused: Vec<D::Host>) -> Result<Self> {
+    pub(crate) fn adopt(device: &D, config: &ModelConfig, fused: Vec<D::Host>) -> Result<Self> {
         let specs = config.parameters();
         let found: Vec<usize> = fused.iter().map(|values| values.len()).collect();
         let expected: Vec<usize> = specs.iter().map(ParameterSpec::len).collect();

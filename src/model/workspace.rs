@@ -44,7 +44,7 @@ pub(super) struct Inputs<D: Device> {
 /// A micro-batch that lies on the device: the sizes of its pass. Passes of equal ones issue the
 /// same operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DeviceBatch {
+pub(crate) struct DeviceBatch {
     /// Tokens, padding included.
     pub(super) tokens: usize,
     /// Segments, the padding's and empty ones included.
@@ -59,7 +59,7 @@ pub struct DeviceBatch {
 
 /// What was copied from the device's sums, for [`Workspace::totals_of`].
 #[derive(Clone, Debug, Default)]
-pub struct TotalsLayout {
+pub(crate) struct TotalsLayout {
     /// Tokens of each logical batch of each micro-batch.
     group_tokens: Vec<Vec<usize>>,
 }
@@ -250,7 +250,7 @@ impl<D: Planner> Workspace<D> {
     ///
     /// # Errors
     /// If the device is out of memory.
-    pub fn reserve(&mut self, device: &D, micro_batches: usize) -> Result<()> {
+    pub(crate) fn reserve(&mut self, device: &D, micro_batches: usize) -> Result<()> {
         if let Some(training) = &mut self.training {
             while training.balances.len() < micro_batches {
                 let shape = self.config.moe_shape();
@@ -375,7 +375,7 @@ impl<D: Device> Workspace<D> {
     }
 
     /// Most tokens of one batch.
-    pub fn max_tokens(&self) -> usize {
+    pub(crate) fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 
@@ -411,7 +411,7 @@ impl<D: Device> Workspace<D> {
     }
 
     /// Elements that [`Workspace::copy_totals`] writes for a step of so many micro-batches.
-    pub fn totals_len(&self, micro_batches: usize) -> usize {
+    pub(crate) fn totals_len(&self, micro_batches: usize) -> usize {
         1 + micro_batches * 2 * self.balance_len()
     }
 
@@ -424,7 +424,7 @@ impl<D: Device> Workspace<D> {
     ///
     /// # Errors
     /// If the history is too short, or the device fails.
-    pub fn copy_totals(
+    pub(crate) fn copy_totals(
         &mut self,
         device: &D,
         history: &mut D::Single,
@@ -448,7 +448,7 @@ impl<D: Device> Workspace<D> {
     ///
     /// # Errors
     /// Where there are fewer values than it wrote.
-    pub fn totals_of(&self, layout: &TotalsLayout, values: &[f32]) -> Result<StepTotals> {
+    pub(crate) fn totals_of(&self, layout: &TotalsLayout, values: &[f32]) -> Result<StepTotals> {
         let (experts, len) = (self.config.num_local_experts, self.balance_len());
         let needed = self.totals_len(layout.group_tokens.len());
         ensure!(
@@ -478,7 +478,7 @@ impl<D: Device> Workspace<D> {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn clear_loss(&mut self, device: &D) -> Result<()> {
+    pub(crate) fn clear_loss(&mut self, device: &D) -> Result<()> {
         match &mut self.training {
             Some(training) => device.clear_single(&mut training.loss, 1),
             None => Ok(()),

@@ -10,7 +10,7 @@ use super::{AdamStep, AttentionShape, IGNORE_TARGET, MoeShape};
 ///
 /// # Errors
 /// Where the product does not fit `usize`.
-pub fn element_count(op: &str, name: &str, dims: &[usize]) -> Result<usize> {
+pub(crate) fn element_count(op: &str, name: &str, dims: &[usize]) -> Result<usize> {
     let product = dims
         .iter()
         .try_fold(1_usize, |product, &dim| product.checked_mul(dim));
@@ -24,7 +24,7 @@ pub fn element_count(op: &str, name: &str, dims: &[usize]) -> Result<usize> {
 ///
 /// # Errors
 /// Where it is shorter.
-pub fn expect_len(op: &str, name: &str, found: usize, needed: usize) -> Result<()> {
+pub(crate) fn expect_len(op: &str, name: &str, found: usize, needed: usize) -> Result<()> {
     ensure!(
         found >= needed,
         "{op}: {name} holds {found} elements, {needed} are needed"
@@ -36,7 +36,12 @@ pub fn expect_len(op: &str, name: &str, found: usize, needed: usize) -> Result<(
 ///
 /// # Errors
 /// Where the buffer is shorter than that.
-pub fn prefix<'a, T>(op: &str, name: &str, buffer: &'a [T], dims: &[usize]) -> Result<&'a [T]> {
+pub(crate) fn prefix<'a, T>(
+    op: &str,
+    name: &str,
+    buffer: &'a [T],
+    dims: &[usize],
+) -> Result<&'a [T]> {
     let needed = element_count(op, name, dims)?;
     match buffer.get(..needed) {
         Some(used) => Ok(used),
@@ -48,7 +53,7 @@ pub fn prefix<'a, T>(op: &str, name: &str, buffer: &'a [T], dims: &[usize]) -> R
 ///
 /// # Errors
 /// Where the buffer is shorter than that.
-pub fn prefix_mut<'a, T>(
+pub(crate) fn prefix_mut<'a, T>(
     op: &str,
     name: &str,
     buffer: &'a mut [T],
@@ -70,7 +75,12 @@ fn too_short(op: &str, name: &str, found: usize, needed: usize, dims: &[usize]) 
 ///
 /// # Errors
 /// Names the first token that is not, and where it stands.
-pub fn expect_tokens_in_range(op: &str, name: &str, tokens: &[u32], vocab: usize) -> Result<()> {
+pub(crate) fn expect_tokens_in_range(
+    op: &str,
+    name: &str,
+    tokens: &[u32],
+    vocab: usize,
+) -> Result<()> {
     match tokens.iter().position(|&token| token as usize >= vocab) {
         None => Ok(()),
         Some(at) => bail!(
@@ -84,7 +94,12 @@ pub fn expect_tokens_in_range(op: &str, name: &str, tokens: &[u32], vocab: usize
 ///
 /// # Errors
 /// Names the first target that is not, and where it stands.
-pub fn expect_targets_in_range(op: &str, name: &str, targets: &[u32], vocab: usize) -> Result<()> {
+pub(crate) fn expect_targets_in_range(
+    op: &str,
+    name: &str,
+    targets: &[u32],
+    vocab: usize,
+) -> Result<()> {
     let wrong = |&target: &u32| target != IGNORE_TARGET && target as usize >= vocab;
     match targets.iter().position(wrong) {
         None => Ok(()),
@@ -101,7 +116,7 @@ pub fn expect_targets_in_range(op: &str, name: &str, targets: &[u32], vocab: usi
 ///
 /// # Errors
 /// Names the first offset that breaks this.
-pub fn expect_offsets<'a>(
+pub(crate) fn expect_offsets<'a>(
     op: &str,
     name: &str,
     offsets: &'a [u32],
@@ -123,7 +138,7 @@ pub fn expect_offsets<'a>(
 ///
 /// # Errors
 /// Names the first offset that breaks this.
-pub fn expect_offsets_or_empty<'a>(
+pub(crate) fn expect_offsets_or_empty<'a>(
     op: &str,
     name: &str,
     offsets: &'a [u32],
@@ -156,7 +171,7 @@ pub fn expect_offsets_or_empty<'a>(
 ///
 /// # Errors
 /// Where it is 0.
-pub fn expect_nonzero(op: &str, name: &str, value: usize) -> Result<()> {
+pub(crate) fn expect_nonzero(op: &str, name: &str, value: usize) -> Result<()> {
     ensure!(value > 0, "{op}: {name} is 0, at least 1 is needed");
     Ok(())
 }
@@ -165,7 +180,7 @@ pub fn expect_nonzero(op: &str, name: &str, value: usize) -> Result<()> {
 ///
 /// # Errors
 /// Where they do not.
-pub fn expect_room(op: &str, past: usize, count: usize, capacity: usize) -> Result<()> {
+pub(crate) fn expect_room(op: &str, past: usize, count: usize, capacity: usize) -> Result<()> {
     ensure!(
         past.checked_add(count).is_some_and(|end| end <= capacity),
         "{op}: {past} cached and {count} new positions do not fit a cache of {capacity}"
@@ -177,7 +192,7 @@ pub fn expect_room(op: &str, past: usize, count: usize, capacity: usize) -> Resu
 ///
 /// # Errors
 /// Names the size that does not fit.
-pub fn expect_attention_shape(op: &str, shape: &AttentionShape) -> Result<()> {
+pub(crate) fn expect_attention_shape(op: &str, shape: &AttentionShape) -> Result<()> {
     let &AttentionShape {
         heads,
         kv_heads,
@@ -201,7 +216,7 @@ pub fn expect_attention_shape(op: &str, shape: &AttentionShape) -> Result<()> {
 ///
 /// # Errors
 /// Names the size that does not fit.
-pub fn expect_moe_shape(op: &str, shape: &MoeShape, tokens: usize) -> Result<()> {
+pub(crate) fn expect_moe_shape(op: &str, shape: &MoeShape, tokens: usize) -> Result<()> {
     expect_nonzero(op, "the hidden size", shape.hidden)?;
     expect_nonzero(op, "the intermediate size", shape.intermediate)?;
     expect_nonzero(op, "the number of experts", shape.experts)?;
@@ -222,7 +237,7 @@ pub fn expect_moe_shape(op: &str, shape: &MoeShape, tokens: usize) -> Result<()>
 
 /// The index buffers of a [`super::Routing`] as slices, of any length.
 #[derive(Clone, Copy)]
-pub struct RoutingIndices<'a> {
+pub(crate) struct RoutingIndices<'a> {
     /// Chosen experts `[T, K]`.
     pub experts: &'a [u32],
     /// First slot of each expert `[E + 1]`.
@@ -239,7 +254,7 @@ pub struct RoutingIndices<'a> {
 ///
 /// # Errors
 /// Names the first value that breaks this.
-pub fn expect_routing<'a>(
+pub(crate) fn expect_routing<'a>(
     op: &str,
     routing: RoutingIndices<'a>,
     shape: &MoeShape,
@@ -286,7 +301,7 @@ pub fn expect_routing<'a>(
 ///
 /// # Errors
 /// Names the number that is not.
-pub fn expect_adam_step(op: &str, step: &AdamStep) -> Result<()> {
+pub(crate) fn expect_adam_step(op: &str, step: &AdamStep) -> Result<()> {
     for (name, value) in [
         ("weight_decay", step.weight_decay),
         ("epsilon", step.epsilon),

@@ -3,8 +3,7 @@
 
 use anyhow::Result;
 
-use super::optimizer::AdamState;
-use super::router::{Balance, MoeShape, Routing};
+use super::adam_state::AdamState;
 use super::view::{Buffer, IndexBuffer};
 
 /// A place where arithmetic happens. Operations are issued in order and may run asynchronously;
@@ -97,41 +96,4 @@ pub trait Device: Sync {
     /// Fresh optimizer state of a weight of these values: moments zero, master (if any) exactly the
     /// values, before the device rounds them.
     fn adam_state(&self, values: &[f32]) -> Result<AdamState<Self::Single>>;
-}
-
-impl<S, I> Routing<S, I> {
-    /// Buffers for up to `tokens` tokens.
-    ///
-    /// # Errors
-    /// If there is no memory.
-    pub fn new<D>(device: &D, shape: &MoeShape, tokens: usize) -> Result<Self>
-    where
-        D: Device<Single = S, Index = I> + ?Sized,
-    {
-        let slots = tokens * shape.top_k;
-        Ok(Self {
-            probs: device.zeros_single(tokens * shape.experts)?,
-            experts: device.zeros_index(slots)?,
-            weights: device.zeros_single(slots)?,
-            offsets: device.zeros_index(shape.experts + 1)?,
-            slot_source: device.zeros_index(slots)?,
-            source_slot: device.zeros_index(slots)?,
-        })
-    }
-}
-
-impl<S> Balance<S> {
-    /// Zeroed sums for up to `groups` logical batches.
-    ///
-    /// # Errors
-    /// If there is no memory.
-    pub fn new<D>(device: &D, shape: &MoeShape, groups: usize) -> Result<Self>
-    where
-        D: Device<Single = S> + ?Sized,
-    {
-        Ok(Self {
-            counts: device.zeros_single(groups * shape.experts)?,
-            prob_sums: device.zeros_single(groups * shape.experts)?,
-        })
-    }
 }

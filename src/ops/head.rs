@@ -11,7 +11,7 @@ pub const IGNORE_TARGET: u32 = u32::MAX;
 
 /// Most tokens of a chunk of the head on a card. More need more memory (206 MB of logits at GPT-2's
 /// vocabulary), fewer read the table and its gradient more often: 116 MB per chunk.
-pub const HEAD_CHUNK: usize = 2048;
+pub(crate) const HEAD_CHUNK: usize = 2048;
 
 /// `logits = x table^T`, `loss += sum_t -log softmax(logits[t])[targets[t]]` over targets that are
 /// not [`IGNORE_TARGET`] (natural logarithm, not scaled); `grad_x = scale[0] * d loss`, `grad_table

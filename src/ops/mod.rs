@@ -12,8 +12,9 @@
 //! - `=` or `+=` is said per output. Gradients of weights are always `+=`: they are made of zeros,
 //!   and the update that has used them leaves zeros behind.
 
+mod adam_state;
 mod attention;
-pub mod checks;
+pub(crate) mod checks;
 pub mod conformance;
 pub mod cpu;
 pub mod cuda;
@@ -33,6 +34,7 @@ mod rope;
 mod router;
 mod view;
 
+pub use adam_state::AdamState;
 pub use attention::{
     AttentionBackward, AttentionDecode, AttentionForward, AttentionPrefill, AttentionShape,
     CachedSequence,
@@ -40,17 +42,22 @@ pub use attention::{
 pub use device::Device;
 pub use embedding::{EmbeddingBackward, EmbeddingForward};
 pub use experts::{ExpertsBackward, ExpertsForward};
-pub use head::{HEAD_CHUNK, HeadLogits, HeadLoss, HeadLosses, IGNORE_TARGET};
+pub(crate) use head::HEAD_CHUNK;
+pub use head::{HeadLogits, HeadLoss, HeadLosses, IGNORE_TARGET};
 pub use linear::{LinearBackwardInput, LinearBackwardWeight, LinearForward};
-pub use loss_scaler::{LossScale, LossScaler};
-pub use operation::{Checked, KernelCost, Kind, Load, Operation, Run, issue};
-pub use optimizer::{AdamState, AdamStep, AdamW, GlobalNorm};
-pub use planner::{MemoryClass, MemoryUse, Planner, allocating};
+pub(crate) use loss_scaler::LossScale;
+pub use loss_scaler::LossScaler;
+pub use operation::{Checked, Operation, Run, issue};
+pub(crate) use operation::{KernelCost, Kind, Load};
+pub use optimizer::{AdamStep, AdamW, GlobalNorm};
+pub use planner::{MemoryClass, Planner};
+pub(crate) use planner::{MemoryUse, allocating};
 pub use recorder::Recorder;
 pub use rmsnorm::{RmsNormBackward, RmsNormForward};
 pub use rope::{RopeBackward, RopeForward};
 pub use router::{Balance, MoeShape, RouterBackward, RouterForward, Routing};
-pub use view::{Buffer, IndexBuffer, Matrix, MatrixMut, Offsets, Vector, VectorMut, View};
+pub use view::{Buffer, Offsets};
+pub(crate) use view::{IndexBuffer, Matrix, MatrixMut, Vector, VectorMut};
 
 /// A device that a model can be trained on.
 pub trait TrainingDevice: Operations + Recorder + Planner + LossScaler {}

@@ -39,7 +39,7 @@ pub struct Load {
 }
 
 /// Bytes of a statistic or an index.
-pub const SINGLE: f64 = 4.0;
+pub(crate) const SINGLE: f64 = 4.0;
 
 /// Kind of work: what a card reaches of its rates depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

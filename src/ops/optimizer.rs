@@ -3,20 +3,10 @@
 
 use anyhow::Result;
 
+use super::adam_state::AdamState;
 use super::checks::{expect_adam_step, expect_len};
 use super::operation::{KernelCost, Kind, Load, Operation, SINGLE};
 use super::view::{Buffer, Vector, VectorMut, View};
-
-/// First and second moment of one tensor's gradient, and its `f32` master copy where the device
-/// stores weights in fewer bits. Checkpoints hold all three as `f32`, so they move between devices.
-pub struct AdamState<S> {
-    /// Master copy; `None` where the weight itself is `f32`.
-    pub master: Option<S>,
-    /// Mean of the gradient.
-    pub first: S,
-    /// Mean of the squared gradient.
-    pub second: S,
-}
 
 /// Numbers of AdamW that stay the same over a run. The learning rate and the number of updates
 /// change with each and lie on the device, so that a recorded update can be repeated.

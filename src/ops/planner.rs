@@ -28,7 +28,7 @@ pub enum MemoryClass {
 
 impl MemoryClass {
     /// All classes, in the order in which plans are shown.
-    pub const ALL: [MemoryClass; 7] = [
+    pub(crate) const ALL: [MemoryClass; 7] = [
         MemoryClass::Weights,
         MemoryClass::Masters,
         MemoryClass::Moments,
@@ -68,7 +68,7 @@ impl MemoryUse {
     }
 
     /// Raises a class to `bytes`, where it is below.
-    pub fn raise(&mut self, class: MemoryClass, bytes: u64) {
+    pub(crate) fn raise(&mut self, class: MemoryClass, bytes: u64) {
         let known = &mut self.bytes[class as usize];
         *known = bytes.max(*known);
     }
@@ -80,7 +80,11 @@ impl MemoryUse {
 }
 
 /// Runs `make`, whose buffers are of that class.
-pub fn allocating<D: Planner, T>(device: &D, class: MemoryClass, make: impl FnOnce() -> T) -> T {
+pub(crate) fn allocating<D: Planner, T>(
+    device: &D,
+    class: MemoryClass,
+    make: impl FnOnce() -> T,
+) -> T {
     let before = device.set_memory_class(class);
     let made = make();
     device.set_memory_class(before);
@@ -89,7 +93,7 @@ pub fn allocating<D: Planner, T>(device: &D, class: MemoryClass, make: impl FnOn
 
 /// A device whose memory is planned.
 pub trait Planner: Device {
-    /// Says what buffers made from now on are for; returns what it was. See [`allocating`].
+    /// Says what buffers made from now on are for; returns what it was. See `allocating`.
     fn set_memory_class(&self, class: MemoryClass) -> MemoryClass {
         class
     }

@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use super::checks::{
     RoutingIndices, expect_len, expect_moe_shape, expect_nonzero, expect_offsets, expect_routing,
 };
+use super::device::Device;
 use super::operation::{KernelCost, Kind, Load, Operation, SINGLE};
 use super::view::{Buffer, IndexBuffer, Matrix, MatrixMut, Offsets, View};
 
@@ -44,6 +45,43 @@ pub struct Balance<S> {
     pub counts: S,
     /// Sum of the softmax probabilities of each expert `[groups, E]`.
     pub prob_sums: S,
+}
+
+impl<S, I> Routing<S, I> {
+    /// Buffers for up to `tokens` tokens.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub fn new<D>(device: &D, shape: &MoeShape, tokens: usize) -> Result<Self>
+    where
+        D: Device<Single = S, Index = I> + ?Sized,
+    {
+        let slots = tokens * shape.top_k;
+        Ok(Self {
+            probs: device.zeros_single(tokens * shape.experts)?,
+            experts: device.zeros_index(slots)?,
+            weights: device.zeros_single(slots)?,
+            offsets: device.zeros_index(shape.experts + 1)?,
+            slot_source: device.zeros_index(slots)?,
+            source_slot: device.zeros_index(slots)?,
+        })
+    }
+}
+
+impl<S> Balance<S> {
+    /// Zeroed sums for up to `groups` logical batches.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub fn new<D>(device: &D, shape: &MoeShape, groups: usize) -> Result<Self>
+    where
+        D: Device<Single = S> + ?Sized,
+    {
+        Ok(Self {
+            counts: device.zeros_single(groups * shape.experts)?,
+            prob_sums: device.zeros_single(groups * shape.experts)?,
+        })
+    }
 }
 
 /// `logits = x weight^T` in f32, softmax, the `K` largest renormalised to sum 1, slots sorted by
@@ -115,7 +153,7 @@ impl<S: Buffer, I: IndexBuffer> Routing<S, I> {
     ///
     /// # Errors
     /// Names the buffer that is too short, or the first value that is wrong.
-    pub fn check(&self, op: &str, shape: &MoeShape, tokens: usize) -> Result<()> {
+    pub(crate) fn check(&self, op: &str, shape: &MoeShape, tokens: usize) -> Result<()> {
         self.check_lengths(op, shape, tokens)?;
         if let (Some(experts), Some(offsets), Some(slot_source), Some(source_slot)) = (
             self.experts.known(),

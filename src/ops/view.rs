@@ -107,7 +107,7 @@ impl<B> Clone for Vector<'_, B> {
 impl<B> Copy for Vector<'_, B> {}
 
 /// A view's shape, for checks.
-pub trait View {
+pub(crate) trait View {
     /// One size per dimension.
     type Dims: AsRef<[usize]>;
     /// Sizes, the slowest first.

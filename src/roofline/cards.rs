@@ -1,11 +1,12 @@
-//! The cards that plans are made for. Rates are computed from what the makers publish (docs/roofline.md names the sources):
-//! multiprocessors, boost clock, and the arithmetic of a multiprocessor's tensor cores per clock.
+//! The cards that plans are made for. Rates are computed from what the makers publish
+//! (docs/roofline.md names the sources): multiprocessors, boost clock, and the arithmetic of a
+//! multiprocessor's tensor cores per clock.
 
 use serde::Serialize;
 
 /// A card.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Card {
+pub(crate) struct Card {
     /// Name on the command line.
     pub key: &'static str,
     /// Name for people.
@@ -14,8 +15,8 @@ pub struct Card {
     pub multiprocessors: usize,
     /// Boost clock in MHz.
     pub boost_mhz: f64,
-    /// FLOPs of one multiprocessor's tensor cores per clock: dense fp16 inputs with fp32 accumulation. GeForce cards do half of
-    /// what they do with fp16 accumulation.
+    /// FLOPs of one multiprocessor's tensor cores per clock: dense fp16 inputs with fp32
+    /// accumulation. GeForce cards do half of what they do with fp16 accumulation.
     pub flops_per_clock: f64,
     /// Share of that rate that `mma.sync` reaches at best.
     pub mma_sync_share: f64,
@@ -25,21 +26,40 @@ pub struct Card {
     pub memory: u64,
 }
 
-/// What a display, the driver and a context take of a card's memory, at the least that is sensible to leave.
-pub const RESERVED: u64 = 768 << 20;
+/// What a display, the driver and a context take of a card's memory, at the least that is sensible
+/// to leave.
+pub(crate) const RESERVED: u64 = 768 << 20;
 
 const GEFORCE: f64 = 512.0;
 const HOPPER: f64 = 4096.0;
 
 #[rustfmt::skip]
 #[allow(clippy::too_many_arguments)]
-const fn card(key: &'static str, name: &'static str, multiprocessors: usize, boost_mhz: f64, flops_per_clock: f64, mma_sync_share: f64, gigabytes_per_second: f64, gib: u64) -> Card {
-    Card { key, name, multiprocessors, boost_mhz, flops_per_clock, mma_sync_share, bytes_per_second: gigabytes_per_second * 1e9, memory: gib << 30 }
+const fn card(
+    key: &'static str,
+    name: &'static str,
+    multiprocessors: usize,
+    boost_mhz: f64,
+    flops_per_clock: f64,
+    mma_sync_share: f64,
+    gigabytes_per_second: f64,
+    gib: u64,
+) -> Card {
+    Card {
+        key,
+        name,
+        multiprocessors,
+        boost_mhz,
+        flops_per_clock,
+        mma_sync_share,
+        bytes_per_second: gigabytes_per_second * 1e9,
+        memory: gib << 30,
+    }
 }
 
 /// All cards.
 #[rustfmt::skip]
-pub static CARDS: [Card; 8] = [
+pub(crate) static CARDS: [Card; 8] = [
     card("rtx3060",        "GeForce RTX 3060 12 GB",    28, 1777.0, GEFORCE, 1.0,   360.0, 12),
     card("rtx3070",        "GeForce RTX 3070",          46, 1725.0, GEFORCE, 1.0,   448.0, 8),
     card("rtx4060ti",      "GeForce RTX 4060 Ti 8 GB",  34, 2535.0, GEFORCE, 1.0,   288.0, 8),
@@ -52,18 +72,18 @@ pub static CARDS: [Card; 8] = [
 
 impl Card {
     /// FLOPs per second of dense products with fp16 inputs and fp32 accumulation.
-    pub fn flops_per_second(&self) -> f64 {
+    pub(crate) fn flops_per_second(&self) -> f64 {
         self.multiprocessors as f64 * self.boost_mhz * 1e6 * self.flops_per_clock
     }
 
     /// Bytes that a run may take.
-    pub fn usable(&self) -> u64 {
+    pub(crate) fn usable(&self) -> u64 {
         self.memory - RESERVED
     }
 }
 
 /// The card of that name; case, spaces and dashes do not matter.
-pub fn find(name: &str) -> Option<&'static Card> {
+pub(crate) fn find(name: &str) -> Option<&'static Card> {
     let plain = |text: &str| -> String {
         text.chars()
             .filter(|c| c.is_ascii_alphanumeric())
@@ -79,7 +99,8 @@ mod tests {
 
     #[test]
     fn rates_are_the_published_ones() {
-        // NVIDIA's whitepapers on GA102 and Ada (fp16 inputs, fp32 accumulation, without sparsity) and the H200's data sheet.
+        // NVIDIA's whitepapers on GA102 and Ada (fp16 inputs, fp32 accumulation, without sparsity)
+        // and the H200's data sheet.
         for (key, teraflops) in [
             ("rtx3060", 25.5),
             ("rtx3070", 40.6),

@@ -31,7 +31,7 @@ pub(super) struct CostDevice {
 
 impl CostDevice {
     /// A device on which operations have this load.
-    pub fn new(load: Load) -> Self {
+    pub(crate) fn new(load: Load) -> Self {
         Self {
             load,
             costs: Mutex::default(),
@@ -39,7 +39,7 @@ impl CostDevice {
     }
 
     /// The kernels of all operations since the last call, in order.
-    pub fn take(&self) -> Vec<KernelCost> {
+    pub(crate) fn take(&self) -> Vec<KernelCost> {
         std::mem::take(&mut self.costs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,9 +1,10 @@
-//! What a training step costs at the least: FLOPs and bytes of each operation, the time that a card cannot go below, and a
-//! prediction from stated efficiencies. A measured profile is held against it.
+//! What a training step costs at the least: FLOPs and bytes of each operation, the time that a card
+//! cannot go below, and a prediction from stated efficiencies. A measured profile is held against
+//! it.
 
-pub mod cards;
+pub(crate) mod cards;
 mod cost_device;
-pub mod operations;
+pub(crate) mod operations;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -15,7 +16,7 @@ use crate::ops::Kind;
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 5] = [
+    pub(crate) const ALL: [Kind; 5] = [
         Kind::Head,
         Kind::Experts,
         Kind::Projection,
@@ -23,8 +24,9 @@ impl Kind {
         Kind::Memory,
     ];
 
-    /// Share of the tensor cores' rate that this kind of work is expected to reach, with the reason in docs/roofline.md.
-    pub fn efficiency(self) -> f64 {
+    /// Share of the tensor cores' rate that this kind of work is expected to reach, with the reason
+    /// in docs/roofline.md.
+    pub(crate) fn efficiency(self) -> f64 {
         match self {
             Kind::Head => 0.70,
             Kind::Experts => 0.55,
@@ -36,17 +38,19 @@ impl Kind {
 }
 
 /// Share of the memory's rate that kernels are expected to reach.
-pub const BANDWIDTH_EFFICIENCY: f64 = 0.80;
-/// Seconds between the end of a kernel and the start of the next one that waits for it, within a CUDA graph.
-pub const SECONDS_PER_LAUNCH: f64 = 1.5e-6;
+pub(crate) const BANDWIDTH_EFFICIENCY: f64 = 0.80;
+/// Seconds between the end of a kernel and the start of the next one that waits for it, within a
+/// CUDA graph.
+pub(crate) const SECONDS_PER_LAUNCH: f64 = 1.5e-6;
 
 /// An operation's times on a card.
 #[derive(Clone, Debug, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// The operation.
     #[serde(flatten)]
     pub operation: Operation,
-    /// Seconds of a step that it cannot go below: the longer of arithmetic and traffic at the card's full rates.
+    /// Seconds of a step that it cannot go below: the longer of arithmetic and traffic at the
+    /// card's full rates.
     pub floor_s: f64,
     /// Seconds of a step with the stated efficiencies and gaps between launches.
     pub predicted_s: f64,
@@ -56,7 +60,7 @@ pub struct Row {
 
 /// A step on a card.
 #[derive(Clone, Debug, Serialize)]
-pub struct Prediction {
+pub(crate) struct Prediction {
     /// The card's key.
     pub card: &'static str,
     /// Tokens of the step.
@@ -76,11 +80,12 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// A step of that shape on a card. `launches` tells how often an operation's kernels are launched in the step.
+    /// A step of that shape on a card. `launches` tells how often an operation's kernels are
+    /// launched in the step.
     ///
     /// # Errors
     /// If the sizes are none that a model can have.
-    pub fn new(
+    pub(crate) fn new(
         card: &'static Card,
         config: &ModelConfig,
         shape: &StepShape,
@@ -119,7 +124,7 @@ impl Prediction {
     }
 
     /// Hours for so many examples of so many tokens on average.
-    pub fn hours(&self, examples: f64, tokens_per_example: f64) -> f64 {
+    pub(crate) fn hours(&self, examples: f64, tokens_per_example: f64) -> f64 {
         examples * tokens_per_example / self.tokens_per_second / 3600.0
     }
 }

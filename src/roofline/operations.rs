@@ -1,6 +1,7 @@
-//! FLOPs and bytes of a training step, as the CUDA device computes it: a row for each family of kernels, since that is what
-//! a profile can tell apart. The costs are the operations' own ([`crate::ops::Operation::kernels`]), added up over one step
-//! of the model's code. Caches can save some of the bytes.
+//! FLOPs and bytes of a training step, as the CUDA device computes it: a row for each family of
+//! kernels, since that is what a profile can tell apart. The costs are the operations' own
+//! ([`crate::ops::Operation::kernels`]), added up over one step of the model's code. Caches can
+//! save some of the bytes.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -14,7 +15,7 @@ const STORAGE_BYTES: f64 = 2.0;
 
 /// How much a step computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepShape {
+pub(crate) struct StepShape {
     /// Tokens of each micro-batch.
     pub micro_tokens: usize,
     /// Micro-batches.
@@ -27,33 +28,34 @@ pub struct StepShape {
 
 impl StepShape {
     /// Tokens of the step.
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.micro_tokens * self.micro_batches
     }
 
     /// Keys that a query sees on average.
-    pub fn mean_keys(&self) -> f64 {
+    pub(crate) fn mean_keys(&self) -> f64 {
         (self.example_tokens + 1.0) / 2.0
     }
 }
 
 /// An operation of a step.
 #[derive(Clone, Debug, Serialize)]
-pub struct Operation {
+pub(crate) struct Operation {
     /// Name for people.
     pub name: &'static str,
     /// Families of its kernels: their names without precision, tile and head size.
     pub kernels: &'static [&'static str],
     /// What it may reach of a card's rates.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// FLOPs of the step.
     pub flops: f64,
     /// Bytes of the step.
     pub bytes: f64,
 }
 
-/// The family of a kernel: `linear_fwd` of `linear_small_fwd_f16`, `attention_dq` of `attention_dq_d64_bf16`.
-pub fn family(kernel: &str) -> String {
+/// The family of a kernel: `linear_fwd` of `linear_small_fwd_f16`, `attention_dq` of
+/// `attention_dq_d64_bf16`.
+pub(crate) fn family(kernel: &str) -> String {
     let name = kernel
         .strip_suffix("_f16")
         .or(kernel.strip_suffix("_bf16"))
@@ -69,9 +71,9 @@ fn is_head_size(part: &str) -> bool {
         .is_some_and(|size| !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// FLOPs of model arithmetic per trained token: two for each weight that a token meets, forward, and four backward; and those of
-/// its scores and values with so many keys.
-pub fn model_flops_per_token(config: &ModelConfig, mean_keys: f64) -> f64 {
+/// FLOPs of model arithmetic per trained token: two for each weight that a token meets, forward,
+/// and four backward; and those of its scores and values with so many keys.
+pub(crate) fn model_flops_per_token(config: &ModelConfig, mean_keys: f64) -> f64 {
     let attention = config.attention_shape();
     let hidden = config.hidden_size as f64;
     let projections = hidden * (attention.qkv_size() + attention.out_size()) as f64;
@@ -86,7 +88,7 @@ pub fn model_flops_per_token(config: &ModelConfig, mean_keys: f64) -> f64 {
 ///
 /// # Errors
 /// If the sizes are none that a model can have.
-pub fn operations(config: &ModelConfig, shape: &StepShape) -> Result<Vec<Operation>> {
+pub(crate) fn operations(config: &ModelConfig, shape: &StepShape) -> Result<Vec<Operation>> {
     let device = CostDevice::new(Load {
         mean_keys: shape.mean_keys(),
         counted: shape.counted,
@@ -129,9 +131,14 @@ fn micro_batch(
     gradients: &mut Parameters<CostDevice>,
 ) -> Result<()> {
     let model = Model::new(config.clone(), Parameters::zeros(device, config)?)?;
-    let mut workspace = Workspace::new(device, config, tokens, 1, 1)?;
+    // How long the examples are is part of the load; here they only have to fit the model.
+    let longest = config.max_position_embeddings;
+    let mut workspace = Workspace::new(device, config, tokens, tokens.div_ceil(longest), 1)?;
     let mut batch = Batch::new();
-    batch.push_segment(&vec![0; tokens], &vec![0; tokens])?;
+    for first in (0..tokens).step_by(longest) {
+        let example = vec![0; longest.min(tokens - first)];
+        batch.push_segment(&example, &example)?;
+    }
     let scales = StepScales {
         token: 1.0,
         balance: 1.0,
@@ -217,7 +224,8 @@ mod tests {
 
     #[test]
     fn products_count_two_flops_for_each_weight_and_token_in_each_direction() {
-        // By the weights' shapes, not by the formulas above: forward, gradient of the input, gradient of the weight.
+        // By the weights' shapes, not by the formulas above: forward, gradient of the input,
+        // gradient of the weight.
         let config = ModelConfig::default_47m();
         let tokens = 512;
         let all = operations(&config, &shape(tokens)).unwrap();
@@ -243,7 +251,8 @@ mod tests {
     fn attention_counts_pairs_of_query_and_key() {
         let config = ModelConfig::default_47m();
         let all = operations(&config, &shape(512)).unwrap();
-        // Two examples of 256; each pair (query, key up to it), each head, 64 products of two FLOPs, scores and values; six layers.
+        // Two examples of 256; each pair (query, key up to it), each head, 64 products of two
+        // FLOPs, scores and values; six layers.
         let mut pairs = 0.0;
         for query in 0..256 {
             pairs += f64::from(query + 1);

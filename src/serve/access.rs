@@ -12,7 +12,7 @@ use subtle::{Choice, ConstantTimeEq};
 const KEY_LENGTH: usize = 16;
 
 /// The keys that open `/v1` and `/metrics`.
-pub struct ApiKeys {
+pub(crate) struct ApiKeys {
     /// Digests, so that comparing takes the same time whatever was sent, its length included.
     digests: Vec<[u8; 32]>,
 }
@@ -21,8 +21,9 @@ impl ApiKeys {
     /// One key per line; empty lines and those that begin with `#` do not count.
     ///
     /// # Errors
-    /// If the file cannot be read, holds no key or one of fewer than 16 characters or with white space in it.
-    pub fn load(path: &Path) -> Result<Self> {
+    /// If the file cannot be read, holds no key or one of fewer than 16 characters or with white
+    /// space in it.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .with_context(|| format!("cannot read the API keys in {}", path.display()))?;
         let mut digests = Vec::new();
@@ -33,7 +34,8 @@ impl ApiKeys {
             }
             ensure!(
                 key.len() >= KEY_LENGTH && key.chars().all(|c| c.is_ascii_graphic()),
-                "{}, line {number}: a key of {} characters, expected at least {KEY_LENGTH} ASCII letters, digits or signs without spaces, e.g. from: openssl rand -hex 24",
+                "{}, line {number}: a key of {} characters, expected at least {KEY_LENGTH} ASCII \
+                 letters, digits or signs without spaces, e.g. from: openssl rand -hex 24",
                 path.display(),
                 key.chars().count()
             );
@@ -68,9 +70,10 @@ impl ApiKeys {
     }
 }
 
-/// The origin of a web page, `https://www.musterstadt.de` or `http://localhost:8000`: scheme, host, port.
+/// The origin of a web page, `https://www.musterstadt.de` or `http://localhost:8000`: scheme, host,
+/// port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin(String);
+pub(crate) struct Origin(String);
 
 impl std::str::FromStr for Origin {
     type Err = anyhow::Error;
@@ -85,7 +88,8 @@ impl std::str::FromStr for Origin {
                 Ok(Self(text.to_ascii_lowercase()))
             }
             _ => bail!(
-                "{text:?} is no origin, expected scheme and host without a path, e.g. https://www.musterstadt.de"
+                "{text:?} is no origin, expected scheme and host without a path, e.g. \
+                 https://www.musterstadt.de"
             ),
         }
     }
@@ -125,8 +129,9 @@ pub(super) fn origin_of(headers: &HeaderMap, listed: &[Origin]) -> Page {
     }
 }
 
-/// The address to count requests by: the peer's, or, where the peer is a trusted proxy, the last one in `X-Forwarded-For`
-/// that is none itself. What a client writes there on its own stands further left and is not believed.
+/// The address to count requests by: the peer's, or, where the peer is a trusted proxy, the last
+/// one in `X-Forwarded-For` that is none itself. What a client writes there on its own stands
+/// further left and is not believed.
 pub(super) fn client_of(peer: IpAddr, headers: &HeaderMap, proxies: &[IpAddr]) -> IpAddr {
     let peer = peer.to_canonical();
     if !proxies.contains(&peer) {

@@ -1,26 +1,31 @@
-//! The page, the widget and the privacy notice, embedded into the binary: the server needs no folder beside it, and what
-//! is sent is what was tested. `widget.js` is one file for a city's page to name; its sources are the parts in
-//! `web/widget/`, put together here, so that no build step and no second request is needed.
+//! The page, the widget and the privacy notice, embedded into the binary: the server needs no
+//! folder beside it, and what is sent is what was tested. `widget.js` is one file for a city's page
+//! to name; its sources are the parts in `web/widget/`, put together here, so that no build step
+//! and no second request is needed.
 
 use sha2::{Digest, Sha256};
 use std::sync::LazyLock;
 
-/// The Content-Security-Policy of the pages: everything comes from the server itself, no script or style stands in the
-/// page, no text becomes markup. A page that embeds the widget has a policy of its own.
-pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+/// The Content-Security-Policy of the pages: everything comes from the server itself, no script or
+/// style stands in the page, no text becomes markup. A page that embeds the widget has a policy of
+/// its own.
+pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src \
+    'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// A file to be sent as it stands.
 #[derive(Clone, Copy, Debug)]
-pub struct Asset {
+pub(crate) struct Asset {
     /// The value of `Content-Type`.
     pub content_type: &'static str,
     /// The file.
     pub body: &'static [u8],
-    /// The value of `ETag`: quoted, of the content's SHA-256. Answer `304` to an equal `If-None-Match`.
+    /// The value of `ETag`: quoted, of the content's SHA-256. Answer `304` to an equal
+    /// `If-None-Match`.
     pub etag: &'static str,
-    /// Whether other origins may load it (`Cross-Origin-Resource-Policy: cross-origin`): the widget stands in their pages.
+    /// Whether other origins may load it (`Cross-Origin-Resource-Policy: cross-origin`): the widget
+    /// stands in their pages.
     pub for_other_pages: bool,
 }
 
@@ -58,13 +63,8 @@ static TAGS: LazyLock<[String; FILES.len()]> = LazyLock::new(|| {
     })
 });
 
-/// The paths that [`asset`] knows.
-pub fn paths() -> impl Iterator<Item = &'static str> {
-    FILES.iter().map(|(path, ..)| *path)
-}
-
 /// The file at an absolute path without query, e.g. `/widget.js`.
-pub fn asset(path: &str) -> Option<Asset> {
+pub(crate) fn asset(path: &str) -> Option<Asset> {
     let index = FILES.iter().position(|(known, ..)| *known == path)?;
     let (_, content_type, content) = FILES[index];
     Some(Asset {

@@ -1,4 +1,5 @@
-//! `/v1/chat/completions` and `/v1/completions`: an answer as one body, or as server-sent events while it is made.
+//! `/v1/chat/completions` and `/v1/completions`: an answer as one body, or as server-sent events
+//! while it is made.
 
 use super::error::ApiError;
 use super::log;
@@ -88,7 +89,8 @@ pub(super) async fn read_body(state: &State, request: Request<Body>) -> Result<B
     let read = axum::body::to_bytes(request.into_body(), limit);
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
-        // Without a length the limit shows while reading; every other error is a connection that broke.
+        // Without a length the limit shows while reading; every other error is a connection that
+        // broke.
         Ok(Err(_)) if length.is_none() => Err(ApiError::too_large(limit)),
         Ok(Err(_)) => Err(ApiError::body("the body ended before its announced length")),
         Err(_) => Err(ApiError::slow_body()),
@@ -175,7 +177,8 @@ impl Completion {
         self.record(state, &answer);
     }
 
-    /// What remains of an exchange: counts in the log, and the words where the operator keeps conversations.
+    /// What remains of an exchange: counts in the log, and the words where the operator keeps
+    /// conversations.
     fn record(&self, state: &State, answer: &Answer) {
         let usage = answer.usage;
         log::event(

@@ -1,4 +1,5 @@
-//! Connections: accepting them, bounding their number and their idleness, and letting them end when the server stops.
+//! Connections: accepting them, bounding their number and their idleness, and letting them end when
+//! the server stops.
 
 use super::gate::Peer;
 use super::log;
@@ -39,8 +40,8 @@ struct Open {
     one_ended: Notify,
 }
 
-/// Accepts connections until the server is told to stop, then until every connection has ended, at most for the time that
-/// the settings give.
+/// Accepts connections until the server is told to stop, then until every connection has ended, at
+/// most for the time that the settings give.
 pub(super) async fn run(listener: TcpListener, state: Arc<State>, router: Router) -> Result<()> {
     let open = Arc::new(Open::default());
     let mut stopping = state.stopping.subscribe();
@@ -74,7 +75,8 @@ async fn accept(
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors, or a client that was quick to leave; going round at full speed helps nobody.
+                // Out of descriptors, or a client that was quick to leave; going round at full
+                // speed helps nobody.
                 log::event(
                     "error",
                     "accept_failed",

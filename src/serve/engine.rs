@@ -1,5 +1,5 @@
-//! The model's own thread: takes requests from a bounded queue into the scheduler and sends each its tokens. Handlers know the
-//! model only through [`Queue`].
+//! The model's own thread: takes requests from a bounded queue into the scheduler and sends each
+//! its tokens. Handlers know the model only through [`Queue`].
 
 use super::log;
 use super::metrics::Metrics;
@@ -56,7 +56,7 @@ struct Waiting {
 
 impl Queue {
     /// For up to `capacity` waiting jobs.
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self {
             state: Mutex::new(Waiting {
                 jobs: VecDeque::new(),
@@ -78,7 +78,7 @@ impl Queue {
     ///
     /// # Errors
     /// Where the queue is full or closed.
-    pub fn submit(&self, job: Job) -> Result<(), Refusal> {
+    pub(crate) fn submit(&self, job: Job) -> Result<(), Refusal> {
         let mut state = self.lock();
         if state.closed {
             return Err(Refusal::Closed);
@@ -94,12 +94,12 @@ impl Queue {
     }
 
     /// Jobs that wait.
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.lock().jobs.len()
     }
 
     /// Takes no more jobs; the thread ends when it has nothing left to do, or at once with `abort`.
-    pub fn close(&self, abort: bool) {
+    pub(crate) fn close(&self, abort: bool) {
         let mut state = self.lock();
         state.closed = true;
         state.aborted |= abort;
@@ -107,7 +107,7 @@ impl Queue {
     }
 
     /// The next job. Waits for one where `idle`; `None`: there is none now, or never again.
-    pub fn next(&self, idle: bool) -> Option<Job> {
+    pub(crate) fn next(&self, idle: bool) -> Option<Job> {
         let mut state = self.lock();
         loop {
             if state.aborted {
@@ -129,8 +129,8 @@ impl Queue {
     }
 }
 
-/// Works until the queue is closed and everything in it done. On an error of the device the queue is closed and everybody
-/// told.
+/// Works until the queue is closed and everything in it done. On an error of the device the queue
+/// is closed and everybody told.
 pub(super) fn run<D: Operations + Planner>(
     scheduler: &mut Scheduler<'_, D>,
     queue: &Queue,

@@ -1,4 +1,5 @@
-//! What a request is refused with: OpenAI's error object, so that its clients raise the exception their users expect.
+//! What a request is refused with: OpenAI's error object, so that its clients raise the exception
+//! their users expect.
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -32,7 +33,7 @@ impl ApiError {
     }
 
     /// 400 about one field.
-    pub fn field(param: &str, code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn field(param: &str, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             param: Some(param.to_string()),
             ..Self::new(StatusCode::BAD_REQUEST, code, message)
@@ -40,12 +41,12 @@ impl ApiError {
     }
 
     /// 400 about the whole body.
-    pub fn body(message: impl Into<String>) -> Self {
+    pub(crate) fn body(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_body", message)
     }
 
     /// 401.
-    pub fn no_key() -> Self {
+    pub(crate) fn no_key() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
@@ -54,7 +55,7 @@ impl ApiError {
     }
 
     /// 403: a web page that is not on the list.
-    pub fn foreign_origin() -> Self {
+    pub(crate) fn foreign_origin() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
             "origin_not_allowed",
@@ -63,7 +64,7 @@ impl ApiError {
     }
 
     /// 404.
-    pub fn not_found() -> Self {
+    pub(crate) fn not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
             "not_found",
@@ -72,7 +73,7 @@ impl ApiError {
     }
 
     /// 404 for a model of another name.
-    pub fn no_such_model(served: &str) -> Self {
+    pub(crate) fn no_such_model(served: &str) -> Self {
         Self {
             param: Some("model".to_string()),
             ..Self::new(
@@ -86,7 +87,7 @@ impl ApiError {
     }
 
     /// 405.
-    pub fn wrong_method() -> Self {
+    pub(crate) fn wrong_method() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
@@ -95,7 +96,7 @@ impl ApiError {
     }
 
     /// 408: the body did not come.
-    pub fn slow_body() -> Self {
+    pub(crate) fn slow_body() -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
@@ -104,7 +105,7 @@ impl ApiError {
     }
 
     /// 413.
-    pub fn too_large(limit: usize) -> Self {
+    pub(crate) fn too_large(limit: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "request_too_large",
@@ -113,7 +114,7 @@ impl ApiError {
     }
 
     /// 429: one client asks too often.
-    pub fn too_often(retry_after: u64) -> Self {
+    pub(crate) fn too_often(retry_after: u64) -> Self {
         Self {
             retry_after: Some(retry_after),
             ..Self::new(
@@ -125,7 +126,7 @@ impl ApiError {
     }
 
     /// 429: everybody together asks too much.
-    pub fn queue_full(retry_after: u64) -> Self {
+    pub(crate) fn queue_full(retry_after: u64) -> Self {
         Self {
             retry_after: Some(retry_after),
             ..Self::new(
@@ -137,7 +138,7 @@ impl ApiError {
     }
 
     /// 503: the server is about to stop.
-    pub fn stopping() -> Self {
+    pub(crate) fn stopping() -> Self {
         Self {
             retry_after: Some(5),
             ..Self::new(
@@ -149,7 +150,7 @@ impl ApiError {
     }
 
     /// 503: the answer did not come in time.
-    pub fn too_slow() -> Self {
+    pub(crate) fn too_slow() -> Self {
         Self {
             retry_after: Some(10),
             ..Self::new(
@@ -161,7 +162,7 @@ impl ApiError {
     }
 
     /// 500: the model failed on this text.
-    pub fn model_failed() -> Self {
+    pub(crate) fn model_failed() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "model_failed",
@@ -182,7 +183,7 @@ impl ApiError {
     }
 
     /// `{"error": {"message", "type", "code", "param"}}`
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         json!({"error": {
             "message": self.message,
             "type": self.kind(),

@@ -1,5 +1,5 @@
-//! What every request passes on its way in (may it ask?) and every response on its way out (security headers, CORS, log,
-//! counts).
+//! What every request passes on its way in (may it ask?) and every response on its way out
+//! (security headers, CORS, log, counts).
 
 use super::access::{Page, client_of, origin_of};
 use super::assets::CONTENT_SECURITY_POLICY;
@@ -21,7 +21,8 @@ use std::time::Instant;
 #[derive(Clone, Copy)]
 pub(super) struct Peer(pub IpAddr);
 
-/// What a path is called in log and figures. A path that is none of these may hold anything, so it is not written down.
+/// What a path is called in log and figures. A path that is none of these may hold anything, so it
+/// is not written down.
 pub(super) fn route_of(path: &str) -> &'static str {
     const KNOWN: [&str; 14] = [
         "/",
@@ -119,7 +120,8 @@ fn admit(state: &State, request: &Request<Body>, page: Page) -> Result<Admitted,
     }
     let asks_first = headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    // A foreign page may not make a citizen's or clerk's browser ask; that it could not read the answer is not enough.
+    // A foreign page may not make a citizen's or clerk's browser ask; that it could not read the
+    // answer is not enough.
     if page == Page::Foreign && changes {
         refused("origin");
         return Err(ApiError::foreign_origin());
@@ -140,7 +142,8 @@ fn admit(state: &State, request: &Request<Body>, page: Page) -> Result<Admitted,
     }
     if changes {
         let peer = request.extensions().get::<Peer>();
-        // Every connection says who it is; without it nobody could be told apart, so nobody is let in.
+        // Every connection says who it is; without it nobody could be told apart, so nobody is let
+        // in.
         let Some(peer) = peer else {
             return Err(ApiError::too_often(60));
         };

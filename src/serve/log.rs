@@ -1,5 +1,6 @@
-//! The server's log: one JSON object per line on standard error, without addresses and without a word of what was asked or
-//! answered. Conversations go to a file of their own, and only where the operator asks for that.
+//! The server's log: one JSON object per line on standard error, without addresses and without a
+//! word of what was asked or answered. Conversations go to a file of their own, and only where the
+//! operator asks for that.
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -30,7 +31,7 @@ impl ConversationLog {
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut options = OpenOptions::new();
         options.create(true).append(true);
         #[cfg(unix)]
@@ -42,7 +43,7 @@ impl ConversationLog {
     }
 
     /// Appends one exchange as a JSON object on a line.
-    pub fn write(&self, mut exchange: Map<String, Value>) {
+    pub(crate) fn write(&self, mut exchange: Map<String, Value>) {
         exchange.insert("time".into(), json!(timestamp(SystemTime::now())));
         let line = format!("{}\n", Value::Object(exchange));
         let mut file = self
@@ -76,8 +77,8 @@ fn timestamp(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
 }
 
-/// Year, month and day of a number of days since 1970 (proleptic Gregorian): years are counted from March, so that the leap
-/// day is the last of its year, in cycles of 400 years.
+/// Year, month and day of a number of days since 1970 (proleptic Gregorian): years are counted from
+/// March, so that the leap day is the last of its year, in cycles of 400 years.
 fn date(days: u64) -> (u64, u64, u64) {
     const CYCLE: u64 = 146_097;
     // 0000-03-01 is 719,468 days before 1970-01-01.

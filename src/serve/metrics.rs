@@ -21,7 +21,7 @@ pub(super) struct Histogram {
 
 impl Histogram {
     /// Counts one duration.
-    pub fn observe(&self, duration: Duration) {
+    pub(crate) fn observe(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         for (count, end) in self.counts.iter().zip(BUCKETS) {
             if seconds <= end {
@@ -53,7 +53,7 @@ pub(super) struct Counters(Mutex<BTreeMap<String, u64>>);
 
 impl Counters {
     /// Counts one; `labels` as Prometheus writes them, e.g. `route="/health"`.
-    pub fn add(&self, labels: String) {
+    pub(crate) fn add(&self, labels: String) {
         let mut counts = self
             .0
             .lock()
@@ -100,7 +100,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     /// All zero.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             requests: Counters::default(),
             answers: Counters::default(),
@@ -118,7 +118,7 @@ impl Metrics {
     }
 
     /// The text that Prometheus collects, with the number of requests in the queue.
-    pub fn text(&self, waiting: usize) -> String {
+    pub(crate) fn text(&self, waiting: usize) -> String {
         let mut text = String::new();
         for (counters, name, help) in [
             (&self.requests, "muni_requests_total", "HTTP requests."),
@@ -219,7 +219,8 @@ mod tests {
         metrics.first_token.observe(Duration::from_secs(90));
         let text = metrics.text(3);
         for expected in [
-            "# TYPE muni_requests_total counter\nmuni_requests_total{route=\"/health\",status=\"200\"} 2\n",
+            "# TYPE muni_requests_total counter\n\
+             muni_requests_total{route=\"/health\",status=\"200\"} 2\n",
             "muni_first_token_seconds_bucket{le=\"0.025\"} 0\n",
             "muni_first_token_seconds_bucket{le=\"0.05\"} 1\n",
             "muni_first_token_seconds_bucket{le=\"60\"} 1\n",

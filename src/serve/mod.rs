@@ -1,17 +1,20 @@
-//! The HTTP server: OpenAI's API over the guarded assistant, the city's page and widget, health and figures.
+//! The HTTP server: OpenAI's API over the guarded assistant, the city's page and widget, health and
+//! figures.
 //!
-//! Two kinds of threads. The caller's thread is the model's: it takes requests from a bounded queue into a batch and sends
-//! each its tokens (`engine`). Tokio's threads read requests, watch over answers and write responses; they know the model
-//! only through the queue. An answer that nobody waits for any more is found by its closed channel and dropped.
+//! Two kinds of threads. The caller's thread is the model's: it takes requests from a bounded queue
+//! into a batch and sends each its tokens (`engine`). Tokio's threads read requests, watch over
+//! answers and write responses; they know the model only through the queue. An answer that nobody
+//! waits for any more is found by its closed channel and dropped.
 //!
-//! - `connection` accepts; `gate` decides who may ask (`access`, `rate`) and puts the security headers on;
+//! - `connection` accepts; `gate` decides who may ask (`access`, `rate`) and puts the security
+//!   headers on;
 //! - `completions` and `openai` speak OpenAI's API, `submission` makes the answer;
 //! - `site` and `assets` are everything else that is served.
 //!
 //! Nothing that was asked or answered is kept or logged, unless the operator names a file for it.
 
 mod access;
-pub mod assets;
+pub(crate) mod assets;
 mod completions;
 mod connection;
 mod engine;
@@ -26,8 +29,8 @@ mod site;
 mod state;
 mod submission;
 
-pub use access::{ApiKeys, Origin};
-pub use settings::Settings;
+pub(crate) use access::{ApiKeys, Origin};
+pub(crate) use settings::Settings;
 
 use crate::answer::Assistant;
 use crate::generate::Scheduler;
@@ -50,7 +53,7 @@ use std::sync::Arc;
 const HTTP_THREADS: usize = 2;
 
 /// A model that a server answers with.
-pub struct ServedModel<'a, D: Operations + Planner> {
+pub(crate) struct ServedModel<'a, D: Operations + Planner> {
     /// Where it computes.
     pub device: &'a D,
     /// The model.
@@ -59,13 +62,14 @@ pub struct ServedModel<'a, D: Operations + Planner> {
     pub tokenizer: Tokenizer,
 }
 
-/// Serves until the process is told to stop (SIGTERM, SIGINT); then answers under way are finished. The calling thread is the
-/// model's, so an operation of the CPU device runs on the pool that it belongs to. Without a model the knowledge base
-/// answers alone.
+/// Serves until the process is told to stop (SIGTERM, SIGINT); then answers under way are finished.
+/// The calling thread is the model's, so an operation of the CPU device runs on the pool that it
+/// belongs to. Without a model the knowledge base answers alone.
 ///
 /// # Errors
-/// If the settings are out of range, there is no memory, a thread cannot be started, or the device fails.
-pub fn serve<D: Operations + Planner>(
+/// If the settings are out of range, there is no memory, a thread cannot be started, or the device
+/// fails.
+pub(crate) fn serve<D: Operations + Planner>(
     listener: TcpListener,
     model: Option<ServedModel<'_, D>>,
     assistant: Assistant,

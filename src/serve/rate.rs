@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Addresses remembered at most: about 4 MB. Those whose bucket has filled up again are forgotten first.
+/// Addresses remembered at most: about 4 MB. Those whose bucket has filled up again are forgotten
+/// first.
 const MOST_CLIENTS: usize = 65_536;
 
 /// Requests per minute and client. A client that has been quiet may send a minute's worth at once.
@@ -23,7 +24,7 @@ struct Bucket {
 
 impl RateLimit {
     /// 0 requests per minute: no limit.
-    pub fn new(per_minute: u32) -> Self {
+    pub(crate) fn new(per_minute: u32) -> Self {
         Self {
             per_minute: f64::from(per_minute),
             buckets: Mutex::new(HashMap::new()),
@@ -34,7 +35,7 @@ impl RateLimit {
     ///
     /// # Errors
     /// Where it is one too many: the seconds after which the next one is allowed.
-    pub fn take(&self, client: IpAddr, now: Instant) -> Result<(), u64> {
+    pub(crate) fn take(&self, client: IpAddr, now: Instant) -> Result<(), u64> {
         if self.per_minute == 0.0 {
             return Ok(());
         }
@@ -66,8 +67,8 @@ impl RateLimit {
         (bucket.left + passed * self.per_minute / 60.0).min(self.per_minute)
     }
 
-    /// Drops full buckets, which say nothing. If all are in use, the older half goes: a flood from more addresses than
-    /// that must not make the table grow.
+    /// Drops full buckets, which say nothing. If all are in use, the older half goes: a flood from
+    /// more addresses than that must not make the table grow.
     fn forget(&self, buckets: &mut HashMap<IpAddr, Bucket>, now: Instant) {
         buckets.retain(|_, bucket| self.left(bucket, now) < self.per_minute);
         if buckets.len() >= MOST_CLIENTS {
@@ -90,7 +91,8 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Time until a queue of this many is probably shorter, for `Retry-After`: half a second each, 1 to 30.
+/// Time until a queue of this many is probably shorter, for `Retry-After`: half a second each, 1
+/// to 30.
 pub(super) fn patience(waiting: usize) -> u64 {
     Duration::from_millis(500 * waiting as u64)
         .as_secs()

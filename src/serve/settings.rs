@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Everything about a server but model and knowledge.
-pub struct Settings {
+pub(crate) struct Settings {
     /// What `/v1/models` calls the model.
     pub model_name: String,
     /// What happens to answers that the knowledge base does not support.
@@ -43,7 +43,7 @@ pub struct Settings {
 impl Settings {
     /// # Errors
     /// A value outside its range, by name.
-    pub fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         ensure!(
             (1..=MAX_SEQUENCES).contains(&self.max_concurrent),
             "{} answers at the same time, expected 1 to {MAX_SEQUENCES}",

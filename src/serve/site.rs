@@ -1,4 +1,5 @@
-//! Everything that needs no model: the page and the widget, offices, ratings, the model's name, health and figures.
+//! Everything that needs no model: the page and the widget, offices, ratings, the model's name,
+//! health and figures.
 
 use super::assets;
 use super::completions::read_body;

@@ -20,7 +20,8 @@ use tokio::sync::watch;
 pub(super) struct State {
     pub settings: Settings,
     pub assistant: Assistant,
-    /// The model's tokenizer, and most tokens of prompt and answer together; `None` where there is no model.
+    /// The model's tokenizer, and most tokens of prompt and answer together; `None` where there is
+    /// no model.
     model: Option<(Tokenizer, usize)>,
     pub queue: Arc<Queue>,
     pub metrics: Arc<Metrics>,
@@ -40,7 +41,7 @@ impl State {
     ///
     /// # Errors
     /// If the settings are out of range or the conversation file cannot be opened.
-    pub fn new(
+    pub(crate) fn new(
         settings: Settings,
         assistant: Assistant,
         model: Option<(Tokenizer, usize)>,
@@ -66,7 +67,7 @@ impl State {
     }
 
     /// The way from a question to its reply.
-    pub fn pipeline(&self) -> Pipeline<'_> {
+    pub(crate) fn pipeline(&self) -> Pipeline<'_> {
         let model = self.model.as_ref();
         Pipeline {
             assistant: &self.assistant,
@@ -78,12 +79,12 @@ impl State {
     }
 
     /// Whether there is no model, and the knowledge base answers alone.
-    pub fn is_knowledge_only(&self) -> bool {
+    pub(crate) fn is_knowledge_only(&self) -> bool {
         self.model.is_none()
     }
 
     /// What a client is told about every answer.
-    pub fn disclosure(&self) -> Disclosure {
+    pub(crate) fn disclosure(&self) -> Disclosure {
         Disclosure {
             logged: self.conversations.is_some(),
             knowledge_only: self.is_knowledge_only(),
@@ -91,21 +92,22 @@ impl State {
     }
 
     /// Whether the server is about to stop.
-    pub fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
 
     /// A number that nobody can foresee.
-    pub fn random(&self) -> u64 {
+    pub(crate) fn random(&self) -> u64 {
         self.random
             .hash_one(self.drawn.fetch_add(1, Ordering::Relaxed))
     }
 
     /// What citizens are told, wherever they ask from (EU AI Act, Article 50).
-    pub fn notice(&self) -> String {
+    pub(crate) fn notice(&self) -> String {
         let kept = match self.conversations {
             Some(_) => {
-                "Ihre Fragen und die Antworten werden gespeichert. Bitte geben Sie keine persönlichen Daten ein."
+                "Ihre Fragen und die Antworten werden gespeichert. Bitte geben Sie keine \
+                 persönlichen Daten ein."
             }
             None => "Ihre Fragen und die Antworten werden nicht gespeichert.",
         };

@@ -12,7 +12,7 @@ compile_error!(
 );
 
 /// Version of the files and of the manifest.
-pub const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// First bytes of every shard file.
 pub(super) const MAGIC: [u8; 8] = *b"MUNISHRD";

@@ -22,7 +22,7 @@ pub(super) const FORMAT_NAME: &str = "muni-engine shards";
 pub struct Manifest {
     /// Always `muni-engine shards`.
     pub format: String,
-    /// Version of the format: [`FORMAT_VERSION`].
+    /// Version of the format: `FORMAT_VERSION`.
     pub version: u32,
     /// Stage of the data set (`basis`, `large`, ...).
     pub stage: String,
@@ -31,20 +31,20 @@ pub struct Manifest {
     /// Version of the generator.
     pub generator_version: String,
     /// What made tokens of the text.
-    pub tokenizer: TokenizerEntry,
+    pub(crate) tokenizer: TokenizerEntry,
     /// Totals of the training files.
-    pub train: SplitCounts,
+    pub(crate) train: SplitCounts,
     /// Totals of the validation files.
-    pub validation: SplitCounts,
+    pub(crate) validation: SplitCounts,
     /// Totals of the validation files with requests that belong elsewhere.
-    pub validation_ood: SplitCounts,
+    pub(crate) validation_ood: SplitCounts,
     /// Names of the offices, by the number stored with an example.
     pub offices: Vec<String>,
     /// Names of the techniques, by the bit stored with an example.
     pub techniques: Vec<String>,
     /// The files: those for training in order, then those for validation, then those of
     /// `validation_ood`.
-    pub files: Vec<FileEntry>,
+    pub(crate) files: Vec<FileEntry>,
     /// Whatever the generator counted, by office and technique.
     pub statistics: serde_json::Value,
 }
@@ -52,7 +52,7 @@ pub struct Manifest {
 /// The tokenizer in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TokenizerEntry {
+pub(crate) struct TokenizerEntry {
     /// The algorithm, for people: `GPT-2 byte-level BPE`.
     pub name: String,
     /// SHA-256 of vocabulary and merges: `Tokenizer::fingerprint`.
@@ -64,7 +64,7 @@ pub struct TokenizerEntry {
 /// Totals of one split.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SplitCounts {
+pub(crate) struct SplitCounts {
     /// Number of examples.
     pub examples: u64,
     /// Number of stored tokens, separators included.
@@ -74,7 +74,7 @@ pub struct SplitCounts {
 /// One file in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FileEntry {
+pub(crate) struct FileEntry {
     /// Name in the folder.
     pub name: String,
     /// Which split its examples belong to.
@@ -100,7 +100,7 @@ struct Marks {
 
 impl Manifest {
     /// Totals of one split.
-    pub fn counts(&self, split: Split) -> SplitCounts {
+    pub(crate) fn counts(&self, split: Split) -> SplitCounts {
         match split {
             Split::Train => self.train,
             Split::Validation => self.validation,

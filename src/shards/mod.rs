@@ -13,11 +13,9 @@ mod reader;
 mod sampler;
 mod stage;
 mod writer;
-
-pub use format::{FORMAT_VERSION, Span};
-pub use manifest::{FileEntry, Manifest, SplitCounts, TokenizerEntry};
-pub use reader::{ExampleView, ShardSet};
-pub use sampler::{LossOn, PackingReport, Sampler, SamplerConfig};
+pub use manifest::Manifest;
+pub use reader::ShardSet;
+pub use sampler::{LossOn, Sampler, SamplerConfig};
 pub use stage::Stage;
 pub use writer::{ShardInfo, ShardWriter};
 
@@ -35,7 +33,7 @@ pub enum Split {
 
 /// Files for people that may stand beside the shards: what the set is, and what was counted. No
 /// reader needs them.
-pub const COMPANION_NAMES: [&str; 2] = ["dataset-card.md", "statistics.json"];
+pub(crate) const COMPANION_NAMES: [&str; 2] = ["dataset-card.md", "statistics.json"];
 
 impl Split {
     /// All, in the order of the manifest.
@@ -43,7 +41,7 @@ impl Split {
 
     /// Name in records, and beginning of the file names: `train-00000.bin`, `val-00000.bin`,
     /// `val_ood-00000.bin`.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Split::Train => "train",
             Split::Validation => "val",

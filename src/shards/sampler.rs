@@ -129,7 +129,7 @@ impl Sampler {
     }
 
     /// How the sampler was set up.
-    pub fn config(&self) -> SamplerConfig {
+    pub(crate) fn config(&self) -> SamplerConfig {
         self.config
     }
 

@@ -22,7 +22,7 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, the smallest first.
-    pub const ALL: [Stage; 5] = [
+    pub(crate) const ALL: [Stage; 5] = [
         Stage::Basis,
         Stage::Large,
         Stage::Super,
@@ -31,7 +31,7 @@ impl Stage {
     ];
 
     /// Its name on the command line and in a manifest.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Stage::Basis => "basis",
             Stage::Large => "large",
@@ -42,7 +42,7 @@ impl Stage {
     }
 
     /// How many examples it has.
-    pub fn examples(self) -> usize {
+    pub(crate) fn examples(self) -> usize {
         match self {
             Stage::Basis => 75,
             Stage::Large => 500,

@@ -123,7 +123,7 @@ impl ShardWriter {
     ///
     /// # Errors
     /// When it has another name, and when it cannot be written.
-    pub fn companion(&self, name: &str, content: &str) -> Result<()> {
+    pub(crate) fn companion(&self, name: &str, content: &str) -> Result<()> {
         ensure!(
             COMPANION_NAMES.contains(&name),
             "{name:?} may not stand beside the shards, expected one of {COMPANION_NAMES:?}"

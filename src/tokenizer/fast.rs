@@ -1,5 +1,6 @@
-//! The way most text takes: GPT-2's pre-tokenizer written out by hand for the characters of European languages, and a memory
-//! of the tokens of words that were seen before. What it does not know is left to the `tokenizers` crate, whole.
+//! The way most text takes: GPT-2's pre-tokenizer written out by hand for the characters of
+//! European languages, and a memory of the tokens of words that were seen before. What it does not
+//! know is left to the `tokenizers` crate, whole.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -12,11 +13,12 @@ const MOST_WORDS: usize = 1 << 17;
 /// Longer words, in bytes, are not remembered: they hardly ever come twice.
 const LONGEST_WORD: usize = 31;
 
-/// A word of at most [`LONGEST_WORD`] bytes, filled up with zeros, and its length. The table holds it in place, so that a look
-/// at it is one access to memory.
+/// A word of at most [`LONGEST_WORD`] bytes, filled up with zeros, and its length. The table holds
+/// it in place, so that a look at it is one access to memory.
 type Word = [u64; 4];
 
-/// Memories that nobody is using at the moment; each thread takes one, so that none waits for another.
+/// Memories that nobody is using at the moment; each thread takes one, so that none waits for
+/// another.
 #[derive(Default)]
 pub(super) struct WordMemories(Mutex<Vec<Memory>>);
 
@@ -28,14 +30,15 @@ struct Memory {
 }
 
 impl WordMemories {
-    /// Tokens of `text`, or `None` where it holds a character whose class is not known here. `encode_word` encodes one word,
-    /// as [`first_word`] cuts it.
+    /// Tokens of `text`, or `None` where it holds a character whose class is not known here.
+    /// `encode_word` encodes one word, as [`first_word`] cuts it.
     pub(super) fn encode(
         &self,
         text: &str,
         encode_word: impl Fn(&str) -> Result<Vec<u32>>,
     ) -> Option<Result<Vec<u32>>> {
-        // A thread that panicked cannot have left a half-written entry that matters: words are added in one step.
+        // A thread that panicked cannot have left a half-written entry that matters: words are
+        // added in one step.
         let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut memory = memory.unwrap_or_default();
         let encoded = memory.encode(text, encode_word);
@@ -96,7 +99,8 @@ fn key(word: &str) -> Option<Word> {
     Some(key)
 }
 
-/// What GPT-2's pattern `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+` tells apart.
+/// What GPT-2's pattern `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+|
+/// ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+` tells apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
     Letter,
@@ -105,7 +109,8 @@ enum Class {
     Other,
 }
 
-/// The class of a character; `None` outside of what European texts are written with, where the Unicode tables decide.
+/// The class of a character; `None` outside of what European texts are written with, where the
+/// Unicode tables decide.
 const fn class(c: char) -> Option<Class> {
     Some(match c {
         'a'..='z' | 'A'..='Z' => Class::Letter,
@@ -169,7 +174,8 @@ fn first_word(text: &str) -> Option<usize> {
     if end == text.len() {
         return Some(end);
     }
-    // The last space before a word belongs to the word if it is a plain one, and stands alone otherwise.
+    // The last space before a word belongs to the word if it is a plain one, and stands alone
+    // otherwise.
     let last = text[..end].chars().next_back().map_or(1, char::len_utf8);
     Some(if end > last { end - last } else { end })
 }
@@ -187,8 +193,8 @@ fn end_of_run(text: &str, from: usize, kind: Class) -> Option<usize> {
     Some(at)
 }
 
-/// A fast hash of a few numbers (the multiply-and-rotate scheme of the Rust compiler's tables). Nobody gains by making words
-/// collide in a memory that lives in their own process.
+/// A fast hash of a few numbers (the multiply-and-rotate scheme of the Rust compiler's tables).
+/// Nobody gains by making words collide in a memory that lives in their own process.
 #[derive(Default)]
 pub(super) struct WordHasher(u64);
 

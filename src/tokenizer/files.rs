@@ -1,5 +1,5 @@
-//! The tokenizer files of a Hugging Face model folder: reading them, refusing what is not GPT-2's kind by name, and
-//! writing them.
+//! The tokenizer files of a Hugging Face model folder: reading them, refusing what is not GPT-2's
+//! kind by name, and writing them.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -122,7 +122,8 @@ fn from_tokenizer_json(content: &[u8]) -> Result<Vocabulary> {
     for token in &file.added_tokens {
         ensure!(
             token.special && !token.single_word && !token.lstrip && !token.rstrip,
-            "added token {:?} changes how the text around it is read; only plain special tokens are supported",
+            "added token {:?} changes how the text around it is read; only plain special tokens \
+             are supported",
             token.content
         );
         special.push((token.content.clone(), token.id));
@@ -256,7 +257,8 @@ fn tokenizer_config(vocabulary: &Vocabulary) -> Value {
         .iter()
         .map(|(content, id)| {
             let token = json!({
-                "content": content, "lstrip": false, "normalized": false, "rstrip": false, "single_word": false,
+                "content": content, "lstrip": false, "normalized": false, "rstrip": false,
+                "single_word": false,
                 "special": true,
             });
             (id.to_string(), token)

@@ -1,5 +1,6 @@
-//! Byte-pair merging of one word, for words that no memory holds yet. The `tokenizers` crate does the same, with a set-up for
-//! each call that takes ten times as long as the merging of a usual word.
+//! Byte-pair merging of one word, for words that no memory holds yet. The `tokenizers` crate does
+//! the same, with a set-up for each call that takes ten times as long as the merging of a usual
+//! word.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -14,12 +15,14 @@ pub(super) const LONGEST_WORD: usize = 64;
 pub(super) struct Merges {
     /// Token of each byte.
     bytes: [u32; 256],
-    /// Rank and result of the merge of two tokens, of which the left one is in the upper half of the key.
+    /// Rank and result of the merge of two tokens, of which the left one is in the upper half of
+    /// the key.
     pairs: HashMap<u64, (u32, u32), BuildHasherDefault<WordHasher>>,
 }
 
 impl Merges {
-    /// `None` for a vocabulary that lacks the token of a byte or what a merge makes: then the crate decides what happens.
+    /// `None` for a vocabulary that lacks the token of a byte or what a merge makes: then the crate
+    /// decides what happens.
     pub(super) fn new(vocabulary: &Vocabulary) -> Option<Merges> {
         let is_special = |token: &str| vocabulary.special().iter().any(|(name, _)| name == token);
         let mut bytes = [u32::MAX; 256];
@@ -48,7 +51,8 @@ impl Merges {
         Some(Merges { bytes, pairs })
     }
 
-    /// Tokens of a word: the pair of the best rank is joined, the leftmost first, until none can be.
+    /// Tokens of a word: the pair of the best rank is joined, the leftmost first, until none can
+    /// be.
     pub(super) fn encode(&self, word: &[u8]) -> Vec<u32> {
         let mut tokens: Vec<u32> = word
             .iter()

@@ -4,8 +4,8 @@ use anyhow::Result;
 
 use super::Tokenizer;
 
-/// Turns tokens into text as they come. A character may be spread over several tokens: its bytes are held back until
-/// it is complete. The pieces joined equal [`Tokenizer::decode`] of all tokens.
+/// Turns tokens into text as they come. A character may be spread over several tokens: its bytes
+/// are held back until it is complete. The pieces joined equal [`Tokenizer::decode`] of all tokens.
 pub struct DecodeStream<'t> {
     tokenizer: &'t Tokenizer,
     /// The beginning of a character whose end has not come yet: at most three bytes.

@@ -1,5 +1,5 @@
-//! What a byte-level BPE tokenizer consists of: tokens by id, ranked merges, special tokens; and GPT-2's alphabet in
-//! which each byte is written as one printable character.
+//! What a byte-level BPE tokenizer consists of: tokens by id, ranked merges, special tokens; and
+//! GPT-2's alphabet in which each byte is written as one printable character.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,7 +21,8 @@ pub(super) struct Vocabulary {
     special: Vec<(String, u32)>,
     /// The first ids belong to the BPE model; special tokens may follow that it does not know.
     model_tokens: usize,
-    /// Bytes of all tokens, one after the other, with the offsets (tokens + 1) at which each starts.
+    /// Bytes of all tokens, one after the other, with the offsets (tokens + 1) at which each
+    /// starts.
     bytes: Vec<u8>,
     offsets: Vec<u32>,
 }
@@ -80,7 +81,8 @@ impl Vocabulary {
         Self::new(&vocab.0, &merges, special)
     }
 
-    /// From parsed parts. `special` names tokens of `vocab`, or adds tokens with the ids that follow it.
+    /// From parsed parts. `special` names tokens of `vocab`, or adds tokens with the ids that
+    /// follow it.
     pub(super) fn new(
         vocab: &[(Cow<str>, u32)],
         merges: &[(&str, &str)],
@@ -147,7 +149,8 @@ impl Vocabulary {
         self.bytes.get(start..end)
     }
 
-    /// Where the first special token in `text` starts, the token and its id; of two at one place the longer.
+    /// Where the first special token in `text` starts, the token and its id; of two at one place
+    /// the longer.
     pub(super) fn find_special<'s>(&'s self, text: &str) -> Option<(usize, &'s str, u32)> {
         self.special
             .iter()
@@ -252,8 +255,8 @@ fn decode_table(tokens: &[String]) -> Result<(Vec<u8>, Vec<u32>)> {
     Ok((bytes, offsets))
 }
 
-/// GPT-2's alphabet: the byte of each character below U+0144. Printable Latin-1 characters stand for themselves; the
-/// other 68 bytes are U+0100, U+0101, ... in order.
+/// GPT-2's alphabet: the byte of each character below U+0144. Printable Latin-1 characters stand
+/// for themselves; the other 68 bytes are U+0100, U+0101, ... in order.
 fn alphabet() -> [Option<u8>; 0x144] {
     let mut table = [None; 0x144];
     let mut next = 0x100;

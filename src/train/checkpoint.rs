@@ -24,13 +24,13 @@ use crate::train::optimizer::Moments;
 use crate::train::settings::TrainSettings;
 
 /// Version of `state.json` and of what stands beside it.
-pub const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 1;
 const STATE_FILE: &str = "state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 
 /// The best validation so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Best {
+pub(crate) struct Best {
     /// Validation loss in nats per counted token. `f32`, because that survives decimal text
     /// exactly.
     pub loss: f32,
@@ -41,7 +41,7 @@ pub struct Best {
 /// Where a run stands: `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct State {
+pub(crate) struct State {
     /// [`FORMAT_VERSION`] of the writer.
     pub format_version: u32,
     /// Version of the engine that wrote it.
@@ -61,7 +61,7 @@ pub struct State {
     /// Seconds trained.
     pub elapsed_s: f64,
     /// The best validation so far.
-    pub best: Option<Best>,
+    pub(crate) best: Option<Best>,
     /// SHA-256 of the shard folder's manifest.
     pub shards_sha256: String,
     /// What the run is trained with.
@@ -79,7 +79,7 @@ pub struct State {
 
 /// A checkpoint whose files have been found whole.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// Its folder.
     pub folder: PathBuf,
     /// Where the run stood.
@@ -87,7 +87,7 @@ pub struct Checkpoint {
 }
 
 /// Folder of the checkpoint of a step.
-pub fn folder_of(checkpoints: &Path, step: u64) -> PathBuf {
+pub(crate) fn folder_of(checkpoints: &Path, step: u64) -> PathBuf {
     checkpoints.join(format!("step-{step:06}"))
 }
 
@@ -97,7 +97,7 @@ pub fn folder_of(checkpoints: &Path, step: u64) -> PathBuf {
 /// # Errors
 /// Whatever `fill` or the file system says; earlier checkpoints are untouched and nothing
 /// half-written remains.
-pub fn save(
+pub(crate) fn save(
     checkpoints: &Path,
     mut state: State,
     fill: impl FnOnce(&Path) -> Result<()>,
@@ -116,7 +116,11 @@ pub fn save(
 ///
 /// # Errors
 /// Names the file.
-pub fn write_moments(folder: &Path, config: &ModelConfig, moments: &[Moments]) -> Result<()> {
+pub(crate) fn write_moments(
+    folder: &Path,
+    config: &ModelConfig,
+    moments: &[Moments],
+) -> Result<()> {
     let mut tensors = Vec::with_capacity(2 * moments.len());
     for (spec, moments) in config.parameters().iter().zip(moments) {
         for (kind, values) in [("first", &moments.first), ("second", &moments.second)] {
@@ -134,7 +138,7 @@ pub fn write_moments(folder: &Path, config: &ModelConfig, moments: &[Moments]) -
 ///
 /// # Errors
 /// Names the file, and the tensor that is missing or not as the model needs it.
-pub fn read_moments(folder: &Path, config: &ModelConfig) -> Result<Vec<Moments>> {
+pub(crate) fn read_moments(folder: &Path, config: &ModelConfig) -> Result<Vec<Moments>> {
     let path = folder.join(OPTIMIZER_FILE);
     let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
     // SAFETY: the map is read-only and dropped before this function returns; a run holds the lock
@@ -175,7 +179,7 @@ pub fn read_moments(folder: &Path, config: &ModelConfig) -> Result<Vec<Moments>>
 ///
 /// # Errors
 /// Says which file is missing or damaged.
-pub fn open(folder: &Path) -> Result<Checkpoint> {
+pub(crate) fn open(folder: &Path) -> Result<Checkpoint> {
     let path = folder.join(STATE_FILE);
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let state = unseal(&text).with_context(|| format!("{} is damaged", path.display()))?;
@@ -213,7 +217,7 @@ pub fn open(folder: &Path) -> Result<Checkpoint> {
 ///
 /// # Errors
 /// When all are damaged, with what is wrong with each.
-pub fn newest(checkpoints: &Path) -> Result<(Option<Checkpoint>, Vec<String>)> {
+pub(crate) fn newest(checkpoints: &Path) -> Result<(Option<Checkpoint>, Vec<String>)> {
     let mut damaged = Vec::new();
     for (_, folder) in list(checkpoints)?.into_iter().rev() {
         match open(&folder) {
@@ -235,7 +239,7 @@ pub fn newest(checkpoints: &Path) -> Result<(Option<Checkpoint>, Vec<String>)> {
 ///
 /// # Errors
 /// Names a folder that cannot be removed.
-pub fn prune(checkpoints: &Path, step: u64, keep: usize) -> Result<()> {
+pub(crate) fn prune(checkpoints: &Path, step: u64, keep: usize) -> Result<()> {
     let (mut valid, beyond): (Vec<_>, Vec<_>) = list(checkpoints)?
         .into_iter()
         .partition(|(found, _)| *found <= step);
@@ -250,14 +254,19 @@ pub fn prune(checkpoints: &Path, step: u64, keep: usize) -> Result<()> {
 ///
 /// # Errors
 /// Names a folder that cannot be removed.
-pub fn remove_leftovers(checkpoints: &Path) -> Result<()> {
+pub(crate) fn remove_leftovers(checkpoints: &Path) -> Result<()> {
     for entry in fs::read_dir(checkpoints)
         .with_context(|| format!("reading {}", checkpoints.display()))?
         .flatten()
     {
         if entry.file_name().to_string_lossy().starts_with(".step-") {
             let path = entry.path();
-            fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+            // Folders, and the lock of the one that was being replaced.
+            let removed = match path.is_dir() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            removed.with_context(|| format!("removing {}", path.display()))?;
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ use crate::ops;
 
 /// Which micro-batch's share of a step a recording serves: equal keys mean equal operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct GraphKey {
+pub(crate) struct GraphKey {
     /// The batch: where its pieces lie on the device, and their sizes.
     pub batch: DeviceBatch,
     /// Whether it clears what the step sums up.
@@ -32,7 +32,7 @@ pub struct GraphKey {
 const MOST: usize = 24;
 
 /// What [`Graphs`] needs of a device.
-pub trait GraphRecorder {
+pub(crate) trait GraphRecorder {
     /// Recorded operations.
     type Graph;
 
@@ -63,7 +63,7 @@ impl<D: ops::Recorder> GraphRecorder for D {
 
 /// The recordings made so far, by key `K`. A key goes through three states: unknown, run once,
 /// recorded.
-pub struct Graphs<K, G> {
+pub(crate) struct Graphs<K, G> {
     /// `None`: it was run once, so that everything it needs (kernels, scratch memory) is there.
     known: HashMap<K, Option<G>>,
 }
@@ -82,7 +82,7 @@ impl<K: Eq + Hash, G> Graphs<K, G> {
     ///
     /// # Errors
     /// Whatever `work` or the device says.
-    pub fn run(
+    pub(crate) fn run(
         &mut self,
         device: &impl GraphRecorder<Graph = G>,
         key: K,

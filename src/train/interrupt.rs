@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 static REQUESTS: AtomicUsize = AtomicUsize::new(0);
 
 /// True once the process was asked to stop.
-pub fn requested() -> bool {
+pub(crate) fn requested() -> bool {
     REQUESTS.load(Ordering::Relaxed) > 0
 }
 
@@ -14,7 +14,7 @@ pub fn requested() -> bool {
 ///
 /// # Errors
 /// When the operating system refuses the handlers.
-pub fn install() -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     // Under nohup a run must outlive its terminal, so an ignored SIGHUP stays ignored; a full quota
     // must come back as an error of the write, not as a signal that ends the run.
     #[cfg(unix)]
@@ -42,14 +42,14 @@ mod unix {
         fn signal(number: c_int, handler: usize) -> usize;
     }
 
-    pub const SIGHUP: c_int = 1;
+    pub(crate) const SIGHUP: c_int = 1;
     /// A write would exceed the file-size limit; 25 on Linux and macOS.
-    pub const SIGXFSZ: c_int = 25;
+    pub(crate) const SIGXFSZ: c_int = 25;
     /// `SIG_IGN`.
-    pub const IGNORE: usize = 1;
+    pub(crate) const IGNORE: usize = 1;
 
     /// Ignores a signal and returns its earlier disposition.
-    pub fn ignore(number: c_int) -> usize {
+    pub(crate) fn ignore(number: c_int) -> usize {
         // SAFETY: `signal` is the C library's; both arguments are valid for it, and ignoring runs
         // no code of ours.
         unsafe { signal(number, IGNORE) }

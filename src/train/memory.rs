@@ -32,10 +32,10 @@ pub struct MemoryPlan {
 
 /// What the command does with the model besides training, e.g. answer questions: it needs memory
 /// too.
-pub type Besides<'a, D> = dyn Fn(&D, &Model<D>) -> Result<()> + 'a;
+pub(crate) type Besides<'a, D> = dyn Fn(&D, &Model<D>) -> Result<()> + 'a;
 
 /// Bytes for people: in GiB, or in MiB below one.
-pub fn format_bytes(bytes: u64) -> String {
+pub(crate) fn format_bytes(bytes: u64) -> String {
     match bytes >> 30 {
         0 => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
         _ => format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
@@ -193,7 +193,7 @@ fn limit_text(room: Option<u64>, limit: Option<u64>) -> String {
 
 /// The largest number from 1 to `most` for which `try_it` finds something, if it does for any; what
 /// it finds for one it finds for all smaller ones.
-pub fn largest<T>(
+pub(crate) fn largest<T>(
     most: usize,
     mut try_it: impl FnMut(usize) -> Result<Option<T>>,
 ) -> Result<Option<T>> {
@@ -213,7 +213,7 @@ pub fn largest<T>(
 ///
 /// # Errors
 /// When a row would have no token.
-pub fn full_step(settings: &TrainSettings) -> Result<Vec<Batch>> {
+pub(crate) fn full_step(settings: &TrainSettings) -> Result<Vec<Batch>> {
     let logical = full_batch(settings.batch_size * settings.max_length, settings)?;
     Ok(vec![logical; settings.gradient_accumulation_steps])
 }

@@ -10,7 +10,7 @@ use crate::files;
 
 /// What one step showed.
 #[derive(Clone, Debug, Serialize)]
-pub struct StepMetrics {
+pub(crate) struct StepMetrics {
     /// Step, from 1.
     pub step: u64,
     /// Epoch of the step, from 1.
@@ -47,7 +47,7 @@ struct Step {
 
 /// A file of JSON lines that each have a `step`. A line that could not be written whole (a full
 /// disk) is cut off before the next one, so that the file stays readable.
-pub struct JsonLines {
+pub(crate) struct JsonLines {
     file: File,
     whole: u64,
 }
@@ -58,7 +58,7 @@ impl JsonLines {
     ///
     /// # Errors
     /// Names a file that cannot be read or written.
-    pub fn open_after(path: &Path, step: u64) -> Result<Self> {
+    pub(crate) fn open_after(path: &Path, step: u64) -> Result<Self> {
         if path.exists() {
             let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
             let kept = lines_up_to(&text, step);
@@ -79,7 +79,7 @@ impl JsonLines {
     ///
     /// # Errors
     /// When the disk is full, for example; the line is then lost, the earlier ones are not.
-    pub fn write(&mut self, line: &impl Serialize) -> Result<()> {
+    pub(crate) fn write(&mut self, line: &impl Serialize) -> Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         if self.file.metadata()?.len() != self.whole {

@@ -32,7 +32,7 @@ impl<D: Planner> AdamW<D> {
     ///
     /// # Errors
     /// When they are not such a model's, or the device has no memory for it.
-    pub fn new(device: &D, config: &ModelConfig, weights: &[Vec<f32>]) -> Result<Self> {
+    pub(crate) fn new(device: &D, config: &ModelConfig, weights: &[Vec<f32>]) -> Result<Self> {
         let specs = config.parameters();
         ensure!(
             specs.len() == weights.len(),
@@ -70,7 +70,7 @@ impl<D: Operations> AdamW<D> {
     ///
     /// # Errors
     /// Whatever the device says.
-    pub fn update(
+    pub(crate) fn update(
         &mut self,
         device: &D,
         parameters: &mut Parameters<D>,
@@ -115,7 +115,7 @@ impl<D: Device> AdamW<D> {
     ///
     /// # Errors
     /// Where it is none, or the device fails.
-    pub fn set_rate(&mut self, device: &D, rate: f32) -> Result<()> {
+    pub(crate) fn set_rate(&mut self, device: &D, rate: f32) -> Result<()> {
         ensure!(
             rate.is_finite() && rate >= 0.0,
             "the learning rate is {rate}, it must be finite and not negative"
@@ -127,7 +127,7 @@ impl<D: Device> AdamW<D> {
     ///
     /// # Errors
     /// Where the history ends before.
-    pub fn copy_norm(&self, device: &D, history: &mut D::Single, at: usize) -> Result<()> {
+    pub(crate) fn copy_norm(&self, device: &D, history: &mut D::Single, at: usize) -> Result<()> {
         device.copy_single(&self.norm, 1, history, at)
     }
 

@@ -11,7 +11,7 @@ use crate::train::metrics::StepMetrics;
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Shows the steps of a run.
-pub struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     total: u64,
     began: Instant,
@@ -24,7 +24,7 @@ pub struct Progress {
 
 impl Progress {
     /// A display of a run of `total` steps that has `done` behind it.
-    pub fn new(total: u64, done: u64) -> Self {
+    pub(crate) fn new(total: u64, done: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let template = "{bar:24} {pos}/{len}  {msg}";
@@ -47,7 +47,7 @@ impl Progress {
     }
 
     /// Prints a message above the bar.
-    pub fn message(&self, text: &str) {
+    pub(crate) fn message(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
@@ -55,7 +55,7 @@ impl Progress {
     }
 
     /// Shows a finished step.
-    pub fn step(&mut self, metrics: &StepMetrics) {
+    pub(crate) fn step(&mut self, metrics: &StepMetrics) {
         self.val_loss = metrics.val_loss.or(self.val_loss);
         let speed = metrics.tokens_per_second;
         let smoothed = self
@@ -82,7 +82,7 @@ impl Progress {
     }
 
     /// Leaves the last state of the bar standing.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
         }
@@ -105,7 +105,7 @@ fn describe(metrics: &StepMetrics, val_loss: Option<f64>, speed: f64, left: f64)
 }
 
 /// `1h02m`, `3m20s` or `15s`.
-pub fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0).round() as u64;
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
     match (hours, minutes) {

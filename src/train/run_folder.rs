@@ -19,7 +19,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// Says how to go on with what is there.
-    pub fn ensure_free(root: &Path) -> Result<()> {
+    pub(crate) fn ensure_free(root: &Path) -> Result<()> {
         let taken = match fs::read_dir(root) {
             Ok(mut entries) => entries.next().is_some(),
             Err(_) => root.exists(),
@@ -48,7 +48,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// When it is not a run's folder, or another process trains in it.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path) -> Result<Self> {
         ensure!(
             root.join("run.json").is_file(),
             "{} is not the folder of a run (no run.json in it); --resume takes the folder that \
@@ -70,27 +70,27 @@ impl RunFolder {
     }
 
     /// The folder itself.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// Where checkpoints are.
-    pub fn checkpoints(&self) -> PathBuf {
+    pub(crate) fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
     }
 
     /// The model with the lowest validation loss.
-    pub fn best_model(&self) -> PathBuf {
+    pub(crate) fn best_model(&self) -> PathBuf {
         self.root.join("best_model")
     }
 
     /// A line per step.
-    pub fn metrics(&self) -> PathBuf {
+    pub(crate) fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
     }
 
     /// What the model answered at each validation.
-    pub fn samples(&self) -> PathBuf {
+    pub(crate) fn samples(&self) -> PathBuf {
         self.root.join("samples.jsonl")
     }
 
@@ -98,7 +98,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// Names the file.
-    pub fn write_description(&self, description: &Value) -> Result<()> {
+    pub(crate) fn write_description(&self, description: &Value) -> Result<()> {
         let text = serde_json::to_string_pretty(description)?;
         files::replace_file(&self.root.join("run.json"), text.as_bytes())
     }
@@ -107,7 +107,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// Names the file.
-    pub fn read_description(&self) -> Result<Value> {
+    pub(crate) fn read_description(&self) -> Result<Value> {
         let path = self.root.join("run.json");
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -119,7 +119,7 @@ impl RunFolder {
 ///
 /// # Errors
 /// When there is none.
-pub fn latest(runs: &Path) -> Result<PathBuf> {
+pub(crate) fn latest(runs: &Path) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
         let root = entry.path();

@@ -4,7 +4,7 @@ use crate::train::settings::TrainSettings;
 
 /// Linear warmup to the peak, then half a cosine down to a floor at the last step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     peak: f64,
     floor: f64,
     warmup: u64,
@@ -13,7 +13,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// The schedule of a run of `total` steps.
-    pub fn new(settings: &TrainSettings, total: u64) -> Self {
+    pub(crate) fn new(settings: &TrainSettings, total: u64) -> Self {
         let default_warmup = (total / 20).clamp(1, 1000);
         let peak = f64::from(settings.learning_rate);
         Self {
@@ -26,7 +26,7 @@ impl Schedule {
 
     /// Learning rate of a step, counted from 1. The first step already learns; after `total` it
     /// stays at the floor.
-    pub fn learning_rate(&self, step: u64) -> f32 {
+    pub(crate) fn learning_rate(&self, step: u64) -> f32 {
         if step <= self.warmup {
             return (self.peak * step as f64 / self.warmup as f64) as f32;
         }
@@ -39,7 +39,7 @@ impl Schedule {
 
 /// Where a step takes its logical batches from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepBatches {
+pub(crate) struct StepBatches {
     /// Epoch, from 0.
     pub epoch: usize,
     /// First logical batch within the epoch.
@@ -51,7 +51,7 @@ pub struct StepBatches {
 /// All steps of a run: epochs of so many logical batches, cut into accumulations. Epochs may differ
 /// in length, because each packs its own order of examples.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     batches_per_epoch: Vec<usize>,
     accumulation: usize,
     total: u64,
@@ -59,7 +59,11 @@ pub struct Plan {
 
 impl Plan {
     /// A plan over `batches_per_epoch`, cut off at `max_steps`.
-    pub fn new(batches_per_epoch: Vec<usize>, accumulation: usize, max_steps: Option<u64>) -> Self {
+    pub(crate) fn new(
+        batches_per_epoch: Vec<usize>,
+        accumulation: usize,
+        max_steps: Option<u64>,
+    ) -> Self {
         let whole: u64 = batches_per_epoch
             .iter()
             .map(|batches| batches.div_ceil(accumulation) as u64)
@@ -72,19 +76,19 @@ impl Plan {
     }
 
     /// Steps of the run.
-    pub fn total_steps(&self) -> u64 {
+    pub(crate) fn total_steps(&self) -> u64 {
         self.total
     }
 
     /// Steps in a tenth of the run, rounded up: there are ten at most, and in a run of hundreds of
     /// steps the last is about as long as the others. Rounded down, a few steps would be left over
     /// at the end.
-    pub fn tenth(&self) -> u64 {
+    pub(crate) fn tenth(&self) -> u64 {
         self.total.div_ceil(10).max(1)
     }
 
     /// The batches of a step, counted from 1; `None` outside the run.
-    pub fn step(&self, step: u64) -> Option<StepBatches> {
+    pub(crate) fn step(&self, step: u64) -> Option<StepBatches> {
         if step == 0 || step > self.total {
             return None;
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::shards::{LossOn, Stage};
 
 /// Steps that may be issued before their results are collected.
-pub const HISTORY: usize = 64;
+pub(crate) const HISTORY: usize = 64;
 
 /// Everything that decides the weights a run ends with, apart from the data and the model's
 /// configuration. Two runs with equal settings, data and configuration end with the same bits on
@@ -136,7 +136,7 @@ impl TrainSettings {
     }
 
     /// Refuses settings that no run can be made with, naming the option and its value.
-    pub fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         for (option, value) in [
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
@@ -188,13 +188,13 @@ impl TrainSettings {
     ///
     /// # Errors
     /// Never for these types, but serialisation is fallible.
-    pub fn to_json(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+    pub(crate) fn to_json(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
         Ok(serde_json::from_str(&serde_json::to_string(self)?)?)
     }
 
     /// What differs between these settings and `other`, each as `name: mine, theirs`; empty when
     /// equal.
-    pub fn differences(&self, other: &Self) -> Result<Vec<String>> {
+    pub(crate) fn differences(&self, other: &Self) -> Result<Vec<String>> {
         let (mine, theirs) = (self.to_json()?, other.to_json()?);
         Ok(mine
             .iter()
@@ -217,14 +217,14 @@ pub struct RunOptions {
     /// Checkpoints kept.
     pub keep: usize,
     /// Steps between two looks at the device's results; `None`: each step, or every
-    /// [`METRICS_EVERY`] on a device that runs ahead.
+    /// `METRICS_EVERY` on a device that runs ahead.
     #[serde(default)]
     pub metrics_every: Option<usize>,
 }
 
 /// Steps between two looks at the results of a device that runs ahead. Looking waits for the
 /// device, some 0.1 ms.
-pub const METRICS_EVERY: usize = 10;
+pub(crate) const METRICS_EVERY: usize = 10;
 
 impl Default for RunOptions {
     fn default() -> Self {
@@ -239,7 +239,7 @@ impl Default for RunOptions {
 
 impl RunOptions {
     /// Refuses options that no run can be made with, naming the option and its value.
-    pub fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         ensure!(
             self.micro_batch >= 1,
             "--micro-batch is 0; it must be at least 1"

@@ -30,17 +30,17 @@ impl ShardFolder {
     }
 
     /// Its path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.set.dir()
     }
 
     /// The stage that it was made for, if that is one with a preset.
-    pub fn stage(&self) -> Option<Stage> {
+    pub(crate) fn stage(&self) -> Option<Stage> {
         self.set.manifest().stage.parse().ok()
     }
 
     /// Tokens that an example of the training split takes of a row, on average.
-    pub fn mean_example(&self) -> f64 {
+    pub(crate) fn mean_example(&self) -> f64 {
         let train = &self.set.manifest().train;
         (train.tokens as f64 / train.examples.max(1) as f64 - 1.0).max(1.0)
     }
@@ -77,7 +77,7 @@ impl Source {
     }
 
     /// Logical batches of each of the first `epochs` epochs.
-    pub fn batches_per_epoch(&self, epochs: usize) -> Vec<usize> {
+    pub(crate) fn batches_per_epoch(&self, epochs: usize) -> Vec<usize> {
         (0..epochs as u64)
             .map(|epoch| self.train.epoch_batches(epoch))
             .collect()
@@ -87,7 +87,7 @@ impl Source {
     ///
     /// # Errors
     /// When the epoch has no such batch.
-    pub fn batch(&self, epoch: usize, index: usize) -> Result<Batch> {
+    pub(crate) fn batch(&self, epoch: usize, index: usize) -> Result<Batch> {
         self.train
             .batch(epoch as u64, index)
             .with_context(|| format!("batch {index} of epoch {epoch}"))
@@ -97,7 +97,7 @@ impl Source {
     ///
     /// # Errors
     /// When a batch cannot be read.
-    pub fn validation(&self, limit: usize) -> Result<Vec<Batch>> {
+    pub(crate) fn validation(&self, limit: usize) -> Result<Vec<Batch>> {
         let count = self.validation.epoch_batches(0).min(limit);
         (0..count)
             .map(|index| self.validation.batch(0, index))
@@ -105,7 +105,7 @@ impl Source {
     }
 
     /// A sentence about examples that do not fit a row, if there are any.
-    pub fn cut_warning(&self) -> Option<String> {
+    pub(crate) fn cut_warning(&self) -> Option<String> {
         let report = self.train.report(0);
         (report.cut_examples > 0).then(|| {
             format!(

@@ -184,11 +184,6 @@ impl<D: Operations + Recorder + Planner> Engine<D> {
         })
     }
 
-    /// Steps issued whose results were not collected yet.
-    pub fn pending(&self) -> usize {
-        self.pending.len()
-    }
-
     /// The results of all steps issued since the last call, in their order. This is the only place
     /// where training waits for the device.
     ///

@@ -26,7 +26,7 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Answers a few fixed questions with the model as it is: (question, answer) pairs. Called at each
 /// validation.
-pub type SampleFn<'a, D> = dyn FnMut(&Model<D>) -> Result<Vec<(String, String)>> + 'a;
+pub(crate) type SampleFn<'a, D> = dyn FnMut(&Model<D>) -> Result<Vec<(String, String)>> + 'a;
 
 /// How a run ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +60,9 @@ pub struct Setup<'a, D: Device> {
 /// What a run continues from.
 pub struct Resume<'r> {
     /// Where it stood.
-    pub state: &'r State,
+    pub(crate) state: &'r State,
     /// Its optimizer's moments.
-    pub moments: &'r [Moments],
+    pub(crate) moments: &'r [Moments],
 }
 
 /// A run in progress.
@@ -192,12 +192,12 @@ impl<'a, D: TrainingDevice> Trainer<'a, D> {
     }
 
     /// Steps of the whole run.
-    pub fn total_steps(&self) -> u64 {
+    pub(crate) fn total_steps(&self) -> u64 {
         self.plan.total_steps()
     }
 
     /// Tokens of the steps that a profile has measured.
-    pub fn profiled_tokens(&self) -> u64 {
+    pub(crate) fn profiled_tokens(&self) -> u64 {
         self.warm_tokens
     }
 

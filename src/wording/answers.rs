@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 /// How much an answer variant says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
+pub(crate) enum Length {
     /// The whole text of the knowledge base.
     Full,
     /// All or nearly all, in another shape.
@@ -21,7 +21,7 @@ pub enum Length {
 
 /// One variant of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AnswerVariant {
+pub(crate) struct AnswerVariant {
     /// The text.
     pub text: String,
     /// How much it says.
@@ -97,7 +97,7 @@ const LEANING: [&str; 56] = [
 ];
 
 /// The variants of a fact's answer; the first is the full one, the second the short one.
-pub fn of_fact(fact: &Fact) -> Vec<AnswerVariant> {
+pub(crate) fn of_fact(fact: &Fact) -> Vec<AnswerVariant> {
     let mut variants: Vec<AnswerVariant> = Vec::new();
     let mut add = |text: String, length| {
         if variants.iter().all(|variant| variant.text != text) {
@@ -149,7 +149,7 @@ pub fn of_fact(fact: &Fact) -> Vec<AnswerVariant> {
 }
 
 /// The answer about the documents of a fact that addresses the citizen: with Sie and with du.
-pub fn addressed_documents(fact: &Fact) -> Option<[String; 2]> {
+pub(crate) fn addressed_documents(fact: &Fact) -> Option<[String; 2]> {
     if fact.documents.is_empty() {
         return None;
     }

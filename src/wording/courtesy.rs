@@ -4,7 +4,7 @@ use crate::german::Register;
 use crate::knowledge::{PhraseList, Phrases};
 
 /// The lists whose phrases may stand before or behind an answer.
-pub fn around_answers(phrases: &Phrases) -> [&PhraseList; 4] {
+pub(crate) fn around_answers(phrases: &Phrases) -> [&PhraseList; 4] {
     [
         &phrases.greeting_back,
         &phrases.answer_opening,
@@ -14,7 +14,7 @@ pub fn around_answers(phrases: &Phrases) -> [&PhraseList; 4] {
 }
 
 /// The phrases that suit a register. Who is addressed with neither may be addressed with Sie.
-pub fn suiting(list: &PhraseList, register: Register) -> impl Iterator<Item = &str> {
+pub(crate) fn suiting(list: &PhraseList, register: Register) -> impl Iterator<Item = &str> {
     let addressed = match register {
         Register::Du => &list.du,
         Register::Sie | Register::Neutral => &list.sie,

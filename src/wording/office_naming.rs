@@ -7,7 +7,7 @@ use crate::german::grammar::{accusative, upper_first};
 use crate::knowledge::{Intent, Office, Service};
 
 /// The intent's key in the data set's records.
-pub const INTENT: &str = "zustaendigkeit";
+pub(crate) const INTENT: &str = "zustaendigkeit";
 
 const QUESTIONS: [&str; 11] = [
     "Welches Amt ist für {akk} zuständig?",
@@ -24,7 +24,7 @@ const QUESTIONS: [&str; 11] = [
 ];
 
 /// The questions for a service.
-pub fn questions(service: &Service) -> Vec<String> {
+pub(crate) fn questions(service: &Service) -> Vec<String> {
     QUESTIONS
         .iter()
         .filter_map(|pattern| fill(pattern, service))
@@ -34,7 +34,7 @@ pub fn questions(service: &Service) -> Vec<String> {
 /// Whether the service's fact `wo` names the office, and only it. Some matters go to a court or to
 /// another place, depending on the Land: then `wo` names no office, or the place is a placeholder
 /// (`{..stelle}`), and nothing is said about who is responsible.
-pub fn is_settled(office: &Office, service: &Service) -> bool {
+pub(crate) fn is_settled(office: &Office, service: &Service) -> bool {
     let Some(fact) = service.facts.get(&Intent::Where) else {
         return false;
     };
@@ -61,7 +61,7 @@ pub fn is_settled(office: &Office, service: &Service) -> bool {
 
 /// The answers for a service: the first is the full one, the second the short one, the others lie
 /// between.
-pub fn answers(office: &Office, service: &Service) -> Vec<String> {
+pub(crate) fn answers(office: &Office, service: &Service) -> Vec<String> {
     let (article, name) = (&office.about.article, &office.about.name);
     let topic = service.topic_accusative();
     vec![
@@ -84,7 +84,7 @@ pub fn answers(office: &Office, service: &Service) -> Vec<String> {
 }
 
 /// The answer that sends the citizen to the office: with Sie and with du.
-pub fn sending(office: &Office) -> [String; 2] {
+pub(crate) fn sending(office: &Office) -> [String; 2] {
     let article = accusative(&office.about.article);
     let name = &office.about.name;
     [

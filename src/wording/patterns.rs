@@ -7,7 +7,7 @@ use crate::knowledge::{Fact, Intent, Service};
 /// A question made from a pattern, and the words of which the answer must hold at least one for the
 /// question to fit it. The words are folded; an empty list fits every answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Pattern {
+pub(crate) struct Pattern {
     /// The question; may hold `{akk}`, `{bei}`, `{zu}` and `{nom}`, the topic as a subject in the
     /// singular.
     pub text: &'static str,
@@ -20,7 +20,7 @@ pub(super) const fn p(text: &'static str, needs: &'static [&'static str]) -> Pat
 }
 
 /// Whether a pattern's question is answered by this fact.
-pub fn fits(pattern: &Pattern, fact: &Fact) -> bool {
+pub(crate) fn fits(pattern: &Pattern, fact: &Fact) -> bool {
     if pattern.needs.is_empty() {
         return true;
     }
@@ -189,7 +189,7 @@ fn about(intent: Intent) -> &'static [Pattern] {
 }
 
 /// Questions about a service made from patterns.
-pub fn questions(service: &Service, intent: Intent, fact: &Fact) -> Vec<String> {
+pub(crate) fn questions(service: &Service, intent: Intent, fact: &Fact) -> Vec<String> {
     about(intent)
         .iter()
         .filter(|pattern| fits(pattern, fact))
@@ -200,7 +200,7 @@ pub fn questions(service: &Service, intent: Intent, fact: &Fact) -> Vec<String> 
 /// Fills a pattern: `{akk}` and `{nom}` are the topic, `{bei}`, `{zu}`, `{von}` the topic after
 /// that preposition, `{gen}` its genitive. `None` for a subject in the plural, whose verb would
 /// have to change, and a genitive that cannot be read off.
-pub fn fill(pattern: &str, service: &Service) -> Option<String> {
+pub(crate) fn fill(pattern: &str, service: &Service) -> Option<String> {
     let is_plural = service.topic.starts_with("die ") && service.topic_dative.starts_with("den ");
     if pattern.contains("{nom}") && is_plural {
         return None;

@@ -5,7 +5,7 @@ use crate::german::month_name;
 use crate::knowledge::{Fact, Phrases, Service};
 
 /// The legal sources of a fact, to be quoted.
-pub struct LegalSources {
+pub(crate) struct LegalSources {
     /// Whether all are sections of a law (`§ ...`).
     pub are_sections: bool,
     listed: String,
@@ -14,7 +14,7 @@ pub struct LegalSources {
 impl LegalSources {
     /// The sources of a fact. `None` if one of them is what a city says of itself, which is no
     /// legal source to quote.
-    pub fn of(fact: &Fact) -> Option<LegalSources> {
+    pub(crate) fn of(fact: &Fact) -> Option<LegalSources> {
         let sources: Vec<&str> = fact.sources.iter().map(|source| source.as_str()).collect();
         sources
             .iter()
@@ -26,7 +26,7 @@ impl LegalSources {
     }
 
     /// A phrase of the list `quelle` or `quelle_paragraf` with the sources in it.
-    pub fn cited(&self, phrase: &str) -> String {
+    pub(crate) fn cited(&self, phrase: &str) -> String {
         phrase.replace("{quelle}", &self.listed)
     }
 }
@@ -50,7 +50,7 @@ fn is_law(source: &str) -> bool {
 }
 
 /// Every sentence that names a fact's legal sources; none if it has no such sources.
-pub fn citations(fact: &Fact, phrases: &Phrases) -> Vec<String> {
+pub(crate) fn citations(fact: &Fact, phrases: &Phrases) -> Vec<String> {
     let Some(sources) = LegalSources::of(fact) else {
         return Vec::new();
     };
@@ -61,14 +61,14 @@ pub fn citations(fact: &Fact, phrases: &Phrases) -> Vec<String> {
 }
 
 /// Month and year in which a service's facts were checked: `Juli 2026`.
-pub fn month_of(service: &Service) -> Option<String> {
+pub(crate) fn month_of(service: &Service) -> Option<String> {
     let mut parts = service.checked_on.as_ref()?.split('-');
     let (year, month) = (parts.next()?, parts.next()?);
     Some(format!("{} {year}", month_name(month)?))
 }
 
 /// A phrase of the list `stand` with that month in it.
-pub fn as_of(phrase: &str, month: &str) -> String {
+pub(crate) fn as_of(phrase: &str, month: &str) -> String {
     phrase.replace("{stand}", month)
 }
 

@@ -4,7 +4,7 @@ use super::patterns::{Pattern, TIME, p};
 use crate::knowledge::Intent;
 
 /// Follow-up questions for one intent, with the words that a fitting answer holds.
-pub fn referring(intent: Intent) -> &'static [Pattern] {
+pub(crate) fn referring(intent: Intent) -> &'static [Pattern] {
     const COST: &[&str] = &["kost", "gebuehr", "entgelt", "frei"];
     const BRING: &[&str] = &[
         "benoetigt",

@@ -1,4 +1,5 @@
-//! The assistant without a model: what it understands, what its guard lets through, and its prompts.
+//! The assistant without a model: what it understands, what its guard lets through, and its
+//! prompts.
 
 mod guard;
 mod prompts;

@@ -1,4 +1,5 @@
-//! `train --device sim`: the real binary runs the CUDA kernels through the same trainer, beside the CPU.
+//! `train --device sim`: the real binary runs the CUDA kernels through the same trainer, beside the
+//! CPU.
 
 use super::*;
 
@@ -7,7 +8,8 @@ fn train(out: &Path, device: &str, steps: &str) -> Command {
     let mut command = Fixture::get().train(out);
     command.args(["--device", device, "--max-steps", steps]);
     command.args(["--max-length", "24", "--batch-size", "1"]);
-    // The early look at answers comes with each validation, and takes the simulator longer than all steps.
+    // The early look at answers comes with each validation, and takes the simulator longer than all
+    // steps.
     command.args(["--eval-every", "50", "--save-every", "5", "--keep", "20"]);
     without_repeats(command)
 }

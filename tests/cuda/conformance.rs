@@ -1,6 +1,5 @@
-//! `muni_engine::ops::cuda::instructions` on the simulator: single instructions, each against the manual's tables. That a
-//! driver which
-//! computes nothing passes none of it.
+//! `muni_engine::ops::cuda::instructions` on the simulator: single instructions, each against the
+//! manual's tables. That a driver which computes nothing passes none of it.
 
 use muni_engine::ops::cuda::driver::Driver;
 use muni_engine::ops::cuda::driver::fake::FakeDriver;

@@ -22,7 +22,8 @@ use muni_engine::train::{Outcome, RunOptions, Setup, Stage, TrainSettings, Train
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// A whole run of the real trainer: a look every 3 steps, one validation and one checkpoint at the end.
+/// A whole run of the real trainer: a look every 3 steps, one validation and one checkpoint at the
+/// end.
 fn run_counted(driver: impl Driver + 'static, counts: &Counts, steps: u64) -> Counters {
     let (shards, config) = tiny_run();
     let tokenizer = Tokenizer::gpt2().unwrap();
@@ -173,7 +174,8 @@ fn row(text: &mut String, name: &str, tally: &OperationCounters) {
 
 fn table(tally: &Counters) -> String {
     let mut text = String::from(
-        "| operation | calls | launches | moved (MB) | inputs and outputs (MB) | ratio |\n|---|---|---|---|---|---|\n",
+        "| operation | calls | launches | moved (MB) | inputs and outputs (MB) | ratio |\n\
+         |---|---|---|---|---|---|\n",
     );
     let mut operations: Vec<_> = tally.operations.iter().collect();
     operations.sort_by_key(|(_, operation)| std::cmp::Reverse(operation.moved));
@@ -221,7 +223,8 @@ fn the_documentation_holds_a_steps_launches_and_bytes() {
         (0, 0, 0, 0)
     );
     assert_eq!(total.launches, tally.launches + tally.zeros + tally.copies);
-    // No operation can move less than its inputs and outputs: then a launch would not have declared what it does.
+    // No operation can move less than its inputs and outputs: then a launch would not have declared
+    // what it does.
     for (name, operation) in &tally.operations {
         assert!(operation.moved >= operation.least, "{name}: {operation:?}");
     }

@@ -3,7 +3,7 @@
 //! checks without the tests.
 
 use muni_engine::ops::cuda::driver::Driver;
-use muni_engine::ops::cuda::driver::cudarc::CudarcDriver;
+use muni_engine::ops::cuda::driver::cudarc_driver::CudarcDriver;
 use muni_engine::ops::cuda::driver::simulator::SimDriver;
 use std::sync::Arc;
 

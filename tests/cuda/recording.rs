@@ -1,5 +1,6 @@
-//! Steps from recordings: the same bits as steps issued one operation at a time, with batches of other contents, lengths and
-//! numbers of examples, in the simulator. And padding, which makes shapes come up again, changes nothing.
+//! Steps from recordings: the same bits as steps issued one operation at a time, with batches of
+//! other contents, lengths and numbers of examples, in the simulator. And padding, which makes
+//! shapes come up again, changes nothing.
 
 use super::training::{config, settings};
 use half::f16;
@@ -47,7 +48,8 @@ fn engine<D: TrainingDevice>(device: &D) -> Engine<D> {
     Engine::new(device, model, &weights, &settings(), 1).unwrap()
 }
 
-/// What steps show, the weights after them, and what the driver was asked for from the fourth step on.
+/// What steps show, the weights after them, and what the driver was asked for from the fourth step
+/// on.
 fn train(recorded: bool) -> (Vec<StepResult>, Vec<Vec<f32>>, Counters) {
     let (counts, inner) = (Counts::default(), SimDriver::new(false).unwrap());
     let driver = match recorded {
@@ -119,7 +121,8 @@ fn recorded_steps_have_the_bits_of_steps_issued_directly() {
     }
 }
 
-/// A driver that keeps what it was asked to keep, and no more: a recording ends with an error where its work fails.
+/// A driver that keeps what it was asked to keep, and no more: a recording ends with an error where
+/// its work fails.
 #[test]
 fn a_failed_recording_leaves_the_device_usable() {
     let driver = SimDriver::new(false).unwrap();
@@ -191,7 +194,8 @@ fn a_recording_does_not_outlive_its_scratch_memory() {
         .unwrap()
         .unwrap();
     assert!(device.replay(&graph).unwrap());
-    // More parts than the 64 that 256 bytes hold: the scratch memory grows, and the old one is given back.
+    // More parts than the 64 that 256 bytes hold: the scratch memory grows, and the old one is
+    // given back.
     norm_of(65 * 16_384);
     assert!(!device.replay(&graph).unwrap());
 }

@@ -5,7 +5,7 @@
 mod build;
 
 use build::{Mode, archs, mode, without_nvcc};
-use muni_engine::ops::cuda::driver::cudarc::{CudarcDriver, no_kernels};
+use muni_engine::ops::cuda::driver::cudarc_driver::{CudarcDriver, no_kernels};
 use muni_engine::ops::cuda::kernels::{ARCHITECTURES, NO_KERNELS};
 
 #[test]

@@ -1,5 +1,5 @@
-//! Whole training steps on the simulator, beside the CPU: the loss curve over 50 steps, an overflow on the way, and two
-//! steps with every launch checked.
+//! Whole training steps on the simulator, beside the CPU: the loss curve over 50 steps, an overflow
+//! on the way, and two steps with every launch checked.
 
 use muni_engine::model::{Batch, Model, ModelConfig, Parameters, random_weights};
 use muni_engine::ops::cpu::{CpuDevice, MatmulPrecision};
@@ -37,8 +37,8 @@ pub(super) fn settings() -> TrainSettings {
     }
 }
 
-/// Two logical batches of packed examples of uneven length, one of a single token: each continues by a rule that can be
-/// learned.
+/// Two logical batches of packed examples of uneven length, one of a single token: each continues
+/// by a rule that can be learned.
 pub(super) fn batches(step: u64) -> Vec<Batch> {
     let vocab = config().vocab_size as u32;
     (0..2)
@@ -89,7 +89,8 @@ fn largest_difference(found: &[f64], expected: &[f64]) -> f64 {
     differences.fold(0.0, f64::max)
 }
 
-/// Largest relative difference of a step's loss from the CPU's over the 50 steps; docs/numerics.md has what was measured.
+/// Largest relative difference of a step's loss from the CPU's over the 50 steps; docs/numerics.md
+/// has what was measured.
 const FP16_CURVE: f64 = 4e-3;
 const BF16_CURVE: f64 = 6e-3;
 
@@ -187,8 +188,9 @@ fn an_overflow_skips_the_step_and_halves_the_scale() {
     );
 }
 
-/// The first real update after skipped steps has Adam's first bias correction: with zeroed moments it moves every weight by the
-/// learning rate times `g / (|g| + epsilon)`. Counted as a later update, it would move them by another amount.
+/// The first real update after skipped steps has Adam's first bias correction: with zeroed moments
+/// it moves every weight by the learning rate times `g / (|g| + epsilon)`. Counted as a later
+/// update, it would move them by another amount.
 #[test]
 fn skipped_steps_are_no_updates_to_adam() {
     let scaling = LossScaling::Dynamic {
@@ -239,7 +241,8 @@ fn skipped_steps_are_no_updates_to_adam() {
     }
 }
 
-/// What a checkpoint holds is enough: weights, moments, number of updates, loss scale; also behind steps that were skipped.
+/// What a checkpoint holds is enough: weights, moments, number of updates, loss scale; also behind
+/// steps that were skipped.
 #[test]
 fn a_run_resumed_after_skipped_steps_has_the_same_bits() {
     let scaling = LossScaling::Dynamic {

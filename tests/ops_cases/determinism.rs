@@ -1,5 +1,5 @@
-//! The same bits on any number of threads: what is summed by several of them is cut into parts that do not depend on
-//! their number, and the parts are added in their order.
+//! The same bits on any number of threads: what is summed by several of them is cut into parts that
+//! do not depend on their number, and the parts are added in their order.
 
 use anyhow::Result;
 use muni_engine::ops::AttentionShape;

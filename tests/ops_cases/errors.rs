@@ -1,4 +1,5 @@
-//! Mistakes of a caller: every operation returns an error that begins with its name, and changes nothing.
+//! Mistakes of a caller: every operation returns an error that begins with its name, and changes
+//! nothing.
 
 use super::*;
 use anyhow::Result;
@@ -103,8 +104,8 @@ impl Shortener {
     }
 }
 
-/// The call succeeds with whole buffers and is refused with any one of them an element short, except the buffers (by
-/// number) that it does not need.
+/// The call succeeds with whole buffers and is refused with any one of them an element short,
+/// except the buffers (by number) that it does not need.
 fn check_lengths(name: &str, not_needed: &[usize], call: impl Fn(&mut Shortener) -> Result<()>) {
     let mut whole = Shortener {
         short: 0,

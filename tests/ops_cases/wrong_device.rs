@@ -1,5 +1,5 @@
-//! The table finds what is wrong: with one operation off by a thousandth in one element, in each operation in turn, and with a
-//! device that computes nothing.
+//! The table finds what is wrong: with one operation off by a thousandth in one element, in each
+//! operation in turn, and with a device that computes nothing.
 
 use super::*;
 use anyhow::Result;
@@ -67,7 +67,8 @@ where
         let output = operation.get_mut().output();
         self.device.run(operation)?;
         if self.wrong.contains(&O::NAME) {
-            // SAFETY: the operation borrowed the output from a caller who still has it, and is over.
+            // SAFETY: the operation borrowed the output from a caller who still has it, and is
+            // over.
             unsafe { *output += 1e-3 * (1.0 + (*output).abs()) };
         }
         Ok(())

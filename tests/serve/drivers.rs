@@ -1,4 +1,5 @@
-//! Equal tokens give equal replies, whoever drives the exchange: `chat`'s conversation, the server, `eval answers`.
+//! Equal tokens give equal replies, whoever drives the exchange: `chat`'s conversation, the server,
+//! `eval answers`.
 
 use super::server::Server;
 use crate::hf::upload;

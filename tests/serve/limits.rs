@@ -87,8 +87,10 @@ fn malformed_requests_are_refused_by_name_and_harm_nobody() {
         b"GET / HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{\"messages\":",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: \
+          chunked\r\n\r\nzz\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n\
+          {\"messages\":",
     ] {
         let mut stream = server.connect();
         stream.write_all(raw).unwrap();
@@ -128,7 +130,8 @@ fn slow_clients_do_not_keep_others_waiting() {
         .map(|i| {
             let mut stream = server.connect();
             let sent = match i % 4 {
-                // Half of the headers, half of the body, a whole request whose answer is never read, nothing.
+                // Half of the headers, half of the body, a whole request whose answer is never
+                // read, nothing.
                 0 => head.clone(),
                 1 => format!("{head}\r\n{}", &body[..body.len() / 2]),
                 2 => format!("{head}\r\n{body}"),

@@ -27,7 +27,8 @@ pub fn tiny_model(folder: &Path, context: usize) -> PathBuf {
     path
 }
 
-/// What tests need unless they ask for something else: no limit that a slow machine could hit, and short answers.
+/// What tests need unless they ask for something else: no limit that a slow machine could hit, and
+/// short answers.
 fn defaults(given: &[&str]) -> Vec<&'static str> {
     [
         ["--rate-limit", "0"],

@@ -42,6 +42,18 @@ export const about = (changes = {}) => ({
   office: OFFICE, service: { id: "ewo_anmeldung", title: "Anmeldung oder Ummeldung einer Wohnung" }, sources: ["§ 17 Abs. 1 BMG"],
   checked_on: "2026-07-01", verdict: "passed", replace: null, logged: false, ...changes });
 
+/** What a question back offers where a test says nothing else. */
+export const OPTIONS = [
+  { service: "ewo_reisepass", label: "Reisepass beantragen" },
+  { service: "ewo_personalausweis", label: "Personalausweis beantragen" },
+  { service: "ord_bewohnerparken", label: "Bewohnerparkausweis beantragen oder verlängern" },
+];
+/** The text of a question back: a sentence, and the labels for clients without buttons. */
+export const questionBack = (options = OPTIONS) => {
+  const list = options.map(({ label }, i) => `${i + 1}. ${label}`);
+  return ["Geht es um eines dieser Anliegen?", "", ...list].join("\n");
+};
+
 /** One question that waits for its answer. */
 class Exchange {
   constructor(request, response, body) {
@@ -77,6 +89,14 @@ class Exchange {
     this.begin();
     await this.say(text, { ...muni, replace: null });
     await this.end(muni);
+  }
+
+  /** A question back; the last chunk has the options. */
+  async askBack(options = OPTIONS, text = questionBack(options)) {
+    const unsure = about({ verdict: "asked", office: null, service: null });
+    this.begin();
+    await this.say(text, unsure);
+    await this.end({ ...unsure, options });
   }
 
   /** The connection breaks. */

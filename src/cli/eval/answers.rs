@@ -26,24 +26,31 @@ pub(super) struct Arguments {
     model: ModelArguments,
     #[command(flatten)]
     knowledge: KnowledgeArguments,
-    /// Questions, one JSON object a line: {"question", "office", "service", "expect": ["what a right answer holds", "this|or
-    /// that"]}, or {"question", "expect_refusal": true}.
+    /// Questions, one JSON object a line: {"question", "office", "service", "expect": ["what a
+    /// right answer holds", "this|or that"]}, or {"question", "expect_refusal": true}.
     #[arg(long, value_name = "FILE.jsonl")]
     questions: PathBuf,
-    /// German hunspell dictionary (de_DE.aff beside de_DE.dic, or their folder) [default: one that the system has].
+    /// German hunspell dictionary (de_DE.aff beside de_DE.dic, or their folder) [default: one that
+    /// the system has].
     #[arg(long, value_name = "FILE")]
     dictionary: Option<PathBuf>,
     /// 0: always the most probable token. Above 0: the higher, the more varied.
     #[arg(long, value_name = "T", default_value = "0", value_parser = at_least_zero)]
     temperature: f32,
-    /// Draw only from the most probable tokens that together reach probability P. Needs a temperature above 0.
+    /// Draw only from the most probable tokens that together reach probability P. Needs a
+    /// temperature above 0.
     #[arg(long, value_name = "P", default_value = "1", value_parser = probability)]
     top_p: f32,
     /// The same seed draws the same answers.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// Most tokens of an answer.
-    #[arg(long, value_name = "N", default_value_t = 160, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 160,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)
+    )]
     max_new_tokens: usize,
     /// Print everything as one JSON object, every answer included.
     #[arg(long)]
@@ -78,7 +85,8 @@ fn measure<D: Operations + Planner>(device: &D, arguments: &Arguments) -> Result
     )?;
     if dictionary.is_none() {
         eprintln!(
-            "no German dictionary was found, so words are not looked up: name one with --dictionary (Debian: apt install hunspell-de-de)"
+            "no German dictionary was found, so words are not looked up: name one with \
+             --dictionary (Debian: apt install hunspell-de-de)"
         );
     }
     let judge = Judge::new(assistant.knowledge(), dictionary.as_ref());

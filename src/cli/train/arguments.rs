@@ -10,7 +10,7 @@ use crate::train::{LossOn, RunOptions, Stage, TrainSettings};
 
 /// Arguments of `muni-engine train`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Folder of token shards, as `muni-engine dataset` writes it [default: shards, or what the
     /// resumed run used].
     #[arg(long, value_name = "DIR")]

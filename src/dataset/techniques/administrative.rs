@@ -10,7 +10,7 @@ use crate::wording::references::LegalSources;
 
 /// The question in official language; the answer names its legal source. `None` for subjects
 /// without one.
-pub fn official(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn official(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let SubjectKind::Fact(_, service, _, fact) = task.subject.kind else {
         return None;
     };

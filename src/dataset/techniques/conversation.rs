@@ -24,7 +24,7 @@ const CLOSING_SHARE: [usize; 2] = [30, 12];
 const WISH_SHARE: usize = 15;
 
 /// The question in a polite frame. `None` if the parts drawn don't go together.
-pub fn polite(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn polite(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let register = task.register(rng, 48, 32);
     let mut core = task.question.to_string();
     let mut techniques = vec![Technique::Conversation];

@@ -11,7 +11,7 @@ use crate::knowledge::Intent;
 
 /// The question as it stands with the full answer as it stands. Without the technique these are
 /// what is left of it: the hand-written questions, each with its answer.
-pub fn plain(task: &Task) -> Draft {
+pub(crate) fn plain(task: &Task) -> Draft {
     let mut draft = Draft::new(
         task.question.to_string(),
         task.subject.full().to_string(),
@@ -24,7 +24,7 @@ pub fn plain(task: &Task) -> Draft {
 }
 
 /// The question in a frame that asks for brevity; `None` for subjects that have one answer only.
-pub fn brief(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn brief(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     if matches!(task.subject.kind, SubjectKind::Foreign(_)) {
         return None;
     }
@@ -42,7 +42,7 @@ pub fn brief(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
 
 /// An alias of the service, then a question that names nothing: `Stichwort „Perso“: Was kostet
 /// das?`
-pub fn topic(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn topic(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let service = task.subject.service()?;
     if task.held_out {
         return None;
@@ -90,7 +90,7 @@ pub fn topic(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
 }
 
 /// Two questions about one service at once, answered one after the other.
-pub fn combined(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn combined(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let service = task.subject.service()?;
     let others: Vec<&Subject> = task
         .catalog

@@ -111,7 +111,7 @@ fn patterns(intent: Intent) -> &'static [&'static str] {
 /// A scrap about the subject: made of key words, or the question itself written carelessly. A
 /// held-out question is only written carelessly, since key words have no phrasing of their own to
 /// hold out.
-pub fn scrap(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn scrap(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let from_key_words = if task.held_out || rng.percent(40) {
         None
     } else {

@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 /// A technique; its number is its bit in a stored example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Technique {
+pub(crate) enum Technique {
     /// Question phrasings times answer forms, patterns, several questions in one.
     Expansion = 0,
     /// Synonyms and other shapes of the same question.
@@ -46,7 +46,7 @@ pub enum Technique {
 
 impl Technique {
     /// All techniques, in the order of their bits.
-    pub const ALL: [Technique; 10] = [
+    pub(crate) const ALL: [Technique; 10] = [
         Technique::Expansion,
         Technique::Paraphrase,
         Technique::Conversation,
@@ -61,12 +61,12 @@ impl Technique {
 
     /// Whether a data set can be made without it. Which office is responsible and what belongs
     /// elsewhere are questions of their own, not ways to put one.
-    pub fn can_be_left_out(self) -> bool {
+    pub(crate) fn can_be_left_out(self) -> bool {
         !matches!(self, Technique::OfficeNaming | Technique::OutOfRemit)
     }
 
     /// Name in the data set's records.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Technique::Expansion => "expansion",
             Technique::Paraphrase => "paraphrase",
@@ -105,7 +105,7 @@ pub struct TechniqueSet(pub u32);
 
 impl TechniqueSet {
     /// The set of these techniques.
-    pub fn of(techniques: &[Technique]) -> TechniqueSet {
+    pub(crate) fn of(techniques: &[Technique]) -> TechniqueSet {
         let mut set = TechniqueSet::default();
         techniques
             .iter()
@@ -114,17 +114,17 @@ impl TechniqueSet {
     }
 
     /// Adds a technique.
-    pub fn insert(&mut self, technique: Technique) {
+    pub(crate) fn insert(&mut self, technique: Technique) {
         self.0 |= 1 << technique as u32;
     }
 
     /// Whether the technique is in the set.
-    pub fn contains(self, technique: Technique) -> bool {
+    pub(crate) fn contains(self, technique: Technique) -> bool {
         self.0 & (1 << technique as u32) != 0
     }
 
     /// Names of the techniques in the set.
-    pub fn names(self) -> Vec<&'static str> {
+    pub(crate) fn names(self) -> Vec<&'static str> {
         Technique::ALL
             .into_iter()
             .filter(|technique| self.contains(*technique))
@@ -135,7 +135,7 @@ impl TechniqueSet {
 
 /// A dialogue in the making.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub(crate) struct Draft {
     /// Pairs of question and answer.
     pub pairs: Vec<(String, String)>,
     /// How it addresses the other side.
@@ -166,7 +166,7 @@ impl Draft {
 /// like: plain questions get the full answer as it stands in the knowledge base, those that ask for
 /// brevity or are scraps themselves a short one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Template {
+pub(crate) enum Template {
     /// The question as it stands, full answer.
     Plain,
     /// A question that asks for brevity, short answer.
@@ -209,7 +209,7 @@ impl Template {
 
 /// The templates of examples of one subject, spread so that every stretch of them holds about the
 /// same mix.
-pub const TEMPLATES: [Template; 30] = {
+pub(crate) const TEMPLATES: [Template; 30] = {
     use Template::*;
     [
         Plain,
@@ -247,7 +247,7 @@ pub const TEMPLATES: [Template; 30] = {
 
 /// The templates of validation examples: each asks a held-out phrasing, as it stands or with
 /// something around it.
-pub const VALIDATION_TEMPLATES: [Template; 8] = {
+pub(crate) const VALIDATION_TEMPLATES: [Template; 8] = {
     use Template::*;
     [
         Plain, Indirect, Plain, Polite, Plain, Scrap, Plain, Dialogue,
@@ -256,7 +256,7 @@ pub const VALIDATION_TEMPLATES: [Template; 8] = {
 
 /// What a template works on.
 #[derive(Clone, Copy)]
-pub struct Task<'a> {
+pub(crate) struct Task<'a> {
     /// The whole catalogue.
     pub catalog: &'a Catalog<'a>,
     /// The phrases of conversations.
@@ -296,7 +296,7 @@ impl<'a> Task<'a> {
 
 /// Follows a template. `None` if it does not suit the subject or this draw, or its technique is
 /// switched off.
-pub fn render(template: Template, task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn render(template: Template, task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     if template
         .needs()
         .is_some_and(|technique| !task.enabled.contains(technique))
@@ -344,11 +344,11 @@ pub(super) mod testing {
     use crate::knowledge::Knowledge;
     use crate::knowledge::small_knowledge;
 
-    pub fn all() -> TechniqueSet {
+    pub(crate) fn all() -> TechniqueSet {
         TechniqueSet::of(&Technique::ALL)
     }
 
-    pub fn asking<'a>(
+    pub(crate) fn asking<'a>(
         catalog: &'a Catalog<'a>,
         knowledge: &'a Knowledge,
         subject: &'a Subject<'a>,
@@ -369,7 +369,7 @@ pub(super) mod testing {
 
     /// Follows `template` for every subject of the small knowledge base with its first question,
     /// `times` times each.
-    pub fn drafts(
+    pub(crate) fn drafts(
         template: Template,
         enabled: TechniqueSet,
         times: u64,

@@ -42,7 +42,7 @@ pub(super) fn follow_up(subject: &Subject, joint: bool, rng: &mut KeyedRng) -> O
 
 /// Question and answer, then one to three further ones about other facts of the same service, at
 /// times with thanks at the end. `None` if the subject has no such fact.
-pub fn dialogue(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn dialogue(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let service = task.subject.service()?;
     let register = task.register(rng, 30, 25);
     let mut question = task.question.to_string();

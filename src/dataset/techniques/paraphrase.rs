@@ -9,7 +9,7 @@ use crate::german::Register;
 use crate::german::questions::{parts, subordinate};
 
 /// The question in other words. `None` if nothing about it can be changed.
-pub fn reworded(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn reworded(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let changed = if task.held_out {
         return None;
     } else {
@@ -39,7 +39,7 @@ pub fn reworded(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
 
 /// The question as a subordinate clause behind a main clause that asks for it. `None` if it cannot
 /// be turned into one.
-pub fn indirect(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn indirect(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let register = task.register(rng, 42, 26);
     let parts = parts(task.question);
     let core = if !task.held_out && rng.percent(40) {

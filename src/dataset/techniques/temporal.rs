@@ -10,7 +10,7 @@ use crate::wording::references::{as_of, month_of};
 
 /// The question with a time, and the answer with the date of its facts where that was asked. `None`
 /// for requests that belong elsewhere and where the plan would be out of place.
-pub fn dated(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
+pub(crate) fn dated(task: &Task, rng: &mut KeyedRng) -> Option<Draft> {
     let service = task.subject.service()?;
     let register = task.register(rng, 25, 18);
     if rng.percent(45) {

@@ -1,5 +1,6 @@
-//! Figures in an answer: amounts, spans of time, dates, clock times, numbers of laws and telephones, and placeholders that stand
-//! for such. Found on its own terms and not by what the guard uses, so that the guard's mistakes show.
+//! Figures in an answer: amounts, spans of time, dates, clock times, numbers of laws and
+//! telephones, and placeholders that stand for such. Found on its own terms and not by what the
+//! guard uses, so that the guard's mistakes show.
 
 use crate::german::fold;
 use crate::german::numbers::folded_number;
@@ -9,8 +10,9 @@ use std::fmt;
 
 /// A figure, evened out: `zwei Wochen` and `2 Wochen` are equal, `1.000 Euro` and `1000 €` too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Figure {
-    /// Digits with a point before the decimals; a clock time has a colon; a placeholder stands with its braces.
+pub(crate) struct Figure {
+    /// Digits with a point before the decimals; a clock time has a colon; a placeholder stands with
+    /// its braces.
     pub number: String,
     /// What is counted (`euro`, `woche`, `mai`); empty where it is only a number.
     pub unit: &'static str,
@@ -83,7 +85,7 @@ struct Token {
 }
 
 /// Every figure of a text.
-pub fn figures(text: &str) -> BTreeSet<Figure> {
+pub(crate) fn figures(text: &str) -> BTreeSet<Figure> {
     let mut found = BTreeSet::new();
     let plain = take_placeholders(text, &mut found);
     let tokens = tokens(&plain);
@@ -149,7 +151,8 @@ fn tokens(text: &str) -> Vec<Token> {
         .collect()
 }
 
-/// A number in digits, evened out: no points between thousands, a point before decimals, no trailing zeros behind it.
+/// A number in digits, evened out: no points between thousands, a point before decimals, no
+/// trailing zeros behind it.
 fn number(text: &str) -> Option<String> {
     let starts = text.starts_with(|c: char| c.is_ascii_digit());
     if !starts
@@ -209,7 +212,8 @@ fn unit_after(tokens: &[Token], index: usize) -> Option<&'static str> {
 
 fn unit(word: &str) -> Option<&'static str> {
     let fits = |ending: &&&str| match **ending {
-        // Short ones are whole words: "Mai" ends nothing else, and "uhr" ends "Gebuhr" where an umlaut was lost.
+        // Short ones are whole words: "Mai" ends nothing else, and "uhr" ends "Gebuhr" where an
+        // umlaut was lost.
         "eur" | "uhr" | "mai" => word == **ending,
         ending => word.ends_with(ending),
     };
@@ -220,9 +224,9 @@ fn unit(word: &str) -> Option<&'static str> {
     endings.max().map(|(_, unit)| unit)
 }
 
-/// The figures of `said` that are not among `allowed`. A number without unit is right if the same number is allowed with any
-/// unit; one with a unit only with that unit.
-pub fn not_allowed(said: &BTreeSet<Figure>, allowed: &BTreeSet<Figure>) -> Vec<Figure> {
+/// The figures of `said` that are not among `allowed`. A number without unit is right if the same
+/// number is allowed with any unit; one with a unit only with that unit.
+pub(crate) fn not_allowed(said: &BTreeSet<Figure>, allowed: &BTreeSet<Figure>) -> Vec<Figure> {
     said.iter()
         .filter(|figure| match figure.unit {
             "" => !allowed.iter().any(|other| other.number == figure.number),

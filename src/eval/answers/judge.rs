@@ -71,12 +71,12 @@ impl<'a> Judge<'a> {
     }
 
     /// Whether words can be looked up.
-    pub fn has_dictionary(&self) -> bool {
+    pub(crate) fn has_dictionary(&self) -> bool {
         self.dictionary.is_some()
     }
 
-    /// Judges one answer, with its placeholders filled or not. `refused` says that whoever made it turned the request down; else
-    /// that is read off its words.
+    /// Judges one answer, with its placeholders filled or not. `refused` says that whoever made it
+    /// turned the request down; else that is read off its words.
     ///
     /// # Errors
     /// If the question's service is not in the knowledge base.
@@ -160,8 +160,9 @@ impl<'a> Judge<'a> {
         services.iter().find(|found| found.id.as_str() == service)
     }
 
-    /// Every figure that an answer about the service may hold: in its facts, with placeholders and with the city's values, its
-    /// legal sources, the day they were checked, and how to reach the office.
+    /// Every figure that an answer about the service may hold: in its facts, with placeholders and
+    /// with the city's values, its legal sources, the day they were checked, and how to reach the
+    /// office.
     fn allowed(&self, office: &str, service: &Service) -> BTreeSet<Figure> {
         let mut allowed = self.contact(Some(office));
         let city = &self.knowledge.municipality;
@@ -245,7 +246,8 @@ mod tests {
             "ewo_personalausweis",
             &[&["46 Euro"]],
         );
-        let answer = "Der Personalausweis kostet 46 Euro, für Personen unter 24 Jahren 27,60 Euro. Mit 35 Jahren sind es 46 Euro.";
+        let answer = "Der Personalausweis kostet 46 Euro, für Personen unter 24 Jahren 27,60 Euro. \
+            Mit 35 Jahren sind es 46 Euro.";
         let score = judge.score(&asked, answer, false).unwrap();
         assert_eq!(score.subject.as_deref(), Some("ewo_personalausweis"));
         assert_eq!(score.right_service, Some(true));

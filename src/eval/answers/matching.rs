@@ -1,4 +1,5 @@
-//! Whether an answer holds what was expected, whatever the case, the ending or the way a number is written.
+//! Whether an answer holds what was expected, whatever the case, the ending or the way a number is
+//! written.
 
 use crate::german::fold;
 use crate::german::numbers::folded_number;
@@ -8,7 +9,7 @@ use crate::knowledge::Municipality;
 const ENDINGS: [&str; 7] = ["en", "es", "er", "em", "e", "n", "s"];
 
 /// Whether the words of `wanted` stand in `text`, in this order and side by side.
-pub fn contains(text: &str, wanted: &str) -> bool {
+pub(crate) fn contains(text: &str, wanted: &str) -> bool {
     let (text, wanted) = (words(text), words(wanted));
     let wanted: Vec<&str> = wanted.iter().map(|word| stem(word)).collect();
     !wanted.is_empty()
@@ -22,7 +23,8 @@ pub fn contains(text: &str, wanted: &str) -> bool {
         })
 }
 
-/// Folded words, numbers evened out: `1.000` and `1000`, `27,60` and `27,6`, `zwei` and `2` are the same.
+/// Folded words, numbers evened out: `1.000` and `1000`, `27,60` and `27,6`, `zwei` and `2` are the
+/// same.
 fn words(text: &str) -> Vec<String> {
     let characters: Vec<char> = text.chars().collect();
     let digit = |index: usize| characters.get(index).is_some_and(char::is_ascii_digit);
@@ -59,7 +61,7 @@ fn stem(word: &str) -> &str {
 }
 
 /// The text with every placeholder filled that the city has a value for, as the office uses it.
-pub fn fill_known(city: &Municipality, office: Option<&str>, text: &str) -> String {
+pub(crate) fn fill_known(city: &Municipality, office: Option<&str>, text: &str) -> String {
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
     for (start, end) in placeholders(text) {
@@ -73,7 +75,7 @@ pub fn fill_known(city: &Municipality, office: Option<&str>, text: &str) -> Stri
 }
 
 /// Byte ranges of what looks like a placeholder, `{name}`.
-pub fn placeholders(text: &str) -> Vec<(usize, usize)> {
+pub(crate) fn placeholders(text: &str) -> Vec<(usize, usize)> {
     text.match_indices('{')
         .filter_map(|(open, _)| {
             let close = open + text[open..].find('}')?;

@@ -4,14 +4,14 @@ use crate::german::fold;
 use std::collections::HashSet;
 
 /// Number of words.
-pub fn word_count(text: &str) -> usize {
+pub(crate) fn word_count(text: &str) -> usize {
     text.split_whitespace()
         .filter(|word| word.chars().any(char::is_alphanumeric))
         .count()
 }
 
 /// Share of the runs of four words that stood in the text before; 0 for fewer than five words.
-pub fn repeated_share(text: &str) -> f64 {
+pub(crate) fn repeated_share(text: &str) -> f64 {
     let folded = fold(text);
     let words: Vec<&str> = folded.split(' ').filter(|word| !word.is_empty()).collect();
     let runs: Vec<&[&str]> = words.windows(4).collect();
@@ -22,9 +22,9 @@ pub fn repeated_share(text: &str) -> f64 {
     1.0 - different.len() as f64 / runs.len() as f64
 }
 
-/// Whether a text goes round in circles: a sentence of three or more words stands in it twice, or a fifth of its runs of four
-/// words came before.
-pub fn repeats(text: &str) -> bool {
+/// Whether a text goes round in circles: a sentence of three or more words stands in it twice, or a
+/// fifth of its runs of four words came before.
+pub(crate) fn repeats(text: &str) -> bool {
     let mut seen = HashSet::new();
     let twice = text
         .split_inclusive(['.', '!', '?', '\n'])

@@ -119,9 +119,10 @@ fn verdict_line(report: &AnswerReport) -> String {
 }
 
 /// The measurement as text for a terminal.
-pub fn table(report: &AnswerReport) -> String {
+pub(crate) fn table(report: &AnswerReport) -> String {
     let mut text = format!(
-        "{} questions, temperature {}, seed {}; 95% confidence intervals in brackets\n\n{:<20}{:<34}with guard\n",
+        "{} questions, temperature {}, seed {}; 95% confidence intervals in brackets\n\n\
+         {:<20}{:<34}with guard\n",
         report.all.questions, report.temperature, report.seed, "", "model alone"
     );
     for (name, [model, guarded]) in rows(&report.all) {
@@ -141,9 +142,10 @@ pub fn table(report: &AnswerReport) -> String {
 }
 
 /// The measurement as a self-contained page.
-pub fn html(report: &AnswerReport) -> String {
+pub(crate) fn html(report: &AnswerReport) -> String {
     let mut body = format!(
-        "<p>Model <code>{}</code>, {} questions of <code>{}</code>, temperature {}, seed {}, dictionary: {}. \
+        "<p>Model <code>{}</code>, {} questions of <code>{}</code>, temperature {}, seed {}, \
+         dictionary: {}. \
          95% confidence intervals in brackets: Wilson's for shares, bootstrap for means.</p>\n",
         escape(&report.model),
         report.all.questions,
@@ -161,7 +163,8 @@ pub fn html(report: &AnswerReport) -> String {
         .collect();
     body += &html_table(&["", "model alone", "with guard"].map(String::from), &rows);
     let _ = writeln!(body, "<p>{}</p>", escape(&verdict_line(report)));
-    body += "<h2>By office</h2>\n<p>In percent, model alone / with guard. In the last line: right place named, missed refusals.</p>\n";
+    body += "<h2>By office</h2>\n<p>In percent, model alone / with guard. In the last line: right \
+        place named, missed refusals.</p>\n";
     body += &html_table(&OFFICE_HEAD.map(String::from), &office_rows(report));
     body += "<h2>Answers</h2>\n";
     for office in &report.by_office {

@@ -1,5 +1,5 @@
-//! Which service an answer speaks of: the one with the fact that its words are most like. Independent of how the guard and the
-//! assistant find services, so that their mistakes show.
+//! Which service an answer speaks of: the one with the fact that its words are most like.
+//! Independent of how the guard and the assistant find services, so that their mistakes show.
 
 use crate::german::fold;
 use crate::knowledge::{Knowledge, Service};
@@ -20,8 +20,9 @@ pub enum Subject {
     Elsewhere,
 }
 
-/// How much a service's names count beside the fact's text: facts of different services can have nearly the same words and
-/// differ in the name. From 0.5 to 1 it makes no difference to what the test below counts.
+/// How much a service's names count beside the fact's text: facts of different services can have
+/// nearly the same words and differ in the name. From 0.5 to 1 it makes no difference to what the
+/// test below counts.
 const NAMES: f64 = 0.7;
 
 /// A text of the knowledge base.
@@ -200,15 +201,18 @@ mod tests {
         let service = |id: &str| Subject::Service(id.to_string());
         for (answer, expected) in [
             (
-                "Gern helfe ich Ihnen. Der Personalausweis kostet 46 Euro, wenn Sie 24 Jahre oder älter sind.",
+                "Gern helfe ich Ihnen. Der Personalausweis kostet 46 Euro, wenn Sie 24 Jahre oder \
+                 älter sind.",
                 Some(service("ewo_personalausweis")),
             ),
             (
-                "Hallo! Für einen Hund zahlst du die Hundesteuer, für den ersten Hund 96 Euro im Jahr.",
+                "Hallo! Für einen Hund zahlst du die Hundesteuer, für den ersten Hund 96 Euro im \
+                 Jahr.",
                 Some(service("kas_hundesteuer")),
             ),
             (
-                "Dafür ist das Finanzamt zuständig: Die Steuererklärung geht an das Finanzamt am Wohnort.",
+                "Dafür ist das Finanzamt zuständig: Die Steuererklärung geht an das Finanzamt am \
+                 Wohnort.",
                 Some(Subject::Elsewhere),
             ),
             ("Lorem ipsum dolor sit amet.", None),

@@ -41,7 +41,7 @@ impl TokenClass {
     ];
 
     /// Name for tables.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             TokenClass::Separator => "separator",
             TokenClass::Placeholder => "placeholder",
@@ -133,7 +133,8 @@ fn class_of(bytes: &[u8], range: Range<usize>) -> TokenClass {
     }
 }
 
-/// Whether the byte at `at`, which is not ASCII, belongs to a letter. Dashes and quotation marks are none.
+/// Whether the byte at `at`, which is not ASCII, belongs to a letter. Dashes and quotation marks
+/// are none.
 fn is_foreign_letter(bytes: &[u8], at: usize) -> bool {
     // A character begins at most three bytes before any of its bytes.
     let start = (at.saturating_sub(3)..=at)

@@ -10,8 +10,9 @@ use serde::Serialize;
 pub struct Information {
     /// Mutual information of expert and office over the layer's choices, in bits.
     pub bits: f64,
-    /// Its mean after shuffling the office labels among the texts. Texts, not tokens, are shuffled: a text's tokens belong
-    /// together, and a few texts differ by chance more than many tokens would.
+    /// Its mean after shuffling the office labels among the texts. Texts, not tokens, are shuffled:
+    /// a text's tokens belong together, and a few texts differ by chance more than many tokens
+    /// would.
     pub shuffled_mean_bits: f64,
     /// The 95th percentile after shuffling.
     pub shuffled_95_bits: f64,
@@ -21,7 +22,7 @@ pub struct Information {
 
 impl Information {
     /// `by_text` is `[texts, E]`, `labels` names each text's office, below `offices`.
-    pub fn new(
+    pub(crate) fn new(
         by_text: &[Vec<u64>],
         labels: &[usize],
         offices: usize,
@@ -55,7 +56,7 @@ impl Information {
 }
 
 /// Sums rows of the same label: `[texts, E]` to `[labels, E]`.
-pub fn joint(by_text: &[Vec<u64>], labels: &[usize], groups: usize) -> Vec<Vec<u64>> {
+pub(crate) fn joint(by_text: &[Vec<u64>], labels: &[usize], groups: usize) -> Vec<Vec<u64>> {
     let columns = by_text.first().map_or(0, Vec::len);
     let mut sums = vec![vec![0; columns]; groups];
     for (row, &label) in by_text.iter().zip(labels) {
@@ -67,7 +68,7 @@ pub fn joint(by_text: &[Vec<u64>], labels: &[usize], groups: usize) -> Vec<Vec<u
 }
 
 /// Sum of each column.
-pub fn column_sums(matrix: &[Vec<u64>]) -> Vec<u64> {
+pub(crate) fn column_sums(matrix: &[Vec<u64>]) -> Vec<u64> {
     let columns = matrix.first().map_or(0, Vec::len);
     (0..columns)
         .map(|column| matrix.iter().map(|row| row[column]).sum())
@@ -75,7 +76,7 @@ pub fn column_sums(matrix: &[Vec<u64>]) -> Vec<u64> {
 }
 
 /// Entropy of the distribution that the counts are proportional to, in bits; 0 of nothing.
-pub fn entropy_bits(counts: &[u64]) -> f64 {
+pub(crate) fn entropy_bits(counts: &[u64]) -> f64 {
     let all = counts.iter().sum::<u64>() as f64;
     counts
         .iter()
@@ -87,8 +88,9 @@ pub fn entropy_bits(counts: &[u64]) -> f64 {
         .sum()
 }
 
-/// Mutual information of row and column of a matrix of counts, in bits: `sum p(r,c) log2(p(r,c) / (p(r) p(c)))`.
-pub fn mutual_information(joint: &[Vec<u64>]) -> f64 {
+/// Mutual information of row and column of a matrix of counts, in bits:
+/// `sum p(r,c) log2(p(r,c) / (p(r) p(c)))`.
+pub(crate) fn mutual_information(joint: &[Vec<u64>]) -> f64 {
     let columns = column_sums(joint);
     let all = columns.iter().sum::<u64>() as f64;
     let mut bits = 0.0;
@@ -104,9 +106,10 @@ pub fn mutual_information(joint: &[Vec<u64>]) -> f64 {
     bits.max(0.0)
 }
 
-/// Transformers' `load_balancing_loss_func` without its coefficient: `E sum_e (counts[e] / rows) (prob_sums[e] / rows)`, where
-/// every row was sent to K experts. K when balanced.
-pub fn load_balancing_loss(counts: &[u64], prob_sums: &[f64], rows: u64) -> f64 {
+/// Transformers' `load_balancing_loss_func` without its coefficient:
+/// `E sum_e (counts[e] / rows) (prob_sums[e] / rows)`, where every row was sent to K experts. K
+/// when balanced.
+pub(crate) fn load_balancing_loss(counts: &[u64], prob_sums: &[f64], rows: u64) -> f64 {
     let rows = rows as f64;
     let products = counts.iter().zip(prob_sums);
     let sum: f64 = products

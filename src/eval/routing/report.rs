@@ -8,8 +8,9 @@ use std::fmt::Write;
 /// Tokens named per expert in the terminal; the page and the JSON have all.
 const SHOWN_TOKENS: usize = 5;
 
-/// `log2(p(expert | row) / p(expert))` of a matrix of counts: how much more of a row an expert serves than of everything. `None`
-/// where a row has no tokens; an expert that serves nothing of a row has minus infinity.
+/// `log2(p(expert | row) / p(expert))` of a matrix of counts: how much more of a row an expert
+/// serves than of everything. `None` where a row has no tokens; an expert that serves nothing of a
+/// row has minus infinity.
 fn lift(counts: &[Vec<u64>], totals: &[u64]) -> Vec<Vec<Option<f64>>> {
     let all = totals.iter().sum::<u64>() as f64;
     counts
@@ -41,7 +42,7 @@ fn shown(token: &TopToken) -> String {
 }
 
 /// The analysis as text for a terminal.
-pub fn table(report: &RoutingReport) -> String {
+pub(crate) fn table(report: &RoutingReport) -> String {
     let mut text = format!(
         "{} tokens of {} texts, {} of {} experts per token\n",
         report.tokens, report.texts, report.experts_per_token, report.experts
@@ -66,8 +67,10 @@ pub fn table(report: &RoutingReport) -> String {
     for layer in &report.layers {
         layer_line(&mut text, layer);
     }
-    text += "entropy: of the load; router: mean of each token's; MI: mutual information with the expert; all in bits\n\n";
-    text += "expert: its share of the load, the office and the token class it is most peculiar for (times its average share), tokens by PMI\n";
+    text += "entropy: of the load; router: mean of each token's; MI: mutual information with the \
+        expert; all in bits\n\n";
+    text += "expert: its share of the load, the office and the token class it is most peculiar for \
+        (times its average share), tokens by PMI\n";
     for layer in &report.layers {
         let offices = lift(&layer.by_office, &layer.counts);
         let classes = lift(&layer.by_class, &layer.counts);
@@ -125,10 +128,11 @@ fn layer_line(text: &mut String, layer: &LayerReport) {
 }
 
 /// The analysis as a self-contained page. `model` and `source` say what was analysed.
-pub fn html(report: &RoutingReport, model: &str, source: &str) -> String {
+pub(crate) fn html(report: &RoutingReport, model: &str, source: &str) -> String {
     let experts: Vec<String> = (0..report.experts).map(|e| format!("e{e}")).collect();
     let mut body = format!(
-        "<p>Model <code>{}</code> on <code>{}</code>: {} tokens of {} texts, {} of {} experts per token. \
+        "<p>Model <code>{}</code> on <code>{}</code>: {} tokens of {} texts, {} of {} experts per \
+         token. \
          Load-balancing loss over all layers: {:.4} (balanced: {}, one expert for all: {}).</p>\n",
         escape(model),
         escape(source),
@@ -143,9 +147,12 @@ pub fn html(report: &RoutingReport, model: &str, source: &str) -> String {
     body += "<h2>Load</h2>\n";
     body += &load_map(report, &experts);
     body += &layers_table(report);
-    body += "<p class=\"soft\">Entropy is that of the load over the experts; router entropy is the mean over the tokens of the entropy of \
-             the router's probabilities. Mutual information (MI) says how many bits the chosen expert tells about the office. Shuffling the office \
-             labels among the texts shows what chance alone would give; p is the share of shufflings that reach the observed value.</p>\n";
+    body += "<p class=\"soft\">Entropy is that of the load over the experts; router entropy is the \
+        mean over the tokens of the entropy of \
+             the router's probabilities. Mutual information (MI) says how many bits the chosen \
+             expert tells about the office. Shuffling the office \
+             labels among the texts shows what chance alone would give; p is the share of \
+             shufflings that reach the observed value.</p>\n";
     for layer in &report.layers {
         body += &layer_section(report, layer, &experts);
     }
@@ -238,7 +245,8 @@ fn layer_section(report: &RoutingReport, layer: &LayerReport, experts: &[String]
         }
         .svg();
     }
-    section += "</div>\n<details><summary>Tokens that each expert serves more than others (by pointwise mutual information)</summary>\n<dl>\n";
+    section += "</div>\n<details><summary>Tokens that each expert serves more than others (by \
+        pointwise mutual information)</summary>\n<dl>\n";
     for (expert, tokens) in layer.top_tokens.iter().enumerate() {
         let _ = write!(
             section,

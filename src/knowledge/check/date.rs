@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 /// A day of the Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Date {
+pub(crate) struct Date {
     year: i64,
     month: u32,
     day: u32,
@@ -15,7 +15,7 @@ pub struct Date {
 
 impl Date {
     /// The current day (UTC).
-    pub fn today() -> Date {
+    pub(crate) fn today() -> Date {
         let seconds = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_secs());
@@ -23,7 +23,7 @@ impl Date {
     }
 
     /// Whole months from `earlier` to this date; negative if `earlier` is later.
-    pub fn months_since(self, earlier: Date) -> i64 {
+    pub(crate) fn months_since(self, earlier: Date) -> i64 {
         let months =
             (self.year - earlier.year) * 12 + i64::from(self.month) - i64::from(earlier.month);
         months - i64::from(self.day < earlier.day)

@@ -3,8 +3,9 @@
 mod date;
 mod figures;
 mod phrases;
+mod phrasings;
 
-pub use date::Date;
+pub(crate) use date::Date;
 
 use super::municipality::{Piece, pieces};
 use super::{Fact, Intent, Knowledge, Office, Service, SourceFile, Text};
@@ -26,7 +27,7 @@ const CONTACT_VALUES: [&str; 5] = ["stadt", "adresse", "telefon", "email", "oeff
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// The knowledge must not be used like this.
     Error,
     /// Should be looked at.
@@ -35,7 +36,7 @@ pub enum Severity {
 
 /// One thing that the checker found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The file.
     pub file: PathBuf,
     /// The line, counted from 1.
@@ -46,13 +47,9 @@ pub struct Finding {
     pub message: String,
 }
 
-/// Checks the whole knowledge base as of `today`. Findings are sorted by file and line.
-pub fn check(knowledge: &Knowledge, today: Date) -> Vec<Finding> {
-    check_with(knowledge, today, None)
-}
-
-/// [`check`], and with a dictionary the spelling of every text as well.
-pub fn check_with(
+/// Checks the whole knowledge base as of `today`; with a dictionary, the spelling of every text as
+/// well. Findings are sorted by file and line.
+pub(crate) fn check_with(
     knowledge: &Knowledge,
     today: Date,
     dictionary: Option<&Dictionary>,
@@ -70,6 +67,7 @@ pub fn check_with(
     checker.out_of_remit();
     checker.municipality();
     checker.phrases();
+    checker.phrasings();
     checker.findings.sort();
     checker.findings
 }

@@ -10,7 +10,8 @@ const FOLDER: &str = concat!(
 );
 
 fn findings_as_of(folder: &Path, today: &str) -> Vec<Finding> {
-    check(&Knowledge::load(folder).unwrap(), today.parse().unwrap())
+    let knowledge = Knowledge::load(folder).unwrap();
+    check_with(&knowledge, today.parse().unwrap(), None)
 }
 
 // Replaces the first `from` of the file and expects a finding that holds `expected` where `to` now

@@ -1,7 +1,7 @@
 //! Importing the made-up XZuFi file of the fixtures.
 
 use super::*;
-use crate::knowledge::{Knowledge, Severity, check};
+use crate::knowledge::{Knowledge, Severity, check_with};
 
 const SAMPLE: &str = include_str!("../../../tests/fixtures/leistungen.xzufi.xml");
 
@@ -31,7 +31,7 @@ fn what_is_imported_is_a_knowledge_file() {
     let values = values.split("[werte_je_amt").next().unwrap();
     std::fs::write(folder.path().join("kommune.toml"), values).unwrap();
     let knowledge = Knowledge::load(folder.path()).unwrap();
-    let errors: Vec<_> = check(&knowledge, today())
+    let errors: Vec<_> = check_with(&knowledge, today(), None)
         .into_iter()
         .filter(|finding| finding.severity == Severity::Error)
         .collect();

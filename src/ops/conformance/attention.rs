@@ -232,7 +232,7 @@ fn cached<D: Operations>(
                 sequence: CachedSequence {
                     keys: keys.matrix_mut(capacity, shape.kv_size()),
                     values: values.matrix_mut(capacity, shape.kv_size()),
-                    past: past,
+                    past,
                 },
                 out: out.matrix_mut(count, shape.out_size()),
                 shape: *shape,
@@ -257,7 +257,8 @@ fn cached<D: Operations>(
     ])
 }
 
-/// What portions must give: the whole of them at once, by the reference's attention over one segment.
+/// What portions must give: the whole of them at once, by the reference's attention over one
+/// segment.
 fn at_once<D: Operations>(
     test: TestDevice<'_, D>,
     shape: &AttentionShape,
@@ -370,7 +371,7 @@ fn sequences_equal_each_alone<D: Operations>(
                 sequence: CachedSequence {
                     keys: keys.matrix_mut(capacity, shape.kv_size()),
                     values: values.matrix_mut(capacity, shape.kv_size()),
-                    past: past,
+                    past,
                 },
                 out: out.matrix_mut(1, shape.out_size()),
                 shape: *shape,

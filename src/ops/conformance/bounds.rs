@@ -1,5 +1,5 @@
-//! What each operation may differ from the reference by, and why. `docs/numerics.md` gives the same numbers; a test
-//! compares them.
+//! What each operation may differ from the reference by, and why. `docs/numerics.md` gives the same
+//! numbers; a test compares them.
 
 use super::Precision;
 
@@ -9,15 +9,15 @@ pub struct Bound {
     pub operation: &'static str,
     /// Largest `max|a - b| / rms(b)` of one output.
     pub error: f64,
-    /// Largest `|mean(a - b)| / rms(b)` of an output with at least [`BIAS_FROM`] elements: rounding errors cancel in the
-    /// mean, a dropped or doubled term does not.
+    /// Largest `|mean(a - b)| / rms(b)` of an output with at least `BIAS_FROM` elements: rounding
+    /// errors cancel in the mean, a dropped or doubled term does not.
     pub bias: f64,
     /// Why it is so large.
     pub reason: &'static str,
 }
 
 /// Elements from which an output's bias is a mean and not a single error.
-pub const BIAS_FROM: usize = 1000;
+pub(crate) const BIAS_FROM: usize = 1000;
 
 const fn bound(operation: &'static str, error: f64, bias: f64, reason: &'static str) -> Bound {
     Bound {
@@ -164,8 +164,9 @@ pub const BOUNDS: &[Bound] = &[
     bound("adamw, state", 4e-6, 1e-8, "element by element in f32"),
 ];
 
-/// The bounds of devices that store fp16; bf16 has 8 bits where fp16 has 11, so its bounds are [`BFLOAT_FACTOR`] times these.
-/// An element's error is divided by the larger of its own size and the output's rms, so 4.9e-4 is one rounding to fp16.
+/// The bounds of devices that store fp16; bf16 has 8 bits where fp16 has 11, so its bounds are
+/// `BFLOAT_FACTOR` times these. An element's error is divided by the larger of its own size and
+/// the output's rms, so 4.9e-4 is one rounding to fp16.
 pub const HALF_BOUNDS: &[Bound] = &[
     bound("embedding_forward", 0.0, 0.0, "a copy"),
     bound(
@@ -191,7 +192,8 @@ pub const HALF_BOUNDS: &[Bound] = &[
         "attention_backward",
         8e-3,
         4e-5,
-        "probabilities, their gradients and the result are rounded to fp16, and so is the kept output, in differences that nearly cancel",
+        "probabilities, their gradients and the result are rounded to fp16, and so is the kept \
+         output, in differences that nearly cancel",
     ),
     bound(
         "attention_backward, peaked",
@@ -283,7 +285,8 @@ pub const HALF_BOUNDS: &[Bound] = &[
         "experts_backward",
         6e-3,
         4e-5,
-        "the kept gates and ups, their gradients and the activations are rounded to fp16; experts with more tokens than others have larger sums than the rms",
+        "the kept gates and ups, their gradients and the activations are rounded to fp16; experts \
+         with more tokens than others have larger sums than the rms",
     ),
     bound(
         "head_loss",
@@ -302,9 +305,10 @@ pub const HALF_BOUNDS: &[Bound] = &[
 ];
 
 /// bf16 keeps three bits less than fp16.
-pub const BFLOAT_FACTOR: f64 = 8.0;
+pub(crate) const BFLOAT_FACTOR: f64 = 8.0;
 
-/// What an operation may differ by where the device stores values in this precision: error, bias, and why.
+/// What an operation may differ by where the device stores values in this precision: error, bias,
+/// and why.
 pub(super) fn allowed(operation: &str, precision: Precision) -> Option<(f64, f64, &'static str)> {
     let (bounds, factor) = match precision {
         Precision::Single => (BOUNDS, 1.0),

@@ -1,4 +1,5 @@
-//! What a check found: how many cases ran, how far each output was from the reference, and what was wrong.
+//! What a check found: how many cases ran, how far each output was from the reference, and what was
+//! wrong.
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
@@ -17,7 +18,7 @@ const KEPT: usize = 20;
 
 /// The largest differences of one output over all cases. Not a number is `null` in JSON.
 #[derive(Clone, Debug, Serialize)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// Operation, and what is special about its inputs.
     pub operation: &'static str,
     /// Its output.
@@ -33,8 +34,9 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The larger of error and bias as a part of what is allowed; not a number where a value is not.
-    pub fn part(&self) -> f64 {
+    /// The larger of error and bias as a part of what is allowed; not a number where a value is
+    /// not.
+    pub(crate) fn part(&self) -> f64 {
         let part = |found: f64, allowed: f64| if found == 0.0 { 0.0 } else { found / allowed };
         let parts = [
             part(self.error, self.allowed_error),
@@ -60,8 +62,8 @@ pub struct CaseReport {
 }
 
 impl CaseReport {
-    /// Runs one case. It gives the number of values that it compared. An error, a panic, and a case that compares nothing are
-    /// findings.
+    /// Runs one case. It gives the number of values that it compared. An error, a panic, and a case
+    /// that compares nothing are findings.
     pub fn case(&mut self, name: impl fmt::Display, run: impl FnOnce() -> Result<usize>) {
         self.cases += 1;
         let done = catch_unwind(AssertUnwindSafe(run))
@@ -73,8 +75,9 @@ impl CaseReport {
         }
     }
 
-    /// Runs an operation on the device and on the reference as one case, and compares what they give.
-    pub fn compare(
+    /// Runs an operation on the device and on the reference as one case, and compares what they
+    /// give.
+    pub(crate) fn compare(
         &mut self,
         precision: Precision,
         operation: &'static str,
@@ -112,8 +115,8 @@ fn text_of(cause: &(dyn Any + Send)) -> &str {
         .unwrap_or("without a text")
 }
 
-/// Normalised error and bias of `found`. The error is relative to the output's rms; in 16 bits to the element where that is
-/// larger, because each is rounded by itself.
+/// Normalised error and bias of `found`. The error is relative to the output's rms; in 16 bits to
+/// the element where that is larger, because each is rounded by itself.
 pub fn difference(precision: Precision, found: &[f32], expected: &[f32]) -> (f64, f64) {
     let squares: f64 = expected.iter().map(|&b| f64::from(b) * f64::from(b)).sum();
     let count = expected.len().max(1) as f64;
@@ -198,7 +201,7 @@ pub struct Outcome {
     /// What was wrong: the first twenty findings.
     pub findings: Vec<String>,
     /// The largest differences by output.
-    pub measured: Vec<Measured>,
+    pub(crate) measured: Vec<Measured>,
 }
 
 impl Outcome {
@@ -230,7 +233,7 @@ impl Outcome {
     }
 
     /// Its name, with the precision where there is one.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self.precision {
             Some(precision) => format!("{} {precision}", self.check),
             None => self.check.to_owned(),
@@ -238,7 +241,7 @@ impl Outcome {
     }
 
     /// The largest difference as a part of what is allowed; `None` where results are exact.
-    pub fn part(&self) -> Option<f64> {
+    pub(crate) fn part(&self) -> Option<f64> {
         let parts = self.measured.iter().map(Measured::part);
         parts.reduce(larger)
     }

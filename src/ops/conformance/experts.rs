@@ -119,7 +119,8 @@ pub fn experts_backward<D: Operations>(
 fn experts_sizes(precision: Precision) -> Vec<(usize, usize, usize)> {
     let small = [1, 2, 3, 5, 7, 17, 63, 64, 65, 130, 257].map(|rows| (36, 44, rows));
     let all = small.into_iter().chain([(40, 36, 33), (384, 448, 65)]);
-    // On the simulator: both tiles, rows at odd addresses and at multiples of 16 bytes, several tiles per expert.
+    // On the simulator: both tiles, rows at odd addresses and at multiples of 16 bytes, several
+    // tiles per expert.
     let simulated = vec![
         (36, 44, 1),
         (36, 44, 3),
@@ -137,7 +138,8 @@ pub(super) fn check<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseRep
             (8, 2, Load::Random, 1.0),
             (5, 3, Load::OneTakesAll, 1.0),
             (5, 2, Load::Empty, 1.0),
-            // Gates of about 1e4: silu is 0 or the gate itself. In fp16 the squares of such gates are infinite.
+            // Gates of about 1e4: silu is 0 or the gate itself. In fp16 the squares of such gates
+            // are infinite.
             (3, 1, Load::Random, test.precision.choose(1e4, 16.0)),
         ] {
             if hidden == 384 && load != Load::Random {

@@ -133,7 +133,8 @@ fn cases(precision: Precision) -> Vec<Case> {
         Case::new(17, 257, 36, 1),
         Case::new(1, 257, 36, 1),
     ]);
-    // On the simulator: both tiles, one token and one word beyond a tile, two of the CUDA device's chunks of 2,048.
+    // On the simulator: both tiles, one token and one word beyond a tile, two of the CUDA device's
+    // chunks of 2,048.
     let simulated = vec![
         Case::new(1, 131, 40, 0),
         Case::new(3, 257, 36, 3),

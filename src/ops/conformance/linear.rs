@@ -16,7 +16,8 @@ fn linear_shapes(precision: Precision) -> Vec<(usize, usize, usize)> {
         .into_iter()
         .flat_map(|rows| SIZES.into_iter().map(move |(i, o)| (rows, i, o)));
     let all = small.chain([(3, 384, 448), (65, 384, 448), (130, 448, 384)]);
-    // On the simulator: both tiles, rows at odd addresses and at multiples of 16 bytes, one element beyond a tile.
+    // On the simulator: both tiles, rows at odd addresses and at multiples of 16 bytes, one element
+    // beyond a tile.
     let simulated = vec![
         (1, 1, 3),
         (1, 36, 44),

@@ -1,11 +1,13 @@
-//! The conformance suite: every operation against the reference device, on seeded inputs. Tests run it on the CPU and the
-//! simulator, `muni-engine doctor --check-kernels` on whatever a machine has.
+//! The conformance suite: every operation against the reference device, on seeded inputs. Tests run
+//! it on the CPU and the simulator, `muni-engine doctor --check-kernels` on whatever a machine has.
 //!
-//! Each buffer is longer than the operation needs. Behind an input stand NaNs (or indices out of range), so that a read
-//! past the used part spoils the result; behind an output stand sentinels that must keep their bits. Outputs that an
-//! operation writes (`=`) begin as NaN, outputs that it adds to (`+=`) begin as random values.
+//! Each buffer is longer than the operation needs. Behind an input stand NaNs (or indices out of
+//! range), so that a read past the used part spoils the result; behind an output stand sentinels
+//! that must keep their bits. Outputs that an operation writes (`=`) begin as NaN, outputs that it
+//! adds to (`+=`) begin as random values.
 //!
-//! Inputs of devices that store 16 bits are rounded for the reference too, so that only the kernels' own error is left.
+//! Inputs of devices that store 16 bits are rounded for the reference too, so that only the
+//! kernels' own error is left.
 //!
 //! A check that loses its cases does not pass: each says how many it has, in each precision.
 
@@ -18,12 +20,14 @@ pub mod head;
 pub mod linear;
 pub mod optimizer;
 pub mod rmsnorm;
-pub mod rope;
+pub(crate) mod rope;
 pub mod router;
 mod test_device;
 
-pub use case_report::{CaseReport, Measured, Outcome, Outputs, difference};
-pub use test_device::{TAIL, TestDevice, Values, WRONG_INDEX};
+pub(crate) use case_report::CaseReport;
+pub use case_report::{Outcome, Outputs, difference};
+pub use test_device::TestDevice;
+pub(crate) use test_device::Values;
 
 use serde::Serialize;
 use std::fmt;
@@ -37,7 +41,8 @@ pub enum Precision {
     #[serde(rename = "fp32")]
     #[value(name = "fp32")]
     Single,
-    /// 16 bits, 8 of them significant, with the range of 32. The CPU rounds only what large products multiply.
+    /// 16 bits, 8 of them significant, with the range of 32. The CPU rounds only what large
+    /// products multiply.
     #[serde(rename = "bf16")]
     #[value(name = "bf16")]
     Bfloat,
@@ -48,9 +53,9 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// `single` where the device stores `f32`, else `half`: for values that fp16 does not reach (65504 at most), and for
-    /// sizes, because the simulator is slow.
-    pub fn choose<T>(self, single: T, half: T) -> T {
+    /// `single` where the device stores `f32`, else `half`: for values that fp16 does not reach
+    /// (65504 at most), and for sizes, because the simulator is slow.
+    pub(crate) fn choose<T>(self, single: T, half: T) -> T {
         match self {
             Self::Single => single,
             Self::Half | Self::Bfloat => half,
@@ -80,7 +85,12 @@ pub struct Check<D: Operations> {
 impl<D: Operations> Check<D> {
     /// How many cases it has; 0 where it is not for this precision.
     pub fn cases(&self, precision: Precision) -> usize {
-        self.cases[precision as usize]
+        let [single, half, bfloat] = self.cases;
+        match precision {
+            Precision::Single => single,
+            Precision::Half => half,
+            Precision::Bfloat => bfloat,
+        }
     }
 
     /// Runs all cases; one that fails does not stop the others.
@@ -116,7 +126,8 @@ pub fn checks<D: Operations>() -> [Check<D>; 16] {
         check("head/loss", 165, 65, head::check_loss),
         Check {
             name: "head/gpt2-vocabulary",
-            // Once: it takes long on the simulator, and bf16 differs in nothing that depends on the vocabulary.
+            // Once: it takes long on the simulator, and bf16 differs in nothing that depends on the
+            // vocabulary.
             cases: [0, 1, 0],
             run: head::check_gpt2_vocabulary,
         },

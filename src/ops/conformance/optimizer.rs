@@ -108,7 +108,8 @@ fn adamw<D: Operations>(
     let start = test.rounded(&values.normal(len, 1.0));
     let mut weight = test.added(&start)?;
     let mut gradient = test.added(&values.normal(len, 1.0))?;
-    // Moments as earlier updates left them; a second moment near 0 would make one element's update the whole error.
+    // Moments as earlier updates left them; a second moment near 0 would make one element's update
+    // the whole error.
     let first = values.normal(len, 0.1);
     let second = values.normal(len, 0.1);
     let second: Vec<f32> = second.iter().map(|v| v * v + 1e-3).collect();
@@ -222,9 +223,10 @@ pub(super) fn check_broken_norm<D: Operations>(test: TestDevice<'_, D>, report: 
     }
 }
 
-/// Norms of a gradient times a loss scale that begins at 1024 and doubles after two sound norms; AdamW right after the norm at
-/// which it doubles, and after one that is not finite. For a device with such a scale.
-pub fn check_loss_scale<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
+/// Norms of a gradient times a loss scale that begins at 1024 and doubles after two sound norms;
+/// AdamW right after the norm at which it doubles, and after one that is not finite. For a device
+/// with such a scale.
+pub(crate) fn check_loss_scale<D: Operations>(test: TestDevice<'_, D>, report: &mut CaseReport) {
     let mut moments = None;
     report.case("global_norm: a loss scale of 1024", || {
         let (compared, both) = follow_loss_scale(test)?;
@@ -236,7 +238,8 @@ pub fn check_loss_scale<D: Operations>(test: TestDevice<'_, D>, report: &mut Cas
     });
 }
 
-/// Number of norms that were as they must be; the moment after the scale doubled, and what the reference has.
+/// Number of norms that were as they must be; the moment after the scale doubled, and what the
+/// reference has.
 fn follow_loss_scale<D: Operations>(
     test: TestDevice<'_, D>,
 ) -> Result<(usize, (Outputs, Outputs))> {

@@ -35,7 +35,7 @@ pub struct HostRouting {
 
 impl HostRouting {
     /// Sorts the slots of the choices `experts [T, K]`.
-    pub fn new(probs: Vec<f32>, experts: Vec<u32>, weights: Vec<f32>, count: usize) -> Self {
+    pub(crate) fn new(probs: Vec<f32>, experts: Vec<u32>, weights: Vec<f32>, count: usize) -> Self {
         let mut slot_source: Vec<u32> = (0..experts.len() as u32).collect();
         slot_source.sort_by_key(|&source| experts[source as usize]);
         let mut source_slot = vec![0; experts.len()];
@@ -84,8 +84,8 @@ pub enum Load {
     Empty,
     /// Experts 0, 2 and 3 have the same router weights: equal probabilities.
     Ties,
-    /// Logits of up to about +-80. The two best stay within 87 of each other: probabilities below 2^-126 are equal to
-    /// the fast devices, and which of them is chosen is open.
+    /// Logits of up to about +-80. The two best stay within 87 of each other: probabilities below
+    /// 2^-126 are equal to the fast devices, and which of them is chosen is open.
     Extreme,
 }
 

@@ -1,5 +1,5 @@
-//! A device under test, and the buffers that operations get: longer than they need, with something behind the used part that shows
-//! whether it was touched.
+//! A device under test, and the buffers that operations get: longer than they need, with something
+//! behind the used part that shows whether it was touched.
 
 use anyhow::{Result, ensure};
 use half::{bf16, f16};
@@ -11,23 +11,23 @@ use crate::ops::Device;
 use crate::ops::reference::ReferenceDevice;
 
 /// Elements behind the used part of every buffer.
-pub const TAIL: usize = 19;
+pub(crate) const TAIL: usize = 19;
 /// Stands behind outputs; exact in every storage precision.
 const SENTINEL: f32 = -1984.0;
 /// Stands behind indices: neither a token nor the mark of an ignored target.
-pub const WRONG_INDEX: u32 = u32::MAX - 7;
+pub(crate) const WRONG_INDEX: u32 = u32::MAX - 7;
 
 /// Seeded inputs.
-pub struct Values(ChaCha8Rng);
+pub(crate) struct Values(ChaCha8Rng);
 
 impl Values {
     /// The same numbers for the same seed.
-    pub fn new(seed: usize) -> Self {
+    pub(crate) fn new(seed: usize) -> Self {
         Self(ChaCha8Rng::seed_from_u64(seed as u64))
     }
 
     /// Sums of four uniform numbers, standard deviation `scale`.
-    pub fn normal(&mut self, len: usize, scale: f32) -> Vec<f32> {
+    pub(crate) fn normal(&mut self, len: usize, scale: f32) -> Vec<f32> {
         let mut uniform = || (self.0.next_u32() >> 8) as f32 / (1 << 24) as f32 - 0.5;
         (0..len)
             .map(|_| scale * 3.0_f32.sqrt() * (uniform() + uniform() + uniform() + uniform()))
@@ -39,12 +39,13 @@ impl Values {
     }
 
     /// `len` numbers below `below`.
-    pub fn indices(&mut self, len: usize, below: usize) -> Vec<u32> {
+    pub(crate) fn indices(&mut self, len: usize, below: usize) -> Vec<u32> {
         (0..len).map(|_| self.index(below)).collect()
     }
 }
 
-/// A device and the precision that inputs are rounded to: that of the device under test, for its reference too.
+/// A device and the precision that inputs are rounded to: that of the device under test, for its
+/// reference too.
 pub struct TestDevice<'a, D: Device> {
     /// The device.
     pub device: &'a D,
@@ -67,12 +68,12 @@ impl<'a, D: Device> TestDevice<'a, D> {
     }
 
     /// The reference device, with the same inputs.
-    pub fn reference(self) -> TestDevice<'static, ReferenceDevice> {
+    pub(crate) fn reference(self) -> TestDevice<'static, ReferenceDevice> {
         TestDevice::new(&ReferenceDevice, self.precision)
     }
 
     /// The values as the device under test stores them.
-    pub fn rounded(self, values: &[f32]) -> Vec<f32> {
+    pub(crate) fn rounded(self, values: &[f32]) -> Vec<f32> {
         match self.precision {
             Precision::Single => values.to_vec(),
             Precision::Half => values.iter().map(|&x| f16::from_f32(x).to_f32()).collect(),
@@ -105,7 +106,7 @@ impl<'a, D: Device> TestDevice<'a, D> {
     ///
     /// # Errors
     /// As [`Self::float`].
-    pub fn input(self, values: &[f32]) -> Result<D::Float> {
+    pub(crate) fn input(self, values: &[f32]) -> Result<D::Float> {
         self.float(&followed_by(values, f32::NAN))
     }
 
@@ -113,7 +114,7 @@ impl<'a, D: Device> TestDevice<'a, D> {
     ///
     /// # Errors
     /// As [`Self::float`].
-    pub fn input_single(self, values: &[f32]) -> Result<D::Single> {
+    pub(crate) fn input_single(self, values: &[f32]) -> Result<D::Single> {
         self.single(&followed_by(values, f32::NAN))
     }
 
@@ -132,7 +133,7 @@ impl<'a, D: Device> TestDevice<'a, D> {
     ///
     /// # Errors
     /// As [`Self::float`].
-    pub fn added(self, initial: &[f32]) -> Result<D::Float> {
+    pub(crate) fn added(self, initial: &[f32]) -> Result<D::Float> {
         self.float(&followed_by(initial, SENTINEL))
     }
 
@@ -140,7 +141,7 @@ impl<'a, D: Device> TestDevice<'a, D> {
     ///
     /// # Errors
     /// As [`Self::float`].
-    pub fn added_single(self, initial: &[f32]) -> Result<D::Single> {
+    pub(crate) fn added_single(self, initial: &[f32]) -> Result<D::Single> {
         self.single(&followed_by(initial, SENTINEL))
     }
 
@@ -156,7 +157,7 @@ impl<'a, D: Device> TestDevice<'a, D> {
     ///
     /// # Errors
     /// As [`Self::float`].
-    pub fn written_single(self, len: usize) -> Result<D::Single> {
+    pub(crate) fn written_single(self, len: usize) -> Result<D::Single> {
         self.added_single(&vec![f32::NAN; len])
     }
 
@@ -172,7 +173,7 @@ impl<'a, D: Device> TestDevice<'a, D> {
     ///
     /// # Errors
     /// Where something behind it was written.
-    pub fn read_single(self, buffer: &D::Single, len: usize) -> Result<Vec<f32>> {
+    pub(crate) fn read_single(self, buffer: &D::Single, len: usize) -> Result<Vec<f32>> {
         without_tail(self.device.download_single(buffer, len + TAIL)?, len)
     }
 
@@ -180,7 +181,7 @@ impl<'a, D: Device> TestDevice<'a, D> {
     ///
     /// # Errors
     /// Where something behind it was written.
-    pub fn read_index(self, buffer: &D::Index, len: usize) -> Result<Vec<u32>> {
+    pub(crate) fn read_index(self, buffer: &D::Index, len: usize) -> Result<Vec<u32>> {
         let mut all = self.device.download_index(buffer, len + TAIL)?;
         let tail = all.split_off(len);
         ensure!(

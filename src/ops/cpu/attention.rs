@@ -186,7 +186,7 @@ impl Forward<'_> {
 
 vectorised! {
     /// Softmax of `scale * row` in place; returns the logarithm of the sum of exponentials.
-    pub fn softmax(row: &mut [f32], scale: f32) -> f32 {
+    pub(crate) fn softmax(row: &mut [f32], scale: f32) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let (lines, rest) = row.as_chunks::<LANES>();
         for line in lines {
@@ -220,7 +220,7 @@ vectorised! {
 
 vectorised! {
     /// `row = exp(scale * row - log_sum)`: the probabilities again.
-    pub fn probabilities(row: &mut [f32], scale: f32, log_sum: f32) {
+    pub(crate) fn probabilities(row: &mut [f32], scale: f32, log_sum: f32) {
         for x in row.iter_mut() {
             *x = exp::<FMA>(*x * scale - log_sum);
         }
@@ -229,7 +229,7 @@ vectorised! {
 
 vectorised! {
     /// `grad = p (grad - delta) scale`: from gradients of probabilities to gradients of raw scores.
-    pub fn softmax_gradient(p: &[f32], grad: &mut [f32], delta: f32, scale: f32) {
+    pub(crate) fn softmax_gradient(p: &[f32], grad: &mut [f32], delta: f32, scale: f32) {
         for (g, p) in grad.iter_mut().zip(p) {
             *g = p * (*g - delta) * scale;
         }
@@ -424,7 +424,7 @@ fn append(
 
 vectorised! {
     /// One query against `scores.len()` cached keys and values, whose rows are `stride` apart.
-    pub fn cached_row(
+    pub(crate) fn cached_row(
         query: &[f32],
         keys: &[f32],
         values: &[f32],

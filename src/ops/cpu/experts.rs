@@ -176,7 +176,7 @@ fn gather(rows: &[f32], source: &[u32], k: usize, cols: usize, out: &mut [f32]) 
 
 vectorised! {
     /// `act = silu(gate) * up` for rows `[gate | up]` of `2 f`.
-    pub fn swiglu_rows(gate_up: &[f32], act: &mut [f32], f: usize) {
+    pub(crate) fn swiglu_rows(gate_up: &[f32], act: &mut [f32], f: usize) {
         for (row, act) in gate_up.chunks_exact(2 * f).zip(act.chunks_exact_mut(f)) {
             let (gate, up) = row.split_at(f);
             for i in 0..f {
@@ -190,7 +190,7 @@ vectorised! {
     /// From the unweighted gradient of the activation (`grad_act`, overwritten by the weighted
     /// activation, which the weight gradient of the down projection needs) to `grad_gate_up`;
     /// returns each slot's routing-weight gradient in `grad_weight`.
-    pub fn swiglu_backward_rows(
+    pub(crate) fn swiglu_backward_rows(
         gate_up: &[f32],
         grad_act: &mut [f32],
         weights: &[f32],

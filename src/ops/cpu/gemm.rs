@@ -12,11 +12,11 @@ mod operands;
 mod pack;
 mod pairs;
 
-pub use super::kernel::MatmulPrecision;
+pub(crate) use super::kernel::MatmulPrecision;
 use super::kernel::{Kernel, Tile, run_strip, run_tile};
 use super::memory::HostBuffer;
 use operands::Out;
-pub use operands::{Fetch, Shared, Start, Strided, Target};
+pub(crate) use operands::{Fetch, Shared, Start, Strided, Target};
 use pack::{Left, pack_left, pack_left_whole, pack_panels};
 use pairs::Room;
 use rayon::prelude::*;
@@ -41,7 +41,7 @@ thread_local! {
 }
 
 /// `c[m x n] = start + a[m x k] b[k x n]` on all threads of the current pool.
-pub fn gemm(
+pub(crate) fn gemm(
     precision: MatmulPrecision,
     (m, n, k): (usize, usize, usize),
     a: Strided,
@@ -76,7 +76,7 @@ pub fn gemm(
 ///
 /// # Safety
 /// While this runs, nobody else reads or writes the `m` x `n` elements of `c`.
-pub unsafe fn gemm_shared(
+pub(crate) unsafe fn gemm_shared(
     (m, n, k): (usize, usize, usize),
     a: Strided,
     b: Strided,
@@ -103,7 +103,7 @@ pub unsafe fn gemm_shared(
 /// # Safety
 /// While this runs, nobody else reads or writes the `m` x `n` elements of `c`, `n` being the
 /// columns of `b`.
-pub unsafe fn gemm_packed_shared(k: usize, m: usize, a: Strided, b: &Packed, c: Shared) {
+pub(crate) unsafe fn gemm_packed_shared(k: usize, m: usize, a: Strided, b: &Packed, c: Shared) {
     if m == 0 || b.n == 0 {
         return;
     }
@@ -163,7 +163,7 @@ fn gemm_tasks(
 
 /// A right-hand matrix packed once and used for many products.
 #[derive(Default)]
-pub struct Packed {
+pub(crate) struct Packed {
     precision: MatmulPrecision,
     panels: HostBuffer<f32>,
     k: usize,
@@ -172,7 +172,7 @@ pub struct Packed {
 
 impl Packed {
     /// Nothing yet; for products of this precision.
-    pub fn new(precision: MatmulPrecision) -> Self {
+    pub(crate) fn new(precision: MatmulPrecision) -> Self {
         Self {
             precision,
             ..Self::default()
@@ -191,7 +191,7 @@ impl Packed {
     }
 
     /// Packs `b` (k x n), replacing what was packed before.
-    pub fn pack(&mut self, k: usize, n: usize, b: Strided) {
+    pub(crate) fn pack(&mut self, k: usize, n: usize, b: Strided) {
         assert!(
             b.covers(k, n),
             "pack: the matrix is shorter than {k} x {n} needs"
@@ -226,12 +226,19 @@ impl Packed {
 
 /// `c[m x n] = start + a[m x k] b` on the calling thread, with `fetch` asked for meanwhile. Meant
 /// for a block of rows that stays in L2 with `b`.
-pub fn gemm_packed(m: usize, a: Strided, b: &Packed, target: Target, fetch: Fetch) {
+pub(crate) fn gemm_packed(m: usize, a: Strided, b: &Packed, target: Target, fetch: Fetch) {
     gemm_packed_to(b.k, m, a, b, target, fetch);
 }
 
 /// As [`gemm_packed`] with the first `k` rows of `b`.
-pub fn gemm_packed_to(k: usize, m: usize, a: Strided, b: &Packed, target: Target, fetch: Fetch) {
+pub(crate) fn gemm_packed_to(
+    k: usize,
+    m: usize,
+    a: Strided,
+    b: &Packed,
+    target: Target,
+    fetch: Fetch,
+) {
     if m == 0 || b.n == 0 {
         return;
     }
@@ -241,7 +248,7 @@ pub fn gemm_packed_to(k: usize, m: usize, a: Strided, b: &Packed, target: Target
 }
 
 /// As [`gemm_packed`] with the first `n` columns of `b`, from nothing.
-pub fn gemm_packed_columns(
+pub(crate) fn gemm_packed_columns(
     m: usize,
     n: usize,
     a: Strided,

@@ -245,7 +245,12 @@ const ROWS: usize = 4;
 vectorised! {
     /// Turns a block `[rows, n]` of logits into exponentials over each token's running maximum,
     /// this block included, and adds them to its running sum.
-    pub fn exponentials(block: &mut [f32], max: &mut [f32], sum: &mut [f32], before: &mut [f32]) {
+    pub(crate) fn exponentials(
+        block: &mut [f32],
+        max: &mut [f32],
+        sum: &mut [f32],
+        before: &mut [f32],
+    ) {
         let n = max.len();
         // Not f32::max: a NaN logit must reach the loss.
         let greater = |x: f32, max: f32| if x <= max { max } else { x };
@@ -314,7 +319,7 @@ vectorised! {
 
 vectorised! {
     /// `factors = e^(reference - log_sum)`: what makes a block's exponentials probabilities.
-    pub fn block_factors(references: &[f32], log_sum: &[f32], factors: &mut [f32]) {
+    pub(crate) fn block_factors(references: &[f32], log_sum: &[f32], factors: &mut [f32]) {
         let logarithms = references.iter().zip(log_sum);
         for (factor, (reference, log_sum)) in factors.iter_mut().zip(logarithms) {
             *factor = exp::<FMA>(reference - log_sum);

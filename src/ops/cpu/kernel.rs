@@ -14,14 +14,14 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-pub mod bf16;
+pub(crate) mod bf16;
 mod portable;
 
 use std::sync::OnceLock;
 
 /// Instruction set that the kernels use; found once per process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub(crate) enum Level {
     /// AVX-512F with FMA.
     Avx512,
     /// AVX2 with FMA.
@@ -32,7 +32,7 @@ pub enum Level {
 
 impl Level {
     /// The best set of this processor. `MUNI_CPU=avx2` or `portable` asks for a smaller one.
-    pub fn detect() -> Self {
+    pub(crate) fn detect() -> Self {
         static LEVEL: OnceLock<Level> = OnceLock::new();
         *LEVEL.get_or_init(|| {
             let wish = std::env::var("MUNI_CPU").unwrap_or_default();
@@ -55,7 +55,7 @@ impl Level {
     }
 
     /// Rows of the register tile.
-    pub const fn mr(self) -> usize {
+    pub(crate) const fn mr(self) -> usize {
         match self {
             Level::Avx512 => 12,
             _ => 6,
@@ -63,7 +63,7 @@ impl Level {
     }
 
     /// Columns of the register tile, and the width of a packed panel.
-    pub const fn nr(self) -> usize {
+    pub(crate) const fn nr(self) -> usize {
         match self {
             Level::Avx512 => 32,
             _ => 16,
@@ -84,14 +84,14 @@ pub enum MatmulPrecision {
 
 /// What computes a tile: an instruction set and what it multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     level: Level,
     precision: MatmulPrecision,
 }
 
 impl Kernel {
     /// For this precision with the best instructions of this processor.
-    pub fn new(precision: MatmulPrecision) -> Self {
+    pub(crate) fn new(precision: MatmulPrecision) -> Self {
         Self {
             level: Level::detect(),
             precision,
@@ -99,7 +99,7 @@ impl Kernel {
     }
 
     /// Steps of the loop over a depth of `k`.
-    pub const fn steps(self, k: usize) -> usize {
+    pub(crate) const fn steps(self, k: usize) -> usize {
         match self.precision {
             MatmulPrecision::Single => k,
             MatmulPrecision::Bf16 => k.div_ceil(2),
@@ -107,22 +107,22 @@ impl Kernel {
     }
 
     /// Rows of the register tile.
-    pub const fn mr(self) -> usize {
+    pub(crate) const fn mr(self) -> usize {
         self.level.mr()
     }
 
     /// Columns of the register tile, and the width of a packed panel.
-    pub const fn nr(self) -> usize {
+    pub(crate) const fn nr(self) -> usize {
         self.level.nr()
     }
 }
 
 /// Widest panel of any level.
-pub const MAX_NR: usize = 32;
+pub(crate) const MAX_NR: usize = 32;
 
 /// One tile's operands.
 #[derive(Clone, Copy)]
-pub struct Tile {
+pub(crate) struct Tile {
     /// Steps of the depth: numbers, or pairs of `bf16`, along `k`.
     pub k: usize,
     /// First element of the tile's rows of `A`.
@@ -156,7 +156,7 @@ pub struct Tile {
 /// # Safety
 /// As [`run_tile`] for each of them.
 #[inline]
-pub unsafe fn run_strip(kernel: Kernel, tile: &Tile, count: usize, a_step: usize) {
+pub(crate) unsafe fn run_strip(kernel: Kernel, tile: &Tile, count: usize, a_step: usize) {
     // SAFETY: the caller promises the instruction set and the extents.
     unsafe {
         if kernel.precision == MatmulPrecision::Bf16 {
@@ -218,7 +218,7 @@ unsafe fn avx2_strip(tile: &Tile, count: usize, a_step: usize) {
 /// strides, `b` for `k * nr`, `c` is writable (and `init`, unless null, readable) for `rows` x
 /// `cols` through their strides, and nobody else touches that part of `c`.
 #[inline]
-pub unsafe fn run_tile(kernel: Kernel, tile: &Tile, rows: usize, cols: usize) {
+pub(crate) unsafe fn run_tile(kernel: Kernel, tile: &Tile, rows: usize, cols: usize) {
     if cols == kernel.nr() {
         // SAFETY: as this function's contract.
         return unsafe { run_full_width(kernel, tile, rows) };

@@ -40,7 +40,7 @@ pub struct HostBuffer<T> {
 
 impl<T> HostBuffer<T> {
     /// No element.
-    pub const EMPTY: Self = Self {
+    pub(crate) const EMPTY: Self = Self {
         memory: Memory::Lines(Vec::new()),
         len: 0,
         kind: PhantomData,
@@ -81,7 +81,7 @@ impl<T: Pod> HostBuffer<T> {
 
     /// Makes room for `len` elements; what stands there is arbitrary. Ends the process where the
     /// memory is not there, as collections do.
-    pub fn reserve(&mut self, len: usize) {
+    pub(crate) fn reserve(&mut self, len: usize) {
         if self.len < len {
             *self = Self::zeroed(len).unwrap_or_else(|_| {
                 std::alloc::handle_alloc_error(
@@ -162,7 +162,7 @@ impl<T: Pod> DerefMut for HostBuffer<T> {
 
 /// Zeros for a buffer that is not read soon: past the caches where the processor can, which would
 /// first fetch what is overwritten and then throw out what is needed.
-pub fn clear(buffer: &mut [f32]) {
+pub(crate) fn clear(buffer: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{__m128, _mm_setzero_ps, _mm_sfence, _mm_stream_ps};

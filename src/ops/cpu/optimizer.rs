@@ -36,7 +36,7 @@ fn sum_of_squares(x: &[f32]) -> f64 {
 
 vectorised! {
     /// Blocks of 4,096 in f32 lanes, their sums in f64.
-    pub fn squares_of_chunk(x: &[f32]) -> f64 {
+    pub(crate) fn squares_of_chunk(x: &[f32]) -> f64 {
         let mut total = 0.0f64;
         for block in x.chunks(4096) {
             let mut lanes = [0.0f32; LANES];
@@ -73,7 +73,7 @@ fn prefetch(address: *const f32) {
 
 /// What changes from one AdamW update to the next.
 #[derive(Clone, Copy)]
-pub struct Update {
+pub(crate) struct Update {
     /// What the gradient is multiplied by.
     pub clip: f32,
     /// Learning rate.
@@ -121,7 +121,7 @@ impl Run<AdamW<'_, Floats, Floats>> for CpuDevice {
 
 vectorised! {
     /// The update of `torch.optim.AdamW`: decay first, then the bias-corrected step.
-    pub fn adamw_chunk(
+    pub(crate) fn adamw_chunk(
         weight: &mut [f32],
         gradient: &mut [f32],
         first: &mut [f32],

@@ -33,7 +33,7 @@ impl Run<RmsNormForward<'_, Floats, Floats>> for CpuDevice {
 
 vectorised! {
     /// Some rows on one thread.
-    pub fn forward_rows(
+    pub(crate) fn forward_rows(
         x: &[f32],
         weight: &[f32],
         epsilon: f32,
@@ -85,7 +85,7 @@ impl Run<RmsNormBackward<'_, Floats, Floats>> for CpuDevice {
 
 vectorised! {
     /// Some rows on one thread; adds into `grad_x` and `grad_weight`.
-    pub fn backward_rows(
+    pub(crate) fn backward_rows(
         grad_out: &[f32],
         x: &[f32],
         weight: &[f32],

@@ -56,7 +56,7 @@ fn expect_angles(op: &str, positions: &[u32]) -> Result<()> {
 
 /// Cosines and sines `[positions, D/2]`, grown on demand.
 #[derive(Default)]
-pub struct RopeCache {
+pub(crate) struct RopeCache {
     table: Mutex<Option<Arc<Table>>>,
 }
 
@@ -131,7 +131,7 @@ impl RopeCache {
 
 vectorised! {
     /// Rotates each head of one token.
-    pub fn rotate_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    pub(crate) fn rotate_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
         let half = cos.len();
         for head in row.chunks_exact_mut(2 * half) {
             let (low, high) = head.split_at_mut(half);

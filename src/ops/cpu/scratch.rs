@@ -6,14 +6,14 @@ use std::sync::Mutex;
 
 /// A pool of `f32` buffers.
 #[derive(Default)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     free: Mutex<Vec<HostBuffer<f32>>>,
 }
 
 impl Scratch {
     /// A buffer of `len` elements with arbitrary contents. It goes back to the pool when it is
     /// dropped.
-    pub fn take(&self, len: usize) -> Borrowed<'_> {
+    pub(crate) fn take(&self, len: usize) -> Borrowed<'_> {
         let mut free = self
             .free
             .lock()
@@ -34,7 +34,7 @@ impl Scratch {
     }
 
     /// As [`take`](Self::take), filled with zeros.
-    pub fn zeroed(&self, len: usize) -> Borrowed<'_> {
+    pub(crate) fn zeroed(&self, len: usize) -> Borrowed<'_> {
         let mut buffer = self.take(len);
         buffer.fill(0.0);
         buffer
@@ -42,7 +42,7 @@ impl Scratch {
 }
 
 /// A buffer on loan.
-pub struct Borrowed<'a> {
+pub(crate) struct Borrowed<'a> {
     buffer: HostBuffer<f32>,
     len: usize,
     pool: &'a Scratch,

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 /// Unchecked sharing of a `&mut [f32]`; every use says why its part is its own.
 #[derive(Clone, Copy)]
-pub struct SharedMut<'a> {
+pub(crate) struct SharedMut<'a> {
     pointer: *mut f32,
     len: usize,
     life: PhantomData<&'a mut [f32]>,
@@ -18,7 +18,7 @@ unsafe impl Sync for SharedMut<'_> {}
 
 impl<'a> SharedMut<'a> {
     /// Takes over the slice for `'a`.
-    pub fn new(slice: &'a mut [f32]) -> Self {
+    pub(crate) fn new(slice: &'a mut [f32]) -> Self {
         Self {
             pointer: slice.as_mut_ptr(),
             len: slice.len(),
@@ -27,7 +27,7 @@ impl<'a> SharedMut<'a> {
     }
 
     /// Where elements `from..from + len` begin, checked to lie inside.
-    pub fn part(&self, from: usize, len: usize) -> *mut f32 {
+    pub(crate) fn part(&self, from: usize, len: usize) -> *mut f32 {
         assert!(
             from + len <= self.len,
             "shared slice: {from} + {len} exceeds {}",
@@ -41,7 +41,7 @@ impl<'a> SharedMut<'a> {
     /// # Safety
     /// While the returned slice lives nobody else reads or writes its elements.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn slice(&self, from: usize, len: usize) -> &'a mut [f32] {
+    pub(crate) unsafe fn slice(&self, from: usize, len: usize) -> &'a mut [f32] {
         assert!(
             from + len <= self.len,
             "shared slice: {from} + {len} exceeds {}",

@@ -7,10 +7,10 @@
 macro_rules! vectorised {
     (
         $(#[$meta:meta])*
-        pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+        pub(crate) fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
     ) => {
         $(#[$meta])*
-        pub fn $name($($arg: $ty),*) $(-> $ret)? {
+        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             #[allow(clippy::extra_unused_type_parameters)]
             fn body<const FMA: bool>($($arg: $ty),*) $(-> $ret)? $body
@@ -36,7 +36,7 @@ pub(crate) use vectorised;
 
 /// `a * b + c`, fused where that is one instruction.
 #[inline(always)]
-pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
@@ -44,7 +44,7 @@ pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// near the largest finite value. Range reduction by `ln 2` in two parts and a degree-6 polynomial
 /// (Cephes `expf`), without branches so that loops over it vectorise.
 #[inline(always)]
-pub fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let x = x.clamp(-87.336_54, 88.376_26);
     // Adding 1.5 * 2^23 rounds to the nearest integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
@@ -71,11 +71,11 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
 
 /// Lanes that sums are kept in: a fixed number, so that a sum's order does not depend on the
 /// instruction set's width.
-pub const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Sum of the lanes by halving.
 #[inline(always)]
-pub fn sum_lanes(lanes: [f32; LANES]) -> f32 {
+pub(crate) fn sum_lanes(lanes: [f32; LANES]) -> f32 {
     // Hidden from the compiler, which else also computes the lanes two by two because they are
     // added up so.
     let mut lanes = std::hint::black_box(lanes);
@@ -91,7 +91,7 @@ pub fn sum_lanes(lanes: [f32; LANES]) -> f32 {
 
 /// `sum_i a[i] b[i]`, inlined into a `vectorised!` body.
 #[inline(always)]
-pub fn dot_body<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot_body<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [[0.0f32; LANES]; 2];
     let (a2, b2) = (a.chunks_exact(2 * LANES), b.chunks_exact(2 * LANES));
     let (ar, br) = (a2.remainder(), b2.remainder());
@@ -114,14 +114,14 @@ pub fn dot_body<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 
 vectorised! {
     /// `sum_i a[i] b[i]`.
-    pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
         dot_body::<FMA>(a, b)
     }
 }
 
 vectorised! {
     /// `y[i] += s x[i]`.
-    pub fn add_scaled(y: &mut [f32], s: f32, x: &[f32]) {
+    pub(crate) fn add_scaled(y: &mut [f32], s: f32, x: &[f32]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y = fma::<FMA>(s, *x, *y);
         }

@@ -12,7 +12,7 @@ use super::simd::{dot_body, vectorised};
 use rayon::prelude::*;
 
 /// Most rows that are faster here than through the blocked product.
-pub const MAX_ROWS: usize = 64;
+pub(crate) const MAX_ROWS: usize = 64;
 
 /// Weight rows per task.
 const OUTPUTS: usize = 64;
@@ -24,13 +24,13 @@ const BLOCK: usize = 16;
 const PARALLEL_WORK: usize = 1 << 17;
 
 /// Whether so few rows are faster here than through the blocked product.
-pub fn fits(rows: usize) -> bool {
+pub(crate) fn fits(rows: usize) -> bool {
     rows <= MAX_ROWS
 }
 
 /// `y = x weight^T (+ residual)`: x `[rows, inputs]`, weight `[outputs, inputs]`, `inputs` at least
 /// 1.
-pub fn linear(
+pub(crate) fn linear(
     x: &[f32],
     weight: &[f32],
     residual: Option<&[f32]>,
@@ -99,7 +99,7 @@ unsafe fn columns(
 
 vectorised! {
     /// `y[i] = x . weight[i]`.
-    pub fn dots(x: &[f32], weight: &[f32], y: &mut [f32]) {
+    pub(crate) fn dots(x: &[f32], weight: &[f32], y: &mut [f32]) {
         for (y, w) in y.iter_mut().zip(weight.chunks_exact(x.len())) {
             *y = dot_body::<FMA>(x, w);
         }
@@ -122,7 +122,7 @@ mod avx512 {
     /// # Safety
     /// As there, on a processor with AVX-512F.
     #[target_feature(enable = "avx512f,fma")]
-    pub unsafe fn columns(
+    pub(crate) unsafe fn columns(
         x: &[f32],
         weight: &[f32],
         y: SharedMut,

@@ -1,5 +1,5 @@
-//! Attention over packed examples: `kernels/attention.cu` for the head sizes that tensor cores take,
-//! `kernels/attention_any.cu` for others. Attention over a cache: `kernels/decode.cu`.
+//! Attention over packed examples: `kernels/attention.cu` for the head sizes that tensor cores
+//! take, `kernels/attention_any.cu` for others. Attention over a cache: `kernels/decode.cu`.
 
 use anyhow::{Result, ensure};
 
@@ -155,7 +155,8 @@ impl<E: Element> Run<Packed<'_, E>> for CudaDevice<E> {
             2 * count * shape.qkv_size() + 4 * (segments.parts + 1),
             2 * count * shape.out_size() + 4 * count * shape.heads,
         );
-        // SAFETY: the buffers are as long as the kernels' contract says, which stay in bounds with any segments.
+        // SAFETY: the buffers are as long as the kernels' contract says, which stay in bounds with
+        // any segments.
         unsafe {
             match forward_kernel::<E>(shape.head_dim) {
                 Some((kernel, shared)) => kernel(
@@ -215,8 +216,8 @@ impl<E: Element> Run<PackedBackward<'_, E>> for CudaDevice<E> {
         let (row_bytes, kv_bytes) = (4 * count * shape.heads, 2 * count * shape.kv_size());
         driver.moves(qkv_bytes + 2 * out_bytes + row_bytes, out_bytes + row_bytes);
         let keys_move = || driver.moves(qkv_bytes + out_bytes + 2 * row_bytes, 2 * kv_bytes);
-        // SAFETY: the buffers are as long as the kernels' contract says, `delta` [count, heads]; they stay in bounds with
-        // any segments.
+        // SAFETY: the buffers are as long as the kernels' contract says, `delta` [count, heads];
+        // they stay in bounds with any segments.
         unsafe {
             if let (Some((queries, queries_shared)), Some((keys, keys_shared))) = (
                 queries_kernel::<E>(shape.head_dim),
@@ -369,8 +370,8 @@ impl<E: Element> CachedRows<E> {
         );
         for first in (0..count).step_by(MAX_ROWS) {
             let rows = MAX_ROWS.min(count - first);
-            // SAFETY: the buffers are as long as the kernel's contract says, from row `first` on; `past + count`
-            // positions fit.
+            // SAFETY: the buffers are as long as the kernel's contract says, from row `first` on;
+            // `past + count` positions fit.
             unsafe {
                 kernels::attention_cached::<E>(
                     driver,

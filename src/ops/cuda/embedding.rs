@@ -28,7 +28,8 @@ impl<E: Element> Run<EmbeddingForward<'_, DeviceBuffer<E>, IndexBuffer>> for Cud
         int(op, "the number of parts of rows", threads)?;
         let driver = self.driver();
         driver.moves(2 * count * hidden + 4 * count, 2 * count * hidden);
-        // SAFETY: the buffers are as long as the kernel's contract says; it passes over tokens out of range.
+        // SAFETY: the buffers are as long as the kernel's contract says; it passes over tokens out
+        // of range.
         unsafe {
             kernels::embedding_fwd::<E>(
                 driver,
@@ -80,8 +81,8 @@ impl<E: Element> Run<EmbeddingBackward<'_, DeviceBuffer<E>, IndexBuffer>> for Cu
         // Each pass counts the digits, and then moves the numbers.
         let passes = sort_passes(vocab);
         driver.moves(passes as usize * 12 * count, passes as usize * 4 * count);
-        // SAFETY: the buffers are as long as the kernels' contracts say, `order` and `spare` [count]; tokens are
-        // checked there.
+        // SAFETY: the buffers are as long as the kernels' contracts say, `order` and `spare`
+        // [count]; tokens are checked there.
         unsafe {
             kernels::embedding_sort(
                 driver,

@@ -1,5 +1,5 @@
-//! Experts: `kernels/experts.cu`. How many slots each expert has is known on the device only; grids are sized by
-//! bounds.
+//! Experts: `kernels/experts.cu`. How many slots each expert has is known on the device only; grids
+//! are sized by bounds.
 
 use anyhow::Result;
 
@@ -70,7 +70,8 @@ impl Sizes {
         [self.shape.hidden, self.shape.intermediate]
     }
 
-    /// Most tiles that ragged experts can have with `cols` columns: each has at most one tile row that is not full.
+    /// Most tiles that ragged experts can have with `cols` columns: each has at most one tile row
+    /// that is not full.
     fn ragged_tiles(&self, tile: Tile, cols: usize) -> usize {
         let rows = self.slots() / tile.side() + self.shape.experts.min(self.slots());
         rows * cols.div_ceil(tile.side())
@@ -157,7 +158,8 @@ fn combine<E: Element>(
     device
         .driver()
         .moves(bytes.slot_rows + bytes.slots + added, bytes.tokens);
-    // SAFETY: `out` and `residual` are [count, hidden], `slot_rows` [slots, hidden], as the callers checked.
+    // SAFETY: `out` and `residual` are [count, hidden], `slot_rows` [slots, hidden], as the callers
+    // checked.
     unsafe {
         kernels::experts_combine_fwd::<E>(
             device.driver(),
@@ -206,7 +208,8 @@ impl<E: Element> Run<Forward<'_, E>> for CudaDevice<E> {
             Tile::Large => kernels::experts_up_fwd::<E>,
             Tile::Small => kernels::experts_up_small_fwd::<E>,
         };
-        // SAFETY: all buffers are as long as the kernel's contract says; offsets and slots are the router's, or checked.
+        // SAFETY: all buffers are as long as the kernel's contract says; offsets and slots are the
+        // router's, or checked.
         unsafe {
             up(
                 driver,
@@ -301,7 +304,8 @@ impl<E: Element> Run<Backward<'_, E>> for CudaDevice<E> {
             Tile::Large => kernels::experts_act_bwd::<E>,
             Tile::Small => kernels::experts_act_small_bwd::<E>,
         };
-        // SAFETY: all buffers are as long as the kernels' contracts say; offsets and slots are the router's, or checked.
+        // SAFETY: all buffers are as long as the kernels' contracts say; offsets and slots are the
+        // router's, or checked.
         unsafe {
             act(
                 driver,

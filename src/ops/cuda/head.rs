@@ -1,5 +1,5 @@
-//! Tied head and cross-entropy: `kernels/head.cu`. Which tokens count is listed on the device, so nothing waits for it.
-//! The logits of a few rows: `kernels/decode.cu`.
+//! Tied head and cross-entropy: `kernels/head.cu`. Which tokens count is listed on the device, so
+//! nothing waits for it. The logits of a few rows: `kernels/decode.cu`.
 
 use anyhow::Result;
 
@@ -176,7 +176,8 @@ impl<E: Element> Run<Loss<'_, E>> for CudaDevice<E> {
         let loss_scale = self.scale_state().read().at(scale_state::SCALE);
         let multiprocessors = driver.multiprocessors();
         let table_tile = Tile::for_product(&[hidden], vocab, hidden, multiprocessors);
-        // The product that makes the gradient of `x` has few tiles and great depth, so the depth is cut as well.
+        // The product that makes the gradient of `x` has few tiles and great depth, so the depth is
+        // cut as well.
         let x_tiles = Tile::Large.count(chunk, hidden) * SPLITS;
         let x_tile = Tile::choose(&[hidden], x_tiles, multiprocessors);
         let splits = (2 * multiprocessors)
@@ -341,8 +342,8 @@ impl<E: Element> Run<Logits<'_, E>> for CudaDevice<E> {
         driver.moves(2 * (rows + vocab) * hidden, 4 * rows * vocab);
         if rows <= GEMV_ROWS {
             // The table is read once.
-            // SAFETY: the buffers are as long as the kernel's contract says; a row begins at a multiple of 16 bytes
-            // where `hidden` is one of 8.
+            // SAFETY: the buffers are as long as the kernel's contract says; a row begins at a
+            // multiple of 16 bytes where `hidden` is one of 8.
             return unsafe {
                 kernels::gemv_logits::<E>(
                     driver,

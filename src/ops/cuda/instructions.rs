@@ -1,6 +1,7 @@
-//! Checks of single instructions: every wrapper of `ptx.cuh` and every primitive of the simulator, each on its own, against
-//! the tables of the PTX manual and of the programming guide. An error in the map of one fragment would cancel against the same error in another
-//! within a matrix product; here registers are written and read as they are. And the one check of operations that needs a
+//! Checks of single instructions: every wrapper of `ptx.cuh` and every primitive of the simulator,
+//! each on its own, against the tables of the PTX manual and of the programming guide. An error in
+//! the map of one fragment would cancel against the same error in another within a matrix product;
+//! here registers are written and read as they are. And the one check of operations that needs a
 //! device of its own: the moving loss scale.
 //!
 //! Tests run them on the simulator, `muni-engine doctor --check-kernels` on a card.
@@ -60,8 +61,9 @@ fn buffer<T: Plain>(driver: &Arc<dyn Driver>, values: &[T]) -> Result<DeviceBuff
 
 type MatrixProbe = unsafe fn(&dyn Driver, [u32; 3], u32, PtrMut<u32>, Ptr<u32>) -> Result<()>;
 
-/// 9.7.14.5.15: of matrix `m`, lane `l` holds row `l / 4`, columns `2 (l % 4)` and the next, the first in the lower half;
-/// with `.trans` it is the element of the transposed matrix. Rows of matrix `m` are at the addresses of lanes `8 m ..`.
+/// 9.7.14.5.15: of matrix `m`, lane `l` holds row `l / 4`, columns `2 (l % 4)` and the next, the
+/// first in the lower half; with `.trans` it is the element of the transposed matrix. Rows of
+/// matrix `m` are at the addresses of lanes `8 m ..`.
 fn ldmatrix(
     driver: &Arc<dyn Driver>,
     matrices: usize,
@@ -127,8 +129,9 @@ fn place_in_c(l: usize, r: usize) -> (usize, usize) {
     (l / 4 + 8 * (r / 2), 2 * (l % 4) + r % 2)
 }
 
-/// One element of A is 1, in each of its 256 registers' halves in turn; all elements of B differ, and so do those of C. So
-/// every element of the product names the row of A, the row and the column of B and the place in C that it came from.
+/// One element of A is 1, in each of its 256 registers' halves in turn; all elements of B differ,
+/// and so do those of C. So every element of the product names the row of A, the row and the column
+/// of B and the place in C that it came from.
 fn mma<E: Element>(driver: &Arc<dyn Driver>) -> Result<usize> {
     let b_value = |k: usize, j: usize| (8 * k + j + 1) as f32;
     let c_value = |i: usize, j: usize| (8 * i + j) as f32 / 1024.0;
@@ -264,7 +267,8 @@ fn warp(driver: &Arc<dyn Driver>) -> Result<usize> {
     Ok(out.len())
 }
 
-/// All 65,536 values widen exactly; halves, neighbours of halves, overflow, subnormal numbers and NaNs round as they should.
+/// All 65,536 values widen exactly; halves, neighbours of halves, overflow, subnormal numbers and
+/// NaNs round as they should.
 fn check_conversions(driver: &Arc<dyn Driver>, report: &mut CaseReport) {
     conversions::<f16>(driver, report, f16::from_bits, |bits| {
         f16::from_bits(bits).to_f32()

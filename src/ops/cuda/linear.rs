@@ -41,7 +41,8 @@ impl<E: Element> Run<Forward<'_, E>> for CudaDevice<E> {
         let residual = residual.as_ref().map_or_else(Ptr::null, Matrix::ptr);
         if rows <= GEMV_ROWS {
             // The weight is read once, and its bytes bound the time.
-            // SAFETY: all buffers are as long as the kernel's contract says, and begin at multiples of 256 bytes.
+            // SAFETY: all buffers are as long as the kernel's contract says, and begin at multiples
+            // of 256 bytes.
             return unsafe {
                 kernels::gemv::<E>(
                     driver,

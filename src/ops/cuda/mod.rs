@@ -1,9 +1,9 @@
-//! The device of NVIDIA cards: every operation is a few launches of the kernels in `kernels/`, through a [`driver::Driver`]
-//! that is a card or the simulator. Weights, activations and their gradients are stored in 16 bits (`E`: fp16 or bf16), sums
-//! and statistics in `f32`.
+//! The device of NVIDIA cards: every operation is a few launches of the kernels in `kernels/`,
+//! through a [`driver::Driver`] that is a card or the simulator. Weights, activations and their
+//! gradients are stored in 16 bits (`E`: fp16 or bf16), sums and statistics in `f32`.
 //!
-//! What the host knows, it checks; what only the device knows (the router's choice) is right by construction, and no
-//! operation waits to look at it.
+//! What the host knows, it checks; what only the device knows (the router's choice) is right by
+//! construction, and no operation waits to look at it.
 
 pub mod driver;
 pub mod instructions;
@@ -22,11 +22,17 @@ mod tile;
 
 /// Made by `build.rs`: the table of all kernels, and a typed launcher for each.
 ///
-/// A launcher has the kernel's parameter list, so a call that does not fit the kernel does not compile. This one does:
+/// A launcher has the kernel's parameter list, so a call that does not fit the kernel does not
+/// compile. This one does:
 ///
 /// ```no_run
 /// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
-/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: Ptr<f32>) -> anyhow::Result<()> {
+/// fn launch(
+///     driver: &dyn Driver,
+///     norm: PtrMut<f32>,
+///     state: PtrMut<f32>,
+///     parts: Ptr<f32>,
+/// ) -> anyhow::Result<()> {
 ///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
 /// }
 /// ```
@@ -35,7 +41,12 @@ mod tile;
 ///
 /// ```compile_fail,E0308
 /// use muni_engine::ops::cuda::{driver::Driver, kernels, memory::{Ptr, PtrMut}};
-/// fn launch(driver: &dyn Driver, norm: PtrMut<f32>, state: PtrMut<f32>, parts: PtrMut<f32>) -> anyhow::Result<()> {
+/// fn launch(
+///     driver: &dyn Driver,
+///     norm: PtrMut<f32>,
+///     state: PtrMut<f32>,
+///     parts: PtrMut<f32>,
+/// ) -> anyhow::Result<()> {
 ///     unsafe { kernels::grad_norm(driver, [1, 1, 1], 0, norm, state, parts, 1) }
 /// }
 /// ```
@@ -56,24 +67,24 @@ use self::memory::{DeviceBuffer, Element, IndexBuffer, Scratch, ScratchPool};
 use crate::ops::{AdamState, Device, LossScale, LossScaler, MemoryClass, MemoryUse};
 use crate::ops::{Planner, Recorder};
 
-/// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss write into gradients is
-/// multiplied by the scale, so that small ones survive fp16; the global norm and AdamW divide by it. The norm's last kernel
-/// moves the scale for the next step, so no step waits for the host.
-pub mod scale_state {
+/// Places in the state of the loss scale, all `f32`. What the head and the load-balancing loss
+/// write into gradients is multiplied by the scale, so that small ones survive fp16; the global
+/// norm and AdamW divide by it. The norm's last kernel moves the scale for the next step, so no
+/// step waits for the host.
+pub(crate) mod scale_state {
     use super::kernels::loss_scale;
 
     /// What gradients are multiplied by from now on.
-    pub const SCALE: usize = loss_scale::LOSS_SCALE;
-    /// What AdamW multiplies gradients by: the inverse of the scale they were made with, written by the global norm.
-    pub const INVERSE: usize = loss_scale::INVERSE_SCALE;
+    pub(crate) const SCALE: usize = loss_scale::LOSS_SCALE;
+    /// What AdamW multiplies gradients by: the inverse of the scale they were made with, written by
+    /// the global norm.
+    pub(crate) const INVERSE: usize = loss_scale::INVERSE_SCALE;
     /// Steps without overflow since the scale last changed.
-    pub const GOOD_STEPS: usize = loss_scale::GOOD_STEPS;
-    /// 1 where the newest global norm was not finite, else 0.
-    pub const OVERFLOW: usize = loss_scale::OVERFLOW;
+    pub(crate) const GOOD_STEPS: usize = loss_scale::GOOD_STEPS;
     /// Steps without overflow after which the scale doubles; 0: it never changes.
-    pub const GROWTH_INTERVAL: usize = loss_scale::GROWTH_INTERVAL;
+    pub(crate) const GROWTH_INTERVAL: usize = loss_scale::GROWTH_INTERVAL;
     /// Elements of the state.
-    pub const LEN: usize = loss_scale::STATE_LENGTH;
+    pub(crate) const LEN: usize = loss_scale::STATE_LENGTH;
 }
 
 /// How gradients are scaled.
@@ -145,7 +156,8 @@ impl<E: Element> CudaDevice<E> {
         Self::with(&driver, memory, scaling)
     }
 
-    /// A device for dry runs: it computes nothing and shows what a card of so many multiprocessors would need.
+    /// A device for dry runs: it computes nothing and shows what a card of so many multiprocessors
+    /// would need.
     ///
     /// # Errors
     /// Infallible today; returns `Result` like the other constructors.
@@ -157,14 +169,15 @@ impl<E: Element> CudaDevice<E> {
     ///
     /// # Errors
     /// Infallible today; returns `Result` like the other constructors.
-    pub fn dry_on(driver: Arc<FakeDriver>) -> Result<Self> {
+    pub(crate) fn dry_on(driver: Arc<FakeDriver>) -> Result<Self> {
         let driver: Arc<dyn Driver> = driver;
         let memory = Memory::dry_run(&driver);
         Self::with(&driver, memory, LossScaling::of::<E>())
     }
 
     fn with(driver: &Arc<dyn Driver>, memory: Arc<Memory>, scaling: LossScaling) -> Result<Self> {
-        // The state of the loss scale is the device's, not a run's: it has an allocation of its own.
+        // The state of the loss scale is the device's, not a run's: it has an allocation of its
+        // own.
         let mut scale = DeviceBuffer::new(driver, scale_state::LEN, true)?;
         scale.upload(&scaling.state())?;
         Ok(Self {
@@ -191,9 +204,9 @@ impl<E: Element> CudaDevice<E> {
         self.scratch.scratch(&self.memory)
     }
 
-    /// State of the loss scale on the device, laid out as [`scale_state`] says. Operations change it under way, in the order
-    /// of their launches.
-    pub fn scale_state(&self) -> memory::PtrMut<f32> {
+    /// State of the loss scale on the device, laid out as [`scale_state`] says. Operations change
+    /// it under way, in the order of their launches.
+    pub(crate) fn scale_state(&self) -> memory::PtrMut<f32> {
         self.scale.shared_ptr_mut()
     }
 }
@@ -312,7 +325,8 @@ impl<E: Element> Device for CudaDevice<E> {
     }
 
     fn token_multiple(&self, capacity: usize) -> usize {
-        // Full tiles of attention; and one 64th of the batch, so that padding is a percent at the most.
+        // Full tiles of attention; and one 64th of the batch, so that padding is a percent at the
+        // most.
         capacity.div_ceil(64).next_multiple_of(64)
     }
 
@@ -354,7 +368,8 @@ impl<E: Element> Recorder for CudaDevice<E> {
         if graph.scratch != self.scratch.generation() {
             return Ok(false);
         }
-        // SAFETY: scratch memory is where it was; that other buffers are is the caller's promise to `record`.
+        // SAFETY: scratch memory is where it was; that other buffers are is the caller's promise to
+        // `record`.
         unsafe { self.driver().replay(&graph.recording) }?;
         Ok(true)
     }

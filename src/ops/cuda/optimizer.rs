@@ -40,8 +40,8 @@ impl<E: Element> Run<Norm<'_, E>> for CudaDevice<E> {
         for gradient in &gradients {
             let len = gradient.len;
             driver.moves(2 * len, 4 * len.div_ceil(NORM_ELEMENTS));
-            // SAFETY: the gradient holds `len` elements, and `sums` has one for each of this launch's blocks from
-            // `first` on.
+            // SAFETY: the gradient holds `len` elements, and `sums` has one for each of this
+            // launch's blocks from `first` on.
             unsafe {
                 kernels::grad_squares::<E>(
                     driver,
@@ -55,7 +55,8 @@ impl<E: Element> Run<Norm<'_, E>> for CudaDevice<E> {
             first += len.div_ceil(NORM_ELEMENTS);
         }
         driver.moves(4 * parts, 8);
-        // SAFETY: `sums` [parts] has been written, norm has two elements, the state is as long as the kernel knows it.
+        // SAFETY: `sums` [parts] has been written, norm has two elements, the state is as long as
+        // the kernel knows it.
         unsafe {
             kernels::grad_norm(
                 driver,
@@ -90,8 +91,8 @@ impl<E: Element> Run<Update<'_, E>> for CudaDevice<E> {
         })?;
         // Gradient, master, moments; weight, gradient, master, moments.
         self.driver().moves(14 * len, 16 * len);
-        // The bias correction 1 - beta^n is -expm1(n ln beta): the logarithm in f64, so that little is lost for a beta
-        // near 1.
+        // The bias correction 1 - beta^n is -expm1(n ln beta): the logarithm in f64, so that little
+        // is lost for a beta near 1.
         let logarithm = |beta: f32| f64::from(beta).ln() as f32;
         // SAFETY: the buffers hold `len` elements, norm has two, rate has one.
         unsafe {

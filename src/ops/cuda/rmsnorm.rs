@@ -60,7 +60,8 @@ impl<E: Element> Run<Backward<'_, E>> for CudaDevice<E> {
         let driver = self.driver();
         for first in (0..cols).step_by(rmsnorm::WIDTH) {
             let width = rmsnorm::WIDTH.min(cols - first);
-            // The first launch makes the whole gradient of x, later ones only sum their columns of the weight's.
+            // The first launch makes the whole gradient of x, later ones only sum their columns of
+            // the weight's.
             let (read, written) = match first {
                 0 => (6 * rows * cols + 2 * cols + 4 * rows, 2 * rows * cols),
                 _ => (4 * rows * width + 4 * rows, 0),
@@ -68,7 +69,8 @@ impl<E: Element> Run<Backward<'_, E>> for CudaDevice<E> {
             let sums_bytes = 4 * parts as usize * width;
             driver.moves(read, written + sums_bytes);
             let shared = (rmsnorm::WARPS * width * size_of::<f32>()) as u32;
-            // SAFETY: all buffers are as long as the kernels' contracts say, `sums` is [parts, width].
+            // SAFETY: all buffers are as long as the kernels' contracts say, `sums` is [parts,
+            // width].
             unsafe {
                 kernels::rmsnorm_bwd::<E>(
                     driver,

@@ -63,7 +63,8 @@ impl<E: Element> Run<Forward<'_, E>> for CudaDevice<E> {
             x_bytes + weight_bytes,
             probs_bytes + 2 * slot_bytes + tile_bytes,
         );
-        // SAFETY: the buffers are as long as the kernels' contracts say, `tile_counts` [experts, tiles].
+        // SAFETY: the buffers are as long as the kernels' contracts say, `tile_counts` [experts,
+        // tiles].
         unsafe {
             kernels::router_fwd::<E>(
                 driver,
@@ -152,8 +153,8 @@ impl<E: Element> Run<Backward<'_, E>> for CudaDevice<E> {
         let sums_bytes = 4 * parts as usize * size;
         let read = 4 * count * hidden + 2 * size + 4 * count * experts + 8 * count * top_k;
         driver.moves(read, 2 * count * hidden + sums_bytes);
-        // SAFETY: the buffers are as long as the kernels' contracts say, `sums` [parts, experts, hidden]; the kernel bounds
-        // what it reads from the routing.
+        // SAFETY: the buffers are as long as the kernels' contracts say, `sums` [parts, experts,
+        // hidden]; the kernel bounds what it reads from the routing.
         unsafe {
             kernels::router_bwd::<E>(
                 driver,

@@ -1,4 +1,5 @@
-//! Which of the two tiles of `kernels/include/gemm.cuh` a product is made with. Both sum in the same order.
+//! Which of the two tiles of `kernels/include/gemm.cuh` a product is made with. Both sum in the
+//! same order.
 
 use anyhow::Result;
 
@@ -8,15 +9,17 @@ use super::kernels::gemm::{large, small};
 /// Tile of a product `[rows, cols]`, and what the host has to know about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Tile {
-    /// 128 x 128: four warps of 64 x 64. Wants rows of all matrices to begin at multiples of 16 bytes.
+    /// 128 x 128: four warps of 64 x 64. Wants rows of all matrices to begin at multiples of 16
+    /// bytes.
     Large,
     /// 64 x 64: four warps of 32 x 32, rows may begin anywhere.
     Small,
 }
 
 impl Tile {
-    /// The large tile where rows of `strides` elements allow it and `tiles` (of the large kind) give every multiprocessor work.
-    pub fn choose(strides: &[usize], tiles: usize, multiprocessors: usize) -> Self {
+    /// The large tile where rows of `strides` elements allow it and `tiles` (of the large kind)
+    /// give every multiprocessor work.
+    pub(crate) fn choose(strides: &[usize], tiles: usize, multiprocessors: usize) -> Self {
         let aligned = strides.iter().all(|stride| stride.is_multiple_of(8));
         match aligned && tiles >= multiprocessors {
             true => Self::Large,
@@ -25,7 +28,7 @@ impl Tile {
     }
 
     /// The tile for a plain product `[rows, cols]`.
-    pub fn for_product(
+    pub(crate) fn for_product(
         strides: &[usize],
         rows: usize,
         cols: usize,
@@ -36,7 +39,7 @@ impl Tile {
     }
 
     /// Rows of a tile, and columns.
-    pub fn side(self) -> usize {
+    pub(crate) fn side(self) -> usize {
         match self {
             Self::Large => large::M,
             Self::Small => small::M,
@@ -44,7 +47,7 @@ impl Tile {
     }
 
     /// Columns of one warp's part: what partial sums along a row are made of.
-    pub fn warp_cols(self) -> usize {
+    pub(crate) fn warp_cols(self) -> usize {
         match self {
             Self::Large => large::WARP_N,
             Self::Small => small::WARP_N,
@@ -52,7 +55,7 @@ impl Tile {
     }
 
     /// Dynamic shared memory in bytes: `SharedBytes` of the tile.
-    pub fn shared_bytes(self) -> u32 {
+    pub(crate) fn shared_bytes(self) -> u32 {
         let bytes = match self {
             Self::Large => large::SHARED_BYTES,
             Self::Small => small::SHARED_BYTES,
@@ -61,7 +64,7 @@ impl Tile {
     }
 
     /// Blocks that one multiprocessor holds at once, at the least, by registers and shared memory.
-    pub fn resident(self) -> usize {
+    pub(crate) fn resident(self) -> usize {
         match self {
             Self::Large => 2,
             Self::Small => 4,
@@ -69,13 +72,13 @@ impl Tile {
     }
 
     /// Tiles of a product.
-    pub fn count(self, rows: usize, cols: usize) -> usize {
+    pub(crate) fn count(self, rows: usize, cols: usize) -> usize {
         rows.div_ceil(self.side())
             .saturating_mul(cols.div_ceil(self.side()))
     }
 
     /// One block per tile.
-    pub fn grid(self, op: &str, rows: usize, cols: usize) -> Result<[u32; 3]> {
+    pub(crate) fn grid(self, op: &str, rows: usize, cols: usize) -> Result<[u32; 3]> {
         Ok([blocks(op, self.count(rows, cols), 1)?, 1, 1])
     }
 }

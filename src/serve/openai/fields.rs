@@ -9,7 +9,7 @@ pub(in crate::serve) struct Fields(Map<String, Value>);
 impl Fields {
     /// # Errors
     /// If the bytes are no JSON object.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         // The parser's own message quotes nothing of the text, only where it stopped.
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(map)) => Ok(Self(map)),
@@ -25,12 +25,12 @@ impl Fields {
     }
 
     /// The field, unless it is missing or null.
-    pub fn take(&mut self, name: &str) -> Option<Value> {
+    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
     /// A string.
-    pub fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+    pub(crate) fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -39,7 +39,7 @@ impl Fields {
     }
 
     /// True or false.
-    pub fn flag(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
+    pub(crate) fn flag(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(flag)),
@@ -48,7 +48,12 @@ impl Fields {
     }
 
     /// A number from `least` to `most`.
-    pub fn number(&mut self, name: &str, least: f64, most: f64) -> Result<Option<f64>, ApiError> {
+    pub(crate) fn number(
+        &mut self,
+        name: &str,
+        least: f64,
+        most: f64,
+    ) -> Result<Option<f64>, ApiError> {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
@@ -64,7 +69,7 @@ impl Fields {
     }
 
     /// A whole number of at least `least`.
-    pub fn whole(&mut self, name: &str, least: i64) -> Result<Option<i64>, ApiError> {
+    pub(crate) fn whole(&mut self, name: &str, least: i64) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
@@ -80,7 +85,7 @@ impl Fields {
     }
 
     /// Refuses a field that is not supported, unless it says what happens anyway.
-    pub fn only(&mut self, name: &str, neutral: fn(&Value) -> bool) -> Result<(), ApiError> {
+    pub(crate) fn only(&mut self, name: &str, neutral: fn(&Value) -> bool) -> Result<(), ApiError> {
         match self.take(name) {
             Some(value) if !neutral(&value) => Err(ApiError::field(
                 name,

@@ -44,7 +44,7 @@ pub(in crate::serve) struct CompletionRequest {
 impl ChatRequest {
     /// # Errors
     /// What is wrong with the body, by field.
-    pub fn parse(body: &[u8], model: &str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8], model: &str) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         check_model(&mut fields, model)?;
         let messages = match fields.take("messages") {
@@ -84,7 +84,7 @@ impl ChatRequest {
 impl CompletionRequest {
     /// # Errors
     /// What is wrong with the body, by field.
-    pub fn parse(body: &[u8], model: &str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8], model: &str) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         check_model(&mut fields, model)?;
         let prompt = match fields.take("prompt") {
@@ -96,7 +96,8 @@ impl CompletionRequest {
                     return Err(ApiError::field(
                         "prompt",
                         "unsupported_parameter",
-                        "prompt is a list, expected one string: several prompts and token ids are not supported",
+                        "prompt is a list, expected one string: several prompts and token ids are \
+                         not supported",
                     ));
                 }
             },
@@ -234,14 +235,16 @@ fn conversation(messages: Vec<Value>) -> Result<(Vec<Turn>, String), ApiError> {
         match role {
             "user" => turns.push(Turn::citizen(text)),
             "assistant" => turns.push(Turn::assistant(text)),
-            // The model knows one task and takes no instructions: they would only take room from the question.
+            // The model knows one task and takes no instructions: they would only take room from
+            // the question.
             "system" | "developer" => {}
             _ => {
                 return Err(ApiError::field(
                     &role_name,
                     "invalid_value",
                     format!(
-                        "{role_name} is not supported, expected user, assistant, system or developer"
+                        "{role_name} is not supported, expected user, assistant, system or \
+                         developer"
                     ),
                 ));
             }
@@ -311,9 +314,12 @@ mod tests {
         };
         assert_eq!(plain.options, expected);
         let full = chat(json!({
-            "model": "muni", "temperature": 0, "top_p": 1, "seed": -3, "stop": ["a", "b"], "max_tokens": 9,
-            "max_completion_tokens": 7, "stream": true, "stream_options": {"include_usage": true}, "n": 1,
-            "user": "x", "tools": [], "logprobs": false, "frequency_penalty": 0.0, "response_format": {"type": "text"},
+            "model": "muni", "temperature": 0, "top_p": 1, "seed": -3,
+            "stop": ["a", "b"], "max_tokens": 9,
+            "max_completion_tokens": 7, "stream": true, "stream_options": {"include_usage": true},
+            "n": 1,
+            "user": "x", "tools": [], "logprobs": false, "frequency_penalty": 0.0,
+            "response_format": {"type": "text"},
         }))
         .unwrap();
         let expected = Options {
@@ -332,7 +338,9 @@ mod tests {
     fn conversations_end_with_a_question_and_instructions_are_left_out() {
         let request = chat(json!({"messages": [
             {"role": "system", "content": "Sei ein Pirat."},
-            {"role": "user", "content": [{"type": "text", "text": "Wo "}, {"type": "text", "text": "ist es?"}]},
+            {"role": "user", "content": [
+                {"type": "text", "text": "Wo "}, {"type": "text", "text": "ist es?"},
+            ]},
             {"role": "assistant", "content": "Im Rathaus."},
             {"role": "user", "content": "Und wann?"},
         ]}))

@@ -59,7 +59,7 @@ impl Envelope {
     }
 
     /// The whole answer at once.
-    pub fn whole(&self, text: &str, finish: &str, usage: Usage, muni: Value) -> Value {
+    pub(crate) fn whole(&self, text: &str, finish: &str, usage: Usage, muni: Value) -> Value {
         let choice = match self.kind {
             Kind::Chat => json!({
                 "index": 0,
@@ -81,7 +81,7 @@ impl Envelope {
     }
 
     /// A piece of a stream: the beginning of the message, text, or the end, which has a reason.
-    pub fn chunk(&self, text: Option<&str>, finish: Option<&str>) -> Value {
+    pub(crate) fn chunk(&self, text: Option<&str>, finish: Option<&str>) -> Value {
         let choice = match self.kind {
             Kind::Chat => {
                 let mut delta = Map::new();
@@ -106,7 +106,7 @@ impl Envelope {
     }
 
     /// The stream's last piece where the client wants the counts.
-    pub fn usage_chunk(&self, usage: Usage) -> Value {
+    pub(crate) fn usage_chunk(&self, usage: Usage) -> Value {
         let mut body = self.with(true, json!([]));
         body["usage"] = usage.to_json();
         body
@@ -147,7 +147,8 @@ pub(in crate::serve) struct Disclosure {
     pub knowledge_only: bool,
 }
 
-/// What this program adds to OpenAI's answer. `replace` is the text to show instead of what was streamed.
+/// What this program adds to OpenAI's answer. `replace` is the text to show instead of what was
+/// streamed.
 pub(in crate::serve) fn muni(
     reply: &Reply,
     replace: Option<&str>,
@@ -164,6 +165,7 @@ pub(in crate::serve) fn muni(
         "checked_on": reply.checked_on,
         "verdict": reply.verdict,
         "reasons": reply.reasons,
+        "options": reply.options,
         "replace": replace,
         "logged": logged,
         "ai_generated": !knowledge_only,

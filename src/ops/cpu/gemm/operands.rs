@@ -8,7 +8,7 @@ const IN_PLACE_DEPTH: usize = 128;
 
 /// A matrix to read: element `(r, c)` is at `data[r * row + c * col]`.
 #[derive(Clone, Copy)]
-pub struct Strided<'a> {
+pub(crate) struct Strided<'a> {
     pub(super) data: &'a [f32],
     pub(super) row: usize,
     pub(super) col: usize,
@@ -16,24 +16,16 @@ pub struct Strided<'a> {
 
 impl<'a> Strided<'a> {
     /// Row-major with `row` elements between rows.
-    pub fn rows(data: &'a [f32], row: usize) -> Self {
+    pub(crate) fn rows(data: &'a [f32], row: usize) -> Self {
         Self { data, row, col: 1 }
     }
 
     /// The transpose of a row-major matrix with `row` elements between rows.
-    pub fn transposed(data: &'a [f32], row: usize) -> Self {
+    pub(crate) fn transposed(data: &'a [f32], row: usize) -> Self {
         Self {
             data,
             row: 1,
             col: row,
-        }
-    }
-
-    /// The same matrix from row `r` on.
-    pub fn from_row(self, r: usize) -> Self {
-        Self {
-            data: &self.data[r * self.row..],
-            ..self
         }
     }
 
@@ -61,7 +53,7 @@ impl<'a> Strided<'a> {
 
 /// What the product is added to.
 #[derive(Clone, Copy)]
-pub enum Start<'a> {
+pub(crate) enum Start<'a> {
     /// Nothing: `C = A B`.
     Zero,
     /// The old value: `C += A B`.
@@ -72,7 +64,7 @@ pub enum Start<'a> {
 }
 
 /// Where a product goes: `c = start + a b`.
-pub struct Target<'a> {
+pub(crate) struct Target<'a> {
     /// What the product is added to.
     pub start: Start<'a>,
     /// The result.
@@ -84,20 +76,20 @@ pub struct Target<'a> {
 /// Memory that will be read right after a product: the tile loop asks for it into L2 a little at a
 /// time, or the next product would begin by waiting for it. A hint that may name any address.
 #[derive(Clone, Copy)]
-pub struct Fetch {
+pub(crate) struct Fetch {
     pub(super) from: *const f32,
     pub(super) len: usize,
 }
 
 impl Fetch {
     /// Nothing besides the product's own panels.
-    pub const NOTHING: Self = Self {
+    pub(crate) const NOTHING: Self = Self {
         from: std::ptr::null(),
         len: 0,
     };
 
     /// `len` elements from an address on.
-    pub fn new(from: *const f32, len: usize) -> Self {
+    pub(crate) fn new(from: *const f32, len: usize) -> Self {
         Self { from, len }
     }
 }
@@ -112,7 +104,7 @@ pub(super) struct Out {
 }
 
 impl Out {
-    pub fn new(m: usize, n: usize, target: Target) -> Self {
+    pub(crate) fn new(m: usize, n: usize, target: Target) -> Self {
         let Target {
             start,
             c,
@@ -143,7 +135,7 @@ impl Out {
     }
 
     /// The same output, for the second block of the depth on.
-    pub fn accumulating(self) -> Self {
+    pub(crate) fn accumulating(self) -> Self {
         Self {
             init: self.c.cast_const(),
             init_row: self.c_row,
@@ -160,7 +152,7 @@ unsafe impl Sync for Out {}
 /// Part of a matrix that tasks share, each of them its own rows and columns, which no `&mut` slice
 /// can express.
 #[derive(Clone, Copy)]
-pub struct Shared<'a> {
+pub(crate) struct Shared<'a> {
     /// The matrix.
     pub all: SharedMut<'a>,
     /// The part's first element.

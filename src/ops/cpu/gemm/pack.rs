@@ -14,7 +14,7 @@ const SIDE_BY_SIDE: usize = 128;
 
 /// Where the kernel reads `A`: in place, or in panels of `mr` rows.
 #[derive(Clone, Copy)]
-pub struct Left {
+pub(crate) struct Left {
     pub a: *const f32,
     pub a_row: usize,
     pub a_col: usize,
@@ -24,7 +24,7 @@ pub struct Left {
 
 impl Left {
     /// Groups of `mr` rows packed one after another.
-    pub fn packed(panels: &[f32], mr: usize, depth: usize) -> Self {
+    pub(crate) fn packed(panels: &[f32], mr: usize, depth: usize) -> Self {
         Self {
             a: panels.as_ptr(),
             a_row: 1,
@@ -36,7 +36,7 @@ impl Left {
 
 /// Rows `rows` and columns `k0..k0 + depth` of a left operand: in place where the tile loop can
 /// read them so, else packed.
-pub fn pack_left(
+pub(crate) fn pack_left(
     mr: usize,
     rows: (usize, usize),
     k0: usize,
@@ -71,7 +71,13 @@ pub fn pack_left(
 
 /// Packs the rows `0..m` of a left operand: for each block of the depth, all groups of `mr` rows,
 /// on all threads.
-pub fn pack_left_whole(mr: usize, m: usize, k: usize, a: Strided, packed: &mut HostBuffer<f32>) {
+pub(crate) fn pack_left_whole(
+    mr: usize,
+    m: usize,
+    k: usize,
+    a: Strided,
+    packed: &mut HostBuffer<f32>,
+) {
     let all = m.next_multiple_of(mr);
     packed.reserve(all * k);
     for (k0, depth) in depths(k) {
@@ -137,7 +143,7 @@ fn pack_columns<const MR: usize>(
 
 /// Packs columns `cols` and rows `k0..k0 + depth` of `b` into panels of `nr` columns, the last
 /// padded with zeros.
-pub fn pack_panels(
+pub(crate) fn pack_panels(
     nr: usize,
     depth: usize,
     cols: (usize, usize),

@@ -17,19 +17,19 @@ thread_local! {
 }
 
 /// Room for two operands, lent by the calling thread.
-pub struct Room {
+pub(crate) struct Room {
     memory: [HostBuffer<f32>; 2],
 }
 
 impl Room {
-    pub fn take() -> Self {
+    pub(crate) fn take() -> Self {
         Self {
             memory: KEPT.with_borrow_mut(Vec::pop).unwrap_or_default(),
         }
     }
 
     /// A left operand `[m, k]` and a right one `[k, n]` as pairs, on all threads.
-    pub fn both<'a>(
+    pub(crate) fn both<'a>(
         &'a mut self,
         (m, n, k): (usize, usize, usize),
         a: Strided,
@@ -43,12 +43,12 @@ impl Room {
     }
 
     /// A left operand `[m, k]` as pairs.
-    pub fn left(&mut self, m: usize, k: usize, a: Strided) -> Strided<'_> {
+    pub(crate) fn left(&mut self, m: usize, k: usize, a: Strided) -> Strided<'_> {
         paired(m, k, a, false, &mut self.memory[0])
     }
 
     /// A right operand `[k, n]` as pairs.
-    pub fn right(&mut self, k: usize, n: usize, b: Strided) -> Strided<'_> {
+    pub(crate) fn right(&mut self, k: usize, n: usize, b: Strided) -> Strided<'_> {
         paired(n, k, b.flipped(), false, &mut self.memory[1]).flipped()
     }
 }

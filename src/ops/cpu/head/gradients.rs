@@ -91,7 +91,7 @@ impl Order {
 
 vectorised! {
     /// Adds 1 where a word is not negligible; a NaN is not.
-    pub fn count_needed(exponentials: &[f32], factors: &[f32], counts: &mut [u32]) {
+    pub(crate) fn count_needed(exponentials: &[f32], factors: &[f32], counts: &mut [u32]) {
         for (count, (e, factor)) in counts.iter_mut().zip(exponentials.iter().zip(factors)) {
             *count += if e * factor < NEGLIGIBLE { 0 } else { 1 };
         }
@@ -100,7 +100,7 @@ vectorised! {
 
 vectorised! {
     /// The greatest `reach` of a token for which a word is not negligible; a NaN is not.
-    pub fn needed_reach(exponentials: &[f32], factors: &[f32], reach: &[u32]) -> u32 {
+    pub(crate) fn needed_reach(exponentials: &[f32], factors: &[f32], reach: &[u32]) -> u32 {
         let mut lanes = [0u32; LANES];
         let lines = exponentials
             .chunks_exact(LANES)
@@ -126,7 +126,7 @@ vectorised! {
 
 vectorised! {
     /// Adds a word's probability for each token beyond `end` to `mass`; returns their sum.
-    pub fn add_left_out(
+    pub(crate) fn add_left_out(
         exponentials: &[f32],
         factors: &[f32],
         reach: &[u32],
@@ -159,7 +159,7 @@ vectorised! {
 
 vectorised! {
     /// `out = x y`, element by element.
-    pub fn products(x: &[f32], y: &[f32], out: &mut [f32]) {
+    pub(crate) fn products(x: &[f32], y: &[f32], out: &mut [f32]) {
         for (out, (x, y)) in out.iter_mut().zip(x.iter().zip(y)) {
             *out = x * y;
         }
@@ -168,7 +168,7 @@ vectorised! {
 
 /// Adds the table's gradient to `grad_table`; `write` is given the gradient of each of the chunk's
 /// rows.
-pub fn gradients(
+pub(crate) fn gradients(
     head: Head,
     chunk: &Chunk,
     softmax: Softmax,

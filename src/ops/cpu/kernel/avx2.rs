@@ -8,7 +8,8 @@ use std::arch::x86_64::*;
 /// One step of the depth: a row of `B`, in two registers, times the six values of `A` at the
 /// addresses given.
 macro_rules! step {
-    ($b0:literal $b1:literal, [$($x0:literal)+] [$($x1:literal)+] [$($x2:literal)+] [$($x3:literal)+] [$($x4:literal)+] [$($x5:literal)+]) => {
+    ($b0:literal $b1:literal, [$($x0:literal)+] [$($x1:literal)+] [$($x2:literal)+]
+     [$($x3:literal)+] [$($x4:literal)+] [$($x5:literal)+]) => {
         concat!(
             "vmovups {b0}, [{b} + ", $b0, "]\n",
             "vmovups {b1}, [{b} + ", $b1, "]\n",
@@ -38,14 +39,16 @@ macro_rules! step {
 /// rows each.
 macro_rules! across {
     ($b0:literal $b1:literal, $at:literal) => {
-        step!($b0 $b1, ["{low} + " $at] ["{low} + {row} + " $at] ["{low} + 2*{row} + " $at] ["{high} + " $at] ["{high} + {row} + " $at] ["{high} + 2*{row} + " $at])
+        step!($b0 $b1, ["{low} + " $at] ["{low} + {row} + " $at] ["{low} + 2*{row} + " $at]
+            ["{high} + " $at] ["{high} + {row} + " $at] ["{high} + 2*{row} + " $at])
     };
 }
 
 /// A step where a column of `A` is contiguous and begins at `$column`, an address and a plus sign.
 macro_rules! down {
     ($b0:literal $b1:literal, $column:literal) => {
-        step!($b0 $b1, [$column "0"] [$column "4"] [$column "8"] [$column "12"] [$column "16"] [$column "20"])
+        step!($b0 $b1, [$column "0"] [$column "4"] [$column "8"] [$column "12"] [$column "16"]
+            [$column "20"])
     };
 }
 
@@ -123,7 +126,7 @@ macro_rules! walk {
 /// As [`super::run_tile`] with 6 rows and 16 columns, on a processor with AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-pub unsafe fn whole(tile: &Tile) {
+pub(crate) unsafe fn whole(tile: &Tile) {
     let t = *tile;
     debug_assert!(t.a_row == 1 || t.a_col == 1);
     // SAFETY: every address lies inside the extents promised to `run_tile`; prefetching any address
@@ -182,7 +185,7 @@ pub unsafe fn whole(tile: &Tile) {
 /// # Safety
 /// As [`super::run_tile`] with `M` rows and 16 columns, on a processor with AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn fewer<const M: usize>(tile: &Tile) {
+pub(crate) unsafe fn fewer<const M: usize>(tile: &Tile) {
     let t = *tile;
     let mut acc = [[_mm256_setzero_ps(); 2]; M];
     // SAFETY: every address lies inside the extents promised to `run_tile`.

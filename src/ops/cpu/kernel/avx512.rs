@@ -8,7 +8,9 @@ use std::arch::x86_64::*;
 /// One step of the depth: a row of `B`, in two registers, times the twelve values of `A` at the
 /// addresses given.
 macro_rules! step {
-    ($fma:literal, $b0:literal $b1:literal, [$($x0:literal)+] [$($x1:literal)+] [$($x2:literal)+] [$($x3:literal)+] [$($x4:literal)+] [$($x5:literal)+] [$($x6:literal)+] [$($x7:literal)+] [$($x8:literal)+] [$($x9:literal)+] [$($x10:literal)+] [$($x11:literal)+]) => {
+    ($fma:literal, $b0:literal $b1:literal, [$($x0:literal)+] [$($x1:literal)+] [$($x2:literal)+]
+     [$($x3:literal)+] [$($x4:literal)+] [$($x5:literal)+] [$($x6:literal)+] [$($x7:literal)+]
+     [$($x8:literal)+] [$($x9:literal)+] [$($x10:literal)+] [$($x11:literal)+]) => {
         concat!(
             "vmovups {b0}, [{b} + ", $b0, "]\n",
             "vmovups {b1}, [{b} + ", $b1, "]\n",
@@ -56,14 +58,19 @@ macro_rules! step {
 /// rows each.
 macro_rules! across {
     ($fma:literal, $b0:literal $b1:literal, $at:literal) => {
-        step!($fma, $b0 $b1, ["{r0} + " $at] ["{r0} + {row} + " $at] ["{r0} + 2*{row} + " $at] ["{r3} + " $at] ["{r3} + {row} + " $at] ["{r3} + 2*{row} + " $at] ["{r6} + " $at] ["{r6} + {row} + " $at] ["{r6} + 2*{row} + " $at] ["{r9} + " $at] ["{r9} + {row} + " $at] ["{r9} + 2*{row} + " $at])
+        step!($fma, $b0 $b1, ["{r0} + " $at] ["{r0} + {row} + " $at] ["{r0} + 2*{row} + " $at]
+            ["{r3} + " $at] ["{r3} + {row} + " $at] ["{r3} + 2*{row} + " $at] ["{r6} + " $at]
+            ["{r6} + {row} + " $at] ["{r6} + 2*{row} + " $at] ["{r9} + " $at]
+            ["{r9} + {row} + " $at] ["{r9} + 2*{row} + " $at])
     };
 }
 
 /// A step where a column of `A` is contiguous and begins at `$column`, an address and a plus sign.
 macro_rules! down {
     ($fma:literal, $b0:literal $b1:literal, $column:literal) => {
-        step!($fma, $b0 $b1, [$column "0"] [$column "4"] [$column "8"] [$column "12"] [$column "16"] [$column "20"] [$column "24"] [$column "28"] [$column "32"] [$column "36"] [$column "40"] [$column "44"])
+        step!($fma, $b0 $b1, [$column "0"] [$column "4"] [$column "8"] [$column "12"]
+            [$column "16"] [$column "20"] [$column "24"] [$column "28"] [$column "32"]
+            [$column "36"] [$column "40"] [$column "44"])
     };
 }
 
@@ -75,7 +82,10 @@ macro_rules! walk {
         let mut acc = [_mm512_setzero_ps(); 24];
         let rounds = Rounds::new(&$tile, 12);
         #[rustfmt::skip]
-        let [a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, a18, a19, a20, a21, a22, a23] = &mut acc;
+        let [
+            a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15,
+            a16, a17, a18, a19, a20, a21, a22, a23,
+        ] = &mut acc;
         asm!(
             "cmp qword ptr [{rounds} + 16], 0",
             "je 4f",
@@ -168,7 +178,8 @@ macro_rules! whole {
                         across!($fma, "384" "448", "12"),
                         "add {r0}, 16\nadd {r3}, 16\nadd {r6}, 16\nadd {r9}, 16"
                     ),
-                    concat!(across!($fma, "0" "64", "0"), "add {r0}, 4\nadd {r3}, 4\nadd {r6}, 4\nadd {r9}, 4"),
+                    concat!(across!($fma, "0" "64", "0"), "add {r0}, 4\nadd {r3}, 4\nadd {r6}, 4\n\
+                        add {r9}, 4"),
                     r0 = inout(reg) t.a => _,
                     r3 = inout(reg) t.a.wrapping_add(3 * t.a_row) => _,
                     r6 = inout(reg) t.a.wrapping_add(6 * t.a_row) => _,
@@ -214,7 +225,7 @@ macro_rules! whole {
 /// As [`super::run_tile`] with 12 rows and 32 columns, on a processor with AVX-512F.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub unsafe fn whole(tile: &Tile) {
+pub(crate) unsafe fn whole(tile: &Tile) {
     whole!("vfmadd231ps", tile)
 }
 
@@ -225,7 +236,7 @@ pub unsafe fn whole(tile: &Tile) {
 /// As [`whole`], on a processor with AVX512_BF16 too.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub unsafe fn whole_of_pairs(tile: &Tile) {
+pub(crate) unsafe fn whole_of_pairs(tile: &Tile) {
     whole!("vdpbf16ps", tile)
 }
 
@@ -234,7 +245,7 @@ pub unsafe fn whole_of_pairs(tile: &Tile) {
 /// # Safety
 /// As [`super::run_tile`] with `M` rows and 32 columns, on a processor with AVX-512F.
 #[target_feature(enable = "avx512f")]
-pub unsafe fn fewer<const M: usize>(tile: &Tile) {
+pub(crate) unsafe fn fewer<const M: usize>(tile: &Tile) {
     // SAFETY: as this function's contract.
     unsafe { fewer_by::<M>(tile, |x, b, sum| _mm512_fmadd_ps(x, b, sum)) }
 }
@@ -244,7 +255,7 @@ pub unsafe fn fewer<const M: usize>(tile: &Tile) {
 /// # Safety
 /// As [`fewer`], on a processor with AVX512_BF16 too.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn fewer_of_pairs<const M: usize>(tile: &Tile) {
+pub(crate) unsafe fn fewer_of_pairs<const M: usize>(tile: &Tile) {
     // SAFETY: both are 64 bytes, of which any pattern is a value.
     let pairs = |x: __m512| unsafe { std::mem::transmute::<__m512, __m512bh>(x) };
     // SAFETY: as this function's contract.

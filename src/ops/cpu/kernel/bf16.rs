@@ -9,7 +9,7 @@ use super::{Level, MAX_NR, Tile, for_strip};
 use crate::ops::cpu::simd::vectorised;
 
 /// Whether this processor has instructions for it; AVX512BW moves halves of 32 bits.
-pub fn has_instructions(level: Level) -> bool {
+pub(crate) fn has_instructions(level: Level) -> bool {
     #[cfg(target_arch = "x86_64")]
     if level == Level::Avx512 {
         return is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
@@ -23,7 +23,7 @@ pub fn has_instructions(level: Level) -> bool {
 /// # Safety
 /// As [`super::run_strip`], `a` and `b` holding pairs.
 #[inline]
-pub unsafe fn strip(level: Level, tile: &Tile, count: usize, a_step: usize) {
+pub(crate) unsafe fn strip(level: Level, tile: &Tile, count: usize, a_step: usize) {
     #[cfg(target_arch = "x86_64")]
     if has_instructions(level) {
         // SAFETY: as this function's contract.
@@ -51,7 +51,7 @@ unsafe fn native_strip(tile: &Tile, count: usize, a_step: usize) {
 ///
 /// # Safety
 /// As [`super::run_tile`], `a` and `b` holding pairs.
-pub unsafe fn rows(level: Level, tile: &Tile, rows: usize) {
+pub(crate) unsafe fn rows(level: Level, tile: &Tile, rows: usize) {
     #[cfg(target_arch = "x86_64")]
     if has_instructions(level) {
         use super::avx512::{fewer_of_pairs, whole_of_pairs};
@@ -109,7 +109,7 @@ unsafe fn emulated(tile: &Tile, rows: usize, nr: usize) {
 
 vectorised! {
     /// `sums[c] += x[p] b[p, c]` over all pairs, for 16 or 32 columns.
-    pub fn add_rows(x: &[u32], b: &[f32], sums: &mut [f32]) {
+    pub(crate) fn add_rows(x: &[u32], b: &[f32], sums: &mut [f32]) {
         if let Ok(sums) = <&mut [f32; MAX_NR]>::try_from(&mut *sums) {
             add_rows_of(x, b, sums);
         } else if let Ok(sums) = <&mut [f32; 16]>::try_from(sums) {
@@ -158,7 +158,7 @@ fn round(x: f32) -> u32 {
 ///
 /// # Panics
 /// Unless `to` has half as many elements as `from`, rounded up.
-pub fn pair_neighbours(level: Level, from: &[f32], to: &mut [u32]) {
+pub(crate) fn pair_neighbours(level: Level, from: &[f32], to: &mut [u32]) {
     assert_eq!(to.len(), from.len().div_ceil(2), "pairs of {}", from.len());
     #[cfg(target_arch = "x86_64")]
     if has_instructions(level) {
@@ -173,7 +173,7 @@ pub fn pair_neighbours(level: Level, from: &[f32], to: &mut [u32]) {
 ///
 /// # Panics
 /// If the rows are shorter than `to`.
-pub fn pair_rows(level: Level, even: &[f32], odd: Option<&[f32]>, to: &mut [u32]) {
+pub(crate) fn pair_rows(level: Level, even: &[f32], odd: Option<&[f32]>, to: &mut [u32]) {
     let even = &even[..to.len()];
     let Some(odd) = odd else {
         for (to, &x) in to.iter_mut().zip(even) {
@@ -193,7 +193,7 @@ pub fn pair_rows(level: Level, even: &[f32], odd: Option<&[f32]>, to: &mut [u32]
 
 vectorised! {
     /// See [`pair_neighbours`].
-    pub fn emulated_neighbours(from: &[f32], to: &mut [u32]) {
+    pub(crate) fn emulated_neighbours(from: &[f32], to: &mut [u32]) {
         let (pairs, rest) = from.as_chunks::<2>();
         for (to, &[x, y]) in to.iter_mut().zip(pairs) {
             *to = round(x) | round(y) << 16;
@@ -206,7 +206,7 @@ vectorised! {
 
 vectorised! {
     /// See [`pair_rows`].
-    pub fn emulated_pair_rows(even: &[f32], odd: &[f32], to: &mut [u32]) {
+    pub(crate) fn emulated_pair_rows(even: &[f32], odd: &[f32], to: &mut [u32]) {
         for (to, (&x, &y)) in to.iter_mut().zip(even.iter().zip(odd)) {
             *to = round(x) | round(y) << 16;
         }

@@ -6,7 +6,7 @@ use super::Tile;
 ///
 /// # Safety
 /// As [`super::run_tile`] with `M` rows and 16 columns.
-pub unsafe fn tile<const M: usize>(tile: &Tile) {
+pub(crate) unsafe fn tile<const M: usize>(tile: &Tile) {
     let t = *tile;
     let mut acc = [[0.0f32; 16]; M];
     // SAFETY: every address lies inside the extents promised to `run_tile`.

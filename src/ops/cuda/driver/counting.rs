@@ -1,6 +1,7 @@
-//! A driver around another one that counts what it is asked for: launches, copies, waits, memory, and by operation the bytes
-//! that launches declare to move ([`Traffic`]). Around the simulator it shows what the trainer's code does, around
-//! [`super::fake`] what a step at the real model's shapes would.
+//! A driver around another one that counts what it is asked for: launches, copies, waits, memory,
+//! and by operation the bytes that launches declare to move ([`Traffic`]). Around the simulator it
+//! shows what the trainer's code does, around [`super::fake`] what a step at the real model's
+//! shapes would.
 
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -146,7 +147,8 @@ impl<D: Driver> CountingDriver<D> {
         }
     }
 
-    /// As [`CountingDriver::new`], but nothing is ever recorded: each operation is issued on its own.
+    /// As [`CountingDriver::new`], but nothing is ever recorded: each operation is issued on its
+    /// own.
     pub fn without_recording(inner: D, counts: &Counts) -> Self {
         Self {
             records: false,

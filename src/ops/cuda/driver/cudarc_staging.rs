@@ -1,8 +1,9 @@
 //! Copies from the host that do not wait: through two pinned slots, on a stream of their own.
 //!
-//! Bytes go into pinned host memory, from there to a slot on the card while the card still works on what was launched before, and
-//! from the slot to their buffers in the order of launches. So buffers keep their addresses, which recorded launches need, and
-//! only that last copy (0.4 MB at card speed for 16,384 tokens) takes the card's time. The host waits only where it is two copies
+//! Bytes go into pinned host memory, from there to a slot on the card while the card still works on
+//! what was launched before, and from the slot to their buffers in the order of launches. So
+//! buffers keep their addresses, which recorded launches need, and only that last copy (0.4 MB at
+//! card speed for 16,384 tokens) takes the card's time. The host waits only where it is two copies
 //! ahead.
 
 use anyhow::Result;
@@ -33,7 +34,8 @@ struct Slot {
     consumed: sys::CUevent,
 }
 
-// SAFETY: the handles may be used on any thread whose current context is the card's; the pinned memory belongs to the slot.
+// SAFETY: the handles may be used on any thread whose current context is the card's; the pinned
+// memory belongs to the slot.
 unsafe impl Send for Staging {}
 
 impl Slot {
@@ -54,7 +56,8 @@ impl Slot {
     /// Gives its memory back. Nothing may be under way.
     unsafe fn release(&mut self) {
         if self.capacity > 0 {
-            // SAFETY: both came from the driver and nothing uses them any more. An error has nowhere to go.
+            // SAFETY: both came from the driver and nothing uses them any more. An error has
+            // nowhere to go.
             unsafe {
                 let _ = result::free_host(self.pinned);
                 let _ = result::free_sync(self.device);
@@ -94,7 +97,7 @@ impl Slot {
 
 impl Staging {
     /// Two slots without memory. The card's context is current.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             stream: stream::create(stream::StreamKind::NonBlocking).map_err(driver_error(OP))?,
             slots: [Slot::new()?, Slot::new()?],
@@ -106,7 +109,11 @@ impl Staging {
     ///
     /// # Safety
     /// The card's context is current, `work` is alive and each range lies in a live allocation.
-    pub unsafe fn copy(&mut self, pieces: &[(&[u8], u64)], work: sys::CUstream) -> Result<()> {
+    pub(crate) unsafe fn copy(
+        &mut self,
+        pieces: &[(&[u8], u64)],
+        work: sys::CUstream,
+    ) -> Result<()> {
         let total: usize = pieces
             .iter()
             .map(|(bytes, _)| bytes.len().next_multiple_of(ALIGNMENT))
@@ -116,8 +123,9 @@ impl Staging {
         }
         let slot = &mut self.slots[self.next];
         self.next = 1 - self.next;
-        // SAFETY: streams and events are alive; the slot has room for `total` bytes; the pinned bytes are written only when the
-        // copy of two calls ago has read them, the card's only when that call's bytes are in their buffers.
+        // SAFETY: streams and events are alive; the slot has room for `total` bytes; the pinned
+        // bytes are written only when the copy of two calls ago has read them, the card's only when
+        // that call's bytes are in their buffers.
         unsafe {
             slot.grow(total)?;
             event::synchronize(slot.copied).map_err(driver_error(OP))?;
@@ -147,8 +155,9 @@ impl Staging {
     ///
     /// # Safety
     /// Nothing is launched any more.
-    pub unsafe fn close(&mut self) {
-        // SAFETY: the caller's promise; after the wait nothing uses the slots. An error has nowhere to go.
+    pub(crate) unsafe fn close(&mut self) {
+        // SAFETY: the caller's promise; after the wait nothing uses the slots. An error has nowhere
+        // to go.
         unsafe {
             let _ = stream::synchronize(self.stream);
             for slot in &mut self.slots {

@@ -1,6 +1,7 @@
-//! A driver without arithmetic, for dry runs: it hands out addresses, counts launches and runs none. It can also check that
-//! everything it is asked for lies in memory that it handed out. With [`super::counting`] around it, a training step at the
-//! real model's shapes is counted in milliseconds.
+//! A driver without arithmetic, for dry runs: it hands out addresses, counts launches and runs
+//! none. It can also check that everything it is asked for lies in memory that it handed out. With
+//! [`super::counting`] around it, a training step at the real model's shapes is counted in
+//! milliseconds.
 
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -30,7 +31,8 @@ struct Memory {
 }
 
 impl FakeDriver {
-    /// A card of so many multiprocessors: operations choose tiles, and with them scratch memory, by their number.
+    /// A card of so many multiprocessors: operations choose tiles, and with them scratch memory, by
+    /// their number.
     pub fn new(multiprocessors: usize) -> Self {
         Self {
             multiprocessors,
@@ -53,7 +55,7 @@ impl FakeDriver {
     }
 
     /// Launches of each kernel since the last call.
-    pub fn take_launches(&self) -> BTreeMap<&'static str, u64> {
+    pub(crate) fn take_launches(&self) -> BTreeMap<&'static str, u64> {
         std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -1,13 +1,13 @@
-//! What launches kernels and holds their memory: a card through the CUDA driver, or the simulator. Everything above works
-//! on either.
+//! What launches kernels and holds their memory: a card through the CUDA driver, or the simulator.
+//! Everything above works on either.
 
 pub mod counting;
-pub mod cudarc;
+pub mod cudarc_driver;
 mod cudarc_error;
 mod cudarc_staging;
 pub mod fake;
-pub mod profile;
-pub mod recording;
+pub(crate) mod profile;
+pub(crate) mod recording;
 pub mod simulator;
 
 use anyhow::{Result, bail, ensure};
@@ -40,7 +40,7 @@ pub struct Parameter {
 
 impl Parameter {
     /// Bytes of an argument.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self.kind {
             ParameterKind::Value => 4,
             ParameterKind::Read(_) | ParameterKind::Write(_) => 8,
@@ -92,8 +92,8 @@ pub enum Event {
     Event(usize),
 }
 
-/// A place with memory of its own that runs kernels, one after another in the order in which they are launched. Addresses
-/// are the device's; allocations begin at multiples of 256 bytes.
+/// A place with memory of its own that runs kernels, one after another in the order in which they
+/// are launched. Addresses are the device's; allocations begin at multiples of 256 bytes.
 pub trait Driver: Send + Sync {
     /// Name for people.
     fn name(&self) -> String;
@@ -142,8 +142,8 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// When the kernel cannot be launched, or an earlier one failed.
     /// # Safety
-    /// `arguments` point to values of the kernel's parameter types, and what it does with them by its contract stays within
-    /// live allocations.
+    /// `arguments` point to values of the kernel's parameter types, and what it does with them by
+    /// its contract stays within live allocations.
     unsafe fn launch(
         &self,
         kernel: &'static Kernel,
@@ -156,8 +156,8 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// When something launched before failed.
     fn synchronize(&self) -> Result<()>;
-    /// Copies pieces from the host for launches to come, each to its address. The bytes have been taken when this
-    /// returns, and may travel while earlier launches still run.
+    /// Copies pieces from the host for launches to come, each to its address. The bytes have been
+    /// taken when this returns, and may travel while earlier launches still run.
     ///
     /// # Errors
     /// When the device fails, also at an earlier launch.
@@ -170,8 +170,8 @@ pub trait Driver: Send + Sync {
         }
         Ok(())
     }
-    /// From now on launches, copies and zeros are kept and not run; nothing else may be asked for. `false`: this driver keeps
-    /// nothing. Only one thread uses the driver meanwhile.
+    /// From now on launches, copies and zeros are kept and not run; nothing else may be asked for.
+    /// `false`: this driver keeps nothing. Only one thread uses the driver meanwhile.
     ///
     /// # Errors
     /// Within another recording, or when the device fails.
@@ -194,9 +194,10 @@ pub trait Driver: Send + Sync {
     unsafe fn replay(&self, _recording: &Recording) -> Result<()> {
         bail!("{} keeps no operations", self.name())
     }
-    /// Is told what operations and launches move, for those who count ([`super::counting`]).
+    /// Is told what operations and launches move, for those who count (`super::counting`).
     fn note(&self, _note: Traffic) {}
-    /// True where scratch memory should not be kept and cut up, because the driver watches each allocation.
+    /// True where scratch memory should not be kept and cut up, because the driver watches each
+    /// allocation.
     fn watches_memory(&self) -> bool {
         false
     }
@@ -218,7 +219,8 @@ pub trait Driver: Send + Sync {
             _ => bail!("marks of another driver"),
         }
     }
-    /// Where launches are profiled: whether those that come now are. See [`crate::ops::Recorder::profile`].
+    /// Where launches are profiled: whether those that come now are. See
+    /// [`crate::ops::Recorder::profile`].
     fn profile(&self, _on: bool) {}
     /// Bytes that are free now; `None` where that is no bound.
     ///
@@ -229,11 +231,12 @@ pub trait Driver: Send + Sync {
     }
 }
 
-/// What an operation declares about itself. A byte counts once per launch that reads or writes it: what a launch reads again
-/// within its caches is not counted again.
+/// What an operation declares about itself. A byte counts once per launch that reads or writes it:
+/// what a launch reads again within its caches is not counted again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Traffic {
-    /// An operation begins. At the least it moves so many bytes: its inputs once and its outputs once.
+    /// An operation begins. At the least it moves so many bytes: its inputs once and its outputs
+    /// once.
     Operation {
         /// Its name.
         name: &'static str,
@@ -264,7 +267,8 @@ impl dyn Driver + '_ {
 /// Checks a launch and hands it to the driver. A grid without blocks does nothing.
 ///
 /// # Errors
-/// Where the grid or the shared memory is beyond what the kernel or CUDA allows, or the driver fails.
+/// Where the grid or the shared memory is beyond what the kernel or CUDA allows, or the driver
+/// fails.
 ///
 /// # Safety
 /// As [`Driver::launch`].
@@ -285,7 +289,8 @@ pub unsafe fn launch(
     );
     ensure!(
         shared_bytes <= kernel.dynamic_shared,
-        "{}: {shared_bytes} bytes of dynamic shared memory, its source declares at most {} (MAX_DYN_SMEM)",
+        "{}: {shared_bytes} bytes of dynamic shared memory, its source declares at most {} \
+         (MAX_DYN_SMEM)",
         kernel.name(),
         kernel.dynamic_shared
     );

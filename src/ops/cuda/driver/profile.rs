@@ -1,5 +1,5 @@
-//! Times of single kernels: a driver around another that marks the points before and after each launch. On a card the marks
-//! are events, on the simulator the host's clock.
+//! Times of single kernels: a driver around another that marks the points before and after each
+//! launch. On a card the marks are events, on the simulator the host's clock.
 
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ const PENDING: usize = 4096;
 
 /// What was measured of one kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// Times launched.
     pub launches: u64,
     /// Seconds in all.
@@ -24,7 +24,7 @@ pub struct Measured {
 
 /// What a profiled driver has measured; shared with whoever reads it.
 #[derive(Default)]
-pub struct Profile(Mutex<State>);
+pub(crate) struct Profile(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -40,25 +40,25 @@ impl Profile {
     }
 
     /// Steps that were measured.
-    pub fn steps(&self) -> u64 {
+    pub(crate) fn steps(&self) -> u64 {
         self.state().steps
     }
 
     /// What was measured, by kernel.
-    pub fn kernels(&self) -> BTreeMap<&'static str, Measured> {
+    pub(crate) fn kernels(&self) -> BTreeMap<&'static str, Measured> {
         self.state().kernels.clone()
     }
 }
 
 /// A driver whose launches are timed.
-pub struct ProfilingDriver {
+pub(crate) struct ProfilingDriver {
     inner: Arc<dyn Driver>,
     profile: Arc<Profile>,
 }
 
 impl ProfilingDriver {
     /// Around another driver.
-    pub fn new(inner: impl Driver + 'static, profile: Arc<Profile>) -> Self {
+    pub(crate) fn new(inner: impl Driver + 'static, profile: Arc<Profile>) -> Self {
         Self {
             inner: Arc::new(inner),
             profile,

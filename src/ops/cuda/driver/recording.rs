@@ -1,7 +1,8 @@
 //! Operations that a driver keeps instead of running them, to run them again at once.
 //!
-//! A card keeps them as a CUDA graph. Other drivers keep this list: each operation with a copy of its arguments. So the
-//! simulator and the counting driver take the same way through the trainer as a card does.
+//! A card keeps them as a CUDA graph. Other drivers keep this list: each operation with a copy of
+//! its arguments. So the simulator and the counting driver take the same way through the trainer as
+//! a card does.
 
 use anyhow::{Result, bail};
 use std::ffi::c_void;
@@ -11,7 +12,7 @@ use super::{Driver, Kernel, Recording};
 
 /// One operation as it was issued.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Command {
+pub(crate) enum Command {
     /// A kernel.
     Launch {
         /// Which.
@@ -46,7 +47,7 @@ impl Command {
     ///
     /// # Safety
     /// `arguments` point to values of the kernel's parameter types.
-    pub unsafe fn launch(
+    pub(crate) unsafe fn launch(
         kernel: &'static Kernel,
         grid: [u32; 3],
         shared_bytes: u32,
@@ -79,7 +80,7 @@ impl Command {
     /// Whatever the driver says.
     /// # Safety
     /// What it was recorded with is still there.
-    pub unsafe fn issue(&self, driver: &dyn Driver) -> Result<()> {
+    pub(crate) unsafe fn issue(&self, driver: &dyn Driver) -> Result<()> {
         match self {
             Self::Launch {
                 kernel,
@@ -105,7 +106,7 @@ impl Command {
 
 /// Where a driver keeps commands while it records.
 #[derive(Default)]
-pub struct CommandList(Mutex<Option<Vec<Command>>>);
+pub(crate) struct CommandList(Mutex<Option<Vec<Command>>>);
 
 impl CommandList {
     fn list(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
@@ -116,7 +117,7 @@ impl CommandList {
     ///
     /// # Errors
     /// Where they already are.
-    pub fn begin(&self) -> Result<()> {
+    pub(crate) fn begin(&self) -> Result<()> {
         let mut list = self.list();
         if list.is_some() {
             bail!("a recording was begun within another one");
@@ -129,7 +130,7 @@ impl CommandList {
     ///
     /// # Errors
     /// Where nothing was begun.
-    pub fn end(&self) -> Result<Vec<Command>> {
+    pub(crate) fn end(&self) -> Result<Vec<Command>> {
         match self.list().take() {
             Some(commands) => Ok(commands),
             None => bail!("no recording was begun"),
@@ -137,7 +138,7 @@ impl CommandList {
     }
 
     /// Keeps a command where a recording is going on; else it is the driver's to run.
-    pub fn kept(&self, command: impl FnOnce() -> Command) -> bool {
+    pub(crate) fn kept(&self, command: impl FnOnce() -> Command) -> bool {
         match &mut *self.list() {
             Some(commands) => {
                 commands.push(command());
@@ -151,7 +152,7 @@ impl CommandList {
     ///
     /// # Errors
     /// While a recording is going on.
-    pub fn refuse(&self, what: &str) -> Result<()> {
+    pub(crate) fn refuse(&self, what: &str) -> Result<()> {
         match *self.list() {
             Some(_) => bail!("{what} while operations are recorded: it could not be repeated"),
             None => Ok(()),
@@ -163,7 +164,7 @@ impl CommandList {
 ///
 /// # Errors
 /// Where it is another driver's.
-pub fn commands(recording: &Recording) -> Result<&[Command]> {
+pub(crate) fn commands(recording: &Recording) -> Result<&[Command]> {
     match recording.0.downcast_ref::<Vec<Command>>() {
         Some(commands) => Ok(commands),
         None => bail!("the recording is another driver's"),

@@ -1,336 +1,29 @@
-//! The simulator as a driver: the same kernels, compiled for the host, one fibre per CUDA thread (`kernels/sim/fiber.h`).
+//! The simulator as a driver: the same kernels, compiled for the host, one fibre per CUDA thread
+//! (`kernels/sim/fiber.h`).
 //!
-//! With `verify`, every launch runs five times, each under another schedule of its threads and blocks and with another
-//! pattern in the memory that nobody wrote: shared memory, scratch buffers, the zones around every buffer. All five must give
-//! the same bits. So a missing barrier, a read of memory that was never written, a read past a buffer and a dependence on the
-//! order of blocks are errors that name the kernel; a write past a buffer is seen by its zone.
+//! With `verify`, every launch runs five times, each under another schedule of its threads and
+//! blocks and with another pattern in the memory that nobody wrote: shared memory, scratch buffers,
+//! the zones around every buffer. All five must give the same bits. So a missing barrier, a read of
+//! memory that was never written, a read past a buffer and a dependence on the order of blocks are
+//! errors that name the kernel; a write past a buffer is seen by its zone.
 
-use anyhow::{Result, anyhow, bail, ensure};
+mod library;
+mod memory;
+mod schedules;
+
+use anyhow::{Result, bail};
 use rayon::prelude::*;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(crate) use library::missing;
+use library::{Library, Request, Runner};
+use memory::{Allocation, GUARD};
+use schedules::{RUNS, Run, Schedule};
 
 use super::recording::{Command, CommandList, commands};
 use super::{Driver, Kernel, Recording};
-
-/// Bytes before and behind each allocation that no kernel may touch.
-const GUARD: usize = 256;
-const ALIGNMENT: usize = 256;
-
-/// One way to run a launch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Run {
-    schedule: Schedule,
-    /// Every byte that nobody wrote: NaNs, or a plausible number.
-    poison: u8,
-    /// Whether `cp.async` reads its source when it is waited for, or when it is issued.
-    late_reads: bool,
-}
-
-/// As `sim::Schedule`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(u32)]
-enum Schedule {
-    Forward,
-    Reverse,
-    Shuffled,
-    GreedyFirst,
-    GreedyLast,
-}
-
-const fn way(schedule: Schedule, poison: u8, late_reads: bool) -> Run {
-    Run {
-        schedule,
-        poison,
-        late_reads,
-    }
-}
-
-const RUNS: [Run; 5] = [
-    way(Schedule::Forward, 0xff, false),
-    way(Schedule::GreedyFirst, 0x5a, true),
-    way(Schedule::Reverse, 0x5a, false),
-    way(Schedule::GreedyLast, 0xff, true),
-    way(Schedule::Shuffled, 0x5a, true),
-];
-
-/// As `sim::Request`.
-#[repr(C)]
-struct Request {
-    kernel: Invoke,
-    name: *const c_char,
-    arguments: *mut *mut c_void,
-    grid: [u32; 3],
-    threads: u32,
-    shared_bytes: u32,
-    schedule: Schedule,
-    poison: u8,
-    late_reads: u32,
-}
-
-// SAFETY: the pointers are only followed by the kernel, which reads its arguments through them.
-unsafe impl Sync for Request {}
-
-type Invoke = unsafe extern "C" fn(*mut *mut c_void);
-type NewRunner = unsafe extern "C" fn() -> *mut c_void;
-type FreeRunner = unsafe extern "C" fn(*mut c_void);
-type RunBlock = unsafe extern "C" fn(*mut c_void, *const Request, u64) -> *const c_char;
-type IsSanitized = unsafe extern "C" fn() -> i32;
-
-/// The compiled kernels and what runs them.
-struct Library {
-    new_runner: NewRunner,
-    free_runner: FreeRunner,
-    run_block: RunBlock,
-    sanitized: bool,
-    kernels: Kernels,
-}
-
-enum Kernels {
-    /// Linked into this binary, by [`Kernel::index`].
-    #[cfg(simulator)]
-    Linked(&'static [Invoke]),
-    /// In a shared library, by name.
-    Loaded(*mut c_void),
-}
-
-// SAFETY: the handle of a shared library may be used on any thread.
-unsafe impl Send for Library {}
-// SAFETY: as above.
-unsafe impl Sync for Library {}
-
-#[cfg(simulator)]
-mod linked {
-    use super::{Request, c_char, c_void};
-    unsafe extern "C" {
-        pub fn muni_sim_new_runner() -> *mut c_void;
-        pub fn muni_sim_free_runner(runner: *mut c_void);
-        pub fn muni_sim_block(
-            runner: *mut c_void,
-            request: *const Request,
-            index: u64,
-        ) -> *const c_char;
-    }
-}
-
-/// Why this build has no simulator; `None` where it has one.
-pub fn missing() -> Option<&'static str> {
-    match cfg!(simulator) {
-        true => None,
-        false => Some(crate::ops::cuda::kernels::NO_SIMULATOR.unwrap_or("it was left out")),
-    }
-}
-
-impl Library {
-    #[cfg(simulator)]
-    fn linked() -> Result<Self> {
-        Ok(Self {
-            new_runner: linked::muni_sim_new_runner,
-            free_runner: linked::muni_sim_free_runner,
-            run_block: linked::muni_sim_block,
-            sanitized: false,
-            kernels: Kernels::Linked(crate::ops::cuda::kernels::SIMULATED),
-        })
-    }
-
-    #[cfg(not(simulator))]
-    fn linked() -> Result<Self> {
-        bail!(
-            "this build has no simulator: {}. Install a C++ compiler (g++ or clang++, or name one in CXX) and build again",
-            missing().unwrap_or_default()
-        )
-    }
-
-    #[cfg(unix)]
-    fn load(path: &CStr) -> Result<Self> {
-        // SAFETY: loading a library runs its initialisers; the caller of `SimDriver::load` vouches for them.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        ensure!(
-            !handle.is_null(),
-            "{} is no library of the simulator: {}",
-            path.to_string_lossy(),
-            loader_message()
-        );
-        // SAFETY: these functions have these types in every library of the simulator (kernels/sim/library.cpp).
-        unsafe {
-            let is_sanitized: IsSanitized =
-                std::mem::transmute(symbol(handle, c"muni_sim_is_sanitized")?);
-            Ok(Self {
-                new_runner: std::mem::transmute::<*mut c_void, NewRunner>(symbol(
-                    handle,
-                    c"muni_sim_new_runner",
-                )?),
-                free_runner: std::mem::transmute::<*mut c_void, FreeRunner>(symbol(
-                    handle,
-                    c"muni_sim_free_runner",
-                )?),
-                run_block: std::mem::transmute::<*mut c_void, RunBlock>(symbol(
-                    handle,
-                    c"muni_sim_block",
-                )?),
-                sanitized: is_sanitized() != 0,
-                kernels: Kernels::Loaded(handle),
-            })
-        }
-    }
-
-    fn kernel(&self, kernel: &Kernel) -> Result<Invoke> {
-        match &self.kernels {
-            #[cfg(simulator)]
-            Kernels::Linked(all) => match all.get(kernel.index) {
-                Some(&invoke) => Ok(invoke),
-                None => bail!("{}: the simulator has no such kernel", kernel.name()),
-            },
-            Kernels::Loaded(handle) => load_kernel(*handle, kernel),
-        }
-    }
-}
-
-#[cfg(unix)]
-fn load_kernel(handle: *mut c_void, kernel: &Kernel) -> Result<Invoke> {
-    let name = std::ffi::CString::new(format!("muni_sim_invoke_{}", kernel.name()))?;
-    let found = symbol(handle, &name)?;
-    // SAFETY: every function of this name has this type (build/simulator.rs).
-    Ok(unsafe { std::mem::transmute::<*mut c_void, Invoke>(found) })
-}
-
-#[cfg(not(unix))]
-fn load_kernel(_handle: *mut c_void, kernel: &Kernel) -> Result<Invoke> {
-    bail!("{}: libraries of the simulator are for Unix", kernel.name())
-}
-
-#[cfg(unix)]
-fn symbol(handle: *mut c_void, name: &CStr) -> Result<*mut c_void> {
-    // SAFETY: the handle is open, the name ends with a zero byte.
-    let found = unsafe { libc::dlsym(handle, name.as_ptr()) };
-    ensure!(!found.is_null(), "{}", loader_message());
-    Ok(found)
-}
-
-#[cfg(unix)]
-fn loader_message() -> String {
-    // SAFETY: the text is valid until the next call of the loader on this thread.
-    unsafe {
-        let text = libc::dlerror();
-        match text.is_null() {
-            true => "no reason given".to_owned(),
-            false => CStr::from_ptr(text).to_string_lossy().into_owned(),
-        }
-    }
-}
-
-/// A thread's stacks and shared memory, kept between launches.
-struct Runner {
-    pointer: *mut c_void,
-    free: FreeRunner,
-}
-
-// SAFETY: a runner is used by one thread at a time, and does not care by which.
-unsafe impl Send for Runner {}
-
-impl Drop for Runner {
-    fn drop(&mut self) {
-        // SAFETY: it came from `new_runner` and nothing else points to it.
-        unsafe { (self.free)(self.pointer) };
-    }
-}
-
-/// A buffer, with a zone on either side.
-struct Allocation {
-    base: *mut u8,
-    bytes: usize,
-    guard: usize,
-    /// True for each byte that nobody wrote; `None` where all are written.
-    unwritten: Option<Vec<bool>>,
-}
-
-// SAFETY: the memory belongs to the allocation, and is reached under the driver's lock or by the launch that holds it.
-unsafe impl Send for Allocation {}
-
-impl Allocation {
-    fn layout(bytes: usize, guard: usize) -> Result<Layout> {
-        let whole = bytes.checked_add(2 * guard);
-        let layout = whole.and_then(|whole| Layout::from_size_align(whole.max(1), ALIGNMENT).ok());
-        layout.ok_or_else(|| anyhow!("{bytes} bytes are more than this machine addresses"))
-    }
-
-    fn new(bytes: usize, guard: usize) -> Result<Self> {
-        let layout = Self::layout(bytes, guard)?;
-        // SAFETY: the layout is not empty.
-        let base = unsafe { alloc_zeroed(layout) };
-        if base.is_null() {
-            handle_alloc_error(layout);
-        }
-        Ok(Self {
-            base,
-            bytes,
-            guard,
-            unwritten: None,
-        })
-    }
-
-    fn address(&self) -> u64 {
-        self.base as u64 + self.guard as u64
-    }
-
-    fn data(&mut self) -> &mut [u8] {
-        // SAFETY: `bytes` bytes behind the first zone belong to this allocation, and no launch runs.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(self.guard), self.bytes) }
-    }
-
-    fn zones(&mut self) -> [&mut [u8]; 2] {
-        // SAFETY: both zones belong to this allocation and do not overlap, and no launch runs.
-        unsafe {
-            [
-                std::slice::from_raw_parts_mut(self.base, self.guard),
-                std::slice::from_raw_parts_mut(self.base.add(self.guard + self.bytes), self.guard),
-            ]
-        }
-    }
-
-    /// Fills the zones and all that nobody wrote.
-    fn poison(&mut self, byte: u8) {
-        for zone in self.zones() {
-            zone.fill(byte);
-        }
-        if let Some(unwritten) = self.unwritten.take() {
-            for (value, _) in self.data().iter_mut().zip(&unwritten).filter(|(_, u)| **u) {
-                *value = byte;
-            }
-            self.unwritten = Some(unwritten);
-        }
-    }
-
-    /// Where a zone was written, relative to the buffer's beginning.
-    fn damage(&mut self, byte: u8) -> Option<isize> {
-        let (bytes, guard) = (self.bytes as isize, self.guard as isize);
-        let [before, behind] = self.zones();
-        let before = before.iter().rposition(|&found| found != byte);
-        let behind = behind.iter().position(|&found| found != byte);
-        let before = before.map(|at| at as isize - guard);
-        behind.map(|at| at as isize + bytes).or(before)
-    }
-
-    fn mark_written(&mut self, from: usize, bytes: usize) {
-        if let Some(unwritten) = &mut self.unwritten {
-            unwritten[from..from + bytes].fill(false);
-            if !unwritten.contains(&true) {
-                self.unwritten = None;
-            }
-        }
-    }
-}
-
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        if let Ok(layout) = Self::layout(self.bytes, self.guard) {
-            // SAFETY: it was allocated with this layout.
-            unsafe { dealloc(self.base, layout) };
-        }
-    }
-}
 
 /// The simulator.
 pub struct SimDriver {
@@ -392,7 +85,8 @@ impl SimDriver {
 
     /// One block; says what went wrong in it.
     fn block(&self, runner: &mut Runner, request: &Request, index: u64) -> Result<()> {
-        // SAFETY: runner and request are alive; the launch's caller vouches for the kernel's arguments.
+        // SAFETY: runner and request are alive; the launch's caller vouches for the kernel's
+        // arguments.
         let message = unsafe { (self.library.run_block)(runner.pointer, request, index) };
         if message.is_null() {
             return Ok(());
@@ -497,7 +191,8 @@ impl SimDriver {
                 let read = first_difference(memory, &result, RUNS[0].poison, other.poison);
                 let cause = match read {
                     Some(_) => {
-                        "it reads memory that nobody has written yet (shared, scratch or outside of a buffer)"
+                        "it reads memory that nobody has written yet (shared, scratch or outside \
+                         of a buffer)"
                             .to_owned()
                     }
                     None => format!(
@@ -506,12 +201,14 @@ impl SimDriver {
                     ),
                 };
                 bail!(
-                    "simulator: {}: byte {at} of a buffer of {bytes} bytes has no certain value: {cause}",
+                    "simulator: {}: byte {at} of a buffer of {bytes} bytes has no certain value: \
+                     {cause}",
                     kernel.name()
                 );
             }
         }
-        // What still holds the pattern of each run was not written; it must be of two runs that differ in it.
+        // What still holds the pattern of each run was not written; it must be of two runs that
+        // differ in it.
         for (allocation, result) in memory.values_mut().zip(&result) {
             let Some(mut unwritten) = allocation.unwritten.take() else {
                 continue;
@@ -557,8 +254,8 @@ fn restore(memory: &mut BTreeMap<u64, Allocation>, saved: &[Vec<u8>]) {
     }
 }
 
-/// Length of the buffer and place of the first byte that differs from `expected`; bytes that hold the pattern of their run
-/// on both sides were not written.
+/// Length of the buffer and place of the first byte that differs from `expected`; bytes that hold
+/// the pattern of their run on both sides were not written.
 fn first_difference(
     memory: &mut BTreeMap<u64, Allocation>,
     expected: &[Vec<u8>],
@@ -679,7 +376,8 @@ impl Driver for SimDriver {
             poison: RUNS[0].poison,
             late_reads: 0,
         };
-        // Held throughout: launches run one after another, and nobody else touches the memory meanwhile.
+        // Held throughout: launches run one after another, and nobody else touches the memory
+        // meanwhile.
         let mut memory = self.memory();
         match self.verify {
             true => self.run_verified(&mut memory, &mut request, kernel),

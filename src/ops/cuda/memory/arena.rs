@@ -1,11 +1,13 @@
 //! The memory of one device: a ledger of what it is used for, and the one arena of a planned run.
 //!
-//! A run that is planned asks its driver for memory once ([`Memory::reserve`]); every buffer after that is a part of the
-//! arena, taken and given back here without a word to the driver. Launches run in the order in which they are made, so a part
-//! that was given back may be taken again at once: what reads it was launched before what writes it next.
+//! A run that is planned asks its driver for memory once ([`Memory::reserve`]); every buffer after
+//! that is a part of the arena, taken and given back here without a word to the driver. Launches
+//! run in the order in which they are made, so a part that was given back may be taken again at
+//! once: what reads it was launched before what writes it next.
 //!
-//! Where the driver watches each allocation (the verifying simulator with its zones around buffers, or AddressSanitizer),
-//! every buffer stays an allocation of its own, so that one element too many is noticed; the ledger is the same.
+//! Where the driver watches each allocation (the verifying simulator with its zones around buffers,
+//! or AddressSanitizer), every buffer stays an allocation of its own, so that one element too many
+//! is noticed; the ledger is the same.
 
 use anyhow::{Result, bail, ensure};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +16,10 @@ use crate::ops::cuda::driver::Driver;
 use crate::ops::{MemoryClass, MemoryUse};
 
 /// Buffers and parts of the arena begin at multiples of this, as allocations do.
-pub const ALIGNMENT: usize = 256;
+pub(crate) const ALIGNMENT: usize = 256;
 
 /// Memory of a driver.
-pub struct Memory {
+pub(crate) struct Memory {
     driver: Arc<dyn Driver>,
     /// Whether nothing is computed and the arena has no end: it is only seen how much is needed.
     dry_run: bool,
@@ -90,12 +92,13 @@ impl Arena {
 
 impl Memory {
     /// Memory of a driver, without an arena yet.
-    pub fn new(driver: &Arc<dyn Driver>) -> Arc<Self> {
+    pub(crate) fn new(driver: &Arc<dyn Driver>) -> Arc<Self> {
         Self::with(driver, false, None)
     }
 
-    /// Memory that only counts what would be needed: an arena without end, on a driver that computes nothing.
-    pub fn dry_run(driver: &Arc<dyn Driver>) -> Arc<Self> {
+    /// Memory that only counts what would be needed: an arena without end, on a driver that
+    /// computes nothing.
+    pub(crate) fn dry_run(driver: &Arc<dyn Driver>) -> Arc<Self> {
         // Addresses are never followed; 256 TiB are more than any plan.
         let bytes = 1 << 48;
         let arena = Arena {
@@ -126,27 +129,27 @@ impl Memory {
     }
 
     /// Where the memory is.
-    pub fn driver(&self) -> &Arc<dyn Driver> {
+    pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
         &self.driver
     }
 
     /// Whether nothing is computed.
-    pub fn is_dry_run(&self) -> bool {
+    pub(crate) fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 
     /// Says what buffers made from now on are for; returns what it was.
-    pub fn set_class(&self, class: MemoryClass) -> MemoryClass {
+    pub(crate) fn set_class(&self, class: MemoryClass) -> MemoryClass {
         std::mem::replace(&mut self.state().class, class)
     }
 
     /// Most that was in use, by class.
-    pub fn most(&self) -> MemoryUse {
+    pub(crate) fn most(&self) -> MemoryUse {
         self.state().most
     }
 
     /// Notes how much scratch memory an operation took.
-    pub fn note_scratch(&self, bytes: u64) {
+    pub(crate) fn note_scratch(&self, bytes: u64) {
         self.state().most.raise(MemoryClass::Scratch, bytes);
     }
 
@@ -154,7 +157,7 @@ impl Memory {
     ///
     /// # Errors
     /// Where the driver has not so much, or an earlier arena is in use.
-    pub fn reserve(&self, bytes: u64, limit: Option<u64>) -> Result<()> {
+    pub(crate) fn reserve(&self, bytes: u64, limit: Option<u64>) -> Result<()> {
         let mut state = self.state();
         state.most = MemoryUse::default();
         if self.driver.watches_memory() || self.dry_run {
@@ -180,7 +183,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Memory of at least `bytes` bytes, with zeros or with anything in it; of the class set before, or of another.
+    /// Memory of at least `bytes` bytes, with zeros or with anything in it; of the class set
+    /// before, or of another.
     pub(super) fn take(
         &self,
         bytes: usize,
@@ -205,7 +209,8 @@ impl Memory {
                     && arena + state.outside + rounded > limit
                 {
                     bail!(
-                        "{bytes} bytes more than were planned, beside an arena of {arena} and {} outside of it, are beyond the limit of {limit} bytes",
+                        "{bytes} bytes more than were planned, beside an arena of {arena} and {} \
+                         outside of it, are beyond the limit of {limit} bytes",
                         state.outside
                     );
                 }
@@ -217,7 +222,8 @@ impl Memory {
                 address
             }
         };
-        // The block that operations cut their scratch memory from says nothing of how much they take: they note that.
+        // The block that operations cut their scratch memory from says nothing of how much they
+        // take: they note that.
         if class != MemoryClass::Scratch {
             let live = &mut state.live[class as usize];
             *live += rounded;
@@ -244,7 +250,8 @@ impl Memory {
                 if planned {
                     state.outside = state.outside.saturating_sub(lease.bytes);
                 }
-                // SAFETY: the address came from `allocate`; pointers into it are used by launches issued before only.
+                // SAFETY: the address came from `allocate`; pointers into it are used by launches
+                // issued before only.
                 unsafe { self.driver.free(lease.address) };
             }
         }

@@ -28,11 +28,12 @@ impl<T: Plain> DeviceBuffer<T> {
         Self::within(&Memory::new(driver), len, None, zeroed)
     }
 
-    /// Zeroed memory, or memory with anything in it, of the class that buffers are made for at the moment, or of another.
+    /// Zeroed memory, or memory with anything in it, of the class that buffers are made for at the
+    /// moment, or of another.
     ///
     /// # Errors
     /// When there is not enough.
-    pub fn within(
+    pub(crate) fn within(
         memory: &Arc<Memory>,
         len: usize,
         class: Option<MemoryClass>,
@@ -66,7 +67,8 @@ impl<T: Plain> DeviceBuffer<T> {
         PtrMut::new(self.address)
     }
 
-    /// Its beginning for writing by launches that are ordered among themselves, as state of the device is.
+    /// Its beginning for writing by launches that are ordered among themselves, as state of the
+    /// device is.
     pub(crate) fn shared_ptr_mut(&self) -> PtrMut<T> {
         PtrMut::new(self.address)
     }
@@ -119,7 +121,7 @@ impl<T: Plain> DeviceBuffer<T> {
     ///
     /// # Errors
     /// Where either is too short, or the driver fails.
-    pub fn copy_from(&mut self, from: &Self, len: usize, at: usize) -> Result<()> {
+    pub(crate) fn copy_from(&mut self, from: &Self, len: usize, at: usize) -> Result<()> {
         expect_len("copy_single", "from", from.len, len)?;
         expect_len("copy_single", "to", self.len, at.saturating_add(len))?;
         let (offset, bytes) = (at * size_of::<T>(), len * size_of::<T>());
@@ -135,7 +137,7 @@ impl<T: Plain> DeviceBuffer<T> {
     ///
     /// # Errors
     /// Where it holds fewer, or the driver fails.
-    pub fn clear(&mut self, len: usize) -> Result<()> {
+    pub(crate) fn clear(&mut self, len: usize) -> Result<()> {
         expect_len("clear", "buffer", self.len, len)?;
         // SAFETY: the buffer is this long and alive.
         unsafe {
@@ -160,48 +162,49 @@ impl<T: Plain> Buffer for DeviceBuffer<T> {
 
 impl<T: Plain> Matrix<'_, DeviceBuffer<T>> {
     /// Its beginning, for reading.
-    pub fn ptr(&self) -> Ptr<T> {
+    pub(crate) fn ptr(&self) -> Ptr<T> {
         self.buffer.ptr()
     }
 }
 
 impl<T: Plain> MatrixMut<'_, DeviceBuffer<T>> {
     /// Its beginning, for writing.
-    pub fn ptr(self) -> PtrMut<T> {
+    pub(crate) fn ptr(self) -> PtrMut<T> {
         self.buffer.ptr_mut()
     }
 }
 
 impl<T: Plain> Vector<'_, DeviceBuffer<T>> {
     /// Its beginning, for reading.
-    pub fn ptr(&self) -> Ptr<T> {
+    pub(crate) fn ptr(&self) -> Ptr<T> {
         self.buffer.ptr()
     }
 }
 
 impl<T: Plain> VectorMut<'_, DeviceBuffer<T>> {
     /// Its beginning, for writing.
-    pub fn ptr(self) -> PtrMut<T> {
+    pub(crate) fn ptr(self) -> PtrMut<T> {
         self.buffer.ptr_mut()
     }
 }
 
 impl Vector<'_, IndexBuffer> {
     /// Its beginning, for reading.
-    pub fn ptr(&self) -> Ptr<u32> {
+    pub(crate) fn ptr(&self) -> Ptr<u32> {
         self.buffer.ptr()
     }
 }
 
 impl Offsets<'_, IndexBuffer> {
     /// Its beginning, for reading.
-    pub fn ptr(&self) -> Ptr<u32> {
+    pub(crate) fn ptr(&self) -> Ptr<u32> {
         self.buffer.ptr()
     }
 }
 
-/// `u32`s on the device. What the host uploaded is kept here too, so that operations can check tokens and offsets, and
-/// choose grids by them, without waiting for the device. What a kernel wrote is not known here.
+/// `u32`s on the device. What the host uploaded is kept here too, so that operations can check
+/// tokens and offsets, and choose grids by them, without waiting for the device. What a kernel
+/// wrote is not known here.
 pub struct IndexBuffer {
     buffer: DeviceBuffer<u32>,
     known: Option<Vec<u32>>,
@@ -212,7 +215,7 @@ impl IndexBuffer {
     ///
     /// # Errors
     /// When the driver has not enough memory.
-    pub fn within(memory: &Arc<Memory>, len: usize) -> Result<Self> {
+    pub(crate) fn within(memory: &Arc<Memory>, len: usize) -> Result<Self> {
         Ok(Self {
             buffer: DeviceBuffer::within(memory, len, None, true)?,
             known: Some(vec![0; len]),
@@ -220,12 +223,12 @@ impl IndexBuffer {
     }
 
     /// Its beginning, for reading.
-    pub fn ptr(&self) -> Ptr<u32> {
+    pub(crate) fn ptr(&self) -> Ptr<u32> {
         self.buffer.ptr()
     }
 
     /// Its beginning, for writing. From now on its content is not known.
-    pub fn overwrite(&mut self) -> PtrMut<u32> {
+    pub(crate) fn overwrite(&mut self) -> PtrMut<u32> {
         self.known = None;
         self.buffer.ptr_mut()
     }
@@ -234,7 +237,7 @@ impl IndexBuffer {
     ///
     /// # Errors
     /// Where there are more than it holds, or the driver fails.
-    pub fn upload(&mut self, values: &[u32]) -> Result<()> {
+    pub(crate) fn upload(&mut self, values: &[u32]) -> Result<()> {
         self.buffer.upload(values)?;
         self.note_known(values);
         Ok(())
@@ -262,7 +265,7 @@ impl IndexBuffer {
     ///
     /// # Errors
     /// Where it holds fewer, or the driver fails.
-    pub fn download(&self, len: usize) -> Result<Vec<u32>> {
+    pub(crate) fn download(&self, len: usize) -> Result<Vec<u32>> {
         self.buffer.download(len)
     }
 }

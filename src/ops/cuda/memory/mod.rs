@@ -1,11 +1,13 @@
-//! A device's memory: what buffers hold, pointers for kernels, buffers, scratch memory, and the arena of a run.
+//! A device's memory: what buffers hold, pointers for kernels, buffers, scratch memory, and the
+//! arena of a run.
 
-pub mod arena;
+pub(crate) mod arena;
 mod buffer;
 mod scratch;
 
-pub use buffer::{DeviceBuffer, IndexBuffer};
-pub use scratch::{Scratch, ScratchPool};
+pub use buffer::DeviceBuffer;
+pub(crate) use buffer::IndexBuffer;
+pub(crate) use scratch::{Scratch, ScratchPool};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -83,17 +85,17 @@ impl<T> Ptr<T> {
     }
 
     /// For an argument that a kernel leaves out.
-    pub fn null() -> Self {
+    pub(crate) fn null() -> Self {
         Self(0, PhantomData)
     }
 
     /// Whether it is [`Ptr::null`].
-    pub fn is_null(self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         self.0 == 0
     }
 
     /// `elements` further on.
-    pub fn at(self, elements: usize) -> Self {
+    pub(crate) fn at(self, elements: usize) -> Self {
         Self(self.0 + (elements * size_of::<T>()) as u64, PhantomData)
     }
 }
@@ -109,7 +111,7 @@ impl<T> PtrMut<T> {
     }
 
     /// Whether it is [`PtrMut::null`].
-    pub fn is_null(self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         self.0 == 0
     }
 
@@ -119,7 +121,7 @@ impl<T> PtrMut<T> {
     }
 
     /// The same place, for reading.
-    pub fn read(self) -> Ptr<T> {
+    pub(crate) fn read(self) -> Ptr<T> {
         Ptr(self.0, PhantomData)
     }
 }

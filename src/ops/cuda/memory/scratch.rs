@@ -11,15 +11,15 @@ use crate::ops::{Buffer, MemoryClass};
 
 /// Scratch memory: one block, as large as the plan says; without a plan grown as needed and kept.
 #[derive(Default)]
-pub struct ScratchPool {
+pub(crate) struct ScratchPool {
     blocks: Mutex<Vec<DeviceBuffer<u8>>>,
     /// How often its memory has moved.
     moves: AtomicU64,
 }
 
-/// One operation's scratch memory, given back at its end. While it lives no other operation of the device takes any, so
-/// launches of two threads do not meet in it.
-pub struct Scratch<'a> {
+/// One operation's scratch memory, given back at its end. While it lives no other operation of the
+/// device takes any, so launches of two threads do not meet in it.
+pub(crate) struct Scratch<'a> {
     memory: &'a Arc<Memory>,
     blocks: MutexGuard<'a, Vec<DeviceBuffer<u8>>>,
     moves: &'a AtomicU64,
@@ -30,13 +30,14 @@ pub struct Scratch<'a> {
 }
 
 impl ScratchPool {
-    /// A number that changes when memory that operations took before is given away: recorded launches must not use it then.
-    pub fn generation(&self) -> u64 {
+    /// A number that changes when memory that operations took before is given away: recorded
+    /// launches must not use it then.
+    pub(crate) fn generation(&self) -> u64 {
         self.moves.load(Ordering::Acquire)
     }
 
     /// Waits for other operations' scratch memory.
-    pub fn scratch<'a>(&'a self, memory: &'a Arc<Memory>) -> Scratch<'a> {
+    pub(crate) fn scratch<'a>(&'a self, memory: &'a Arc<Memory>) -> Scratch<'a> {
         Scratch {
             memory,
             blocks: self.blocks.lock().unwrap_or_else(PoisonError::into_inner),
@@ -50,7 +51,7 @@ impl ScratchPool {
     ///
     /// # Errors
     /// When there is not so much memory.
-    pub fn reserve(&self, memory: &Arc<Memory>, bytes: usize) -> Result<()> {
+    pub(crate) fn reserve(&self, memory: &Arc<Memory>, bytes: usize) -> Result<()> {
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         blocks.clear();
         self.moves.fetch_add(1, Ordering::Release);
@@ -61,7 +62,7 @@ impl ScratchPool {
     }
 
     /// Gives all blocks back.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.blocks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -79,7 +80,7 @@ impl Scratch<'_> {
     ///
     /// # Errors
     /// When the driver has not enough memory.
-    pub fn take<T: Plain>(&mut self, op: &str, len: usize) -> Result<PtrMut<T>> {
+    pub(crate) fn take<T: Plain>(&mut self, op: &str, len: usize) -> Result<PtrMut<T>> {
         let bytes = element_count(op, "scratch memory", &[len, size_of::<T>()])?.max(1);
         let rounded = bytes.next_multiple_of(ALIGNMENT);
         self.total += rounded;
@@ -90,7 +91,8 @@ impl Scratch<'_> {
         let watched = self.memory.driver().watches_memory();
         let room = self.blocks.last().map_or(0, DeviceBuffer::len) - self.taken;
         if rounded > room || watched {
-            // A watched block is as long as what is asked for, so that one element too many is noticed.
+            // A watched block is as long as what is asked for, so that one element too many is
+            // noticed.
             let size = if watched { bytes } else { rounded };
             let block = scratch_block(self.memory, size)
                 .with_context(|| format!("{op}: scratch memory of {bytes} bytes"))?;

@@ -20,6 +20,8 @@ class MuniChat extends HTMLElement {
   #turns = [];
   #running = null;
   #office = null;
+  /** The options under the last answer, as long as it is the last; earlier ones stay disabled. */
+  #options = null;
   #view = null;
   #loaded = null;
   #desksFrom = null;
@@ -118,8 +120,10 @@ class MuniChat extends HTMLElement {
     view.send = make("button", { class: "solid", type: "submit" }, icon("send"), make("span", {}, t((l) => l.send)));
     view.stop = make("button", { type: "button", hidden: true, onclick: () => this.#stop() }, icon("stop"), make("span", {}, t((l) => l.stop)));
     view.left = make("p", { class: "left", id: "left", hidden: true });
+    view.hint = make("p", { class: "hint", hidden: true });
     const form = make("form", { class: "ask", onsubmit: (event) => (event.preventDefault(), this.#submit()) },
-      make("label", { for: "question" }, t((l) => l.question)), view.input, view.send, view.stop, view.left);
+      make("label", { for: "question" }, t((l) => l.question)),
+      view.hint, view.input, view.send, view.stop, view.left);
 
     view.person = make("button", { class: "plain", type: "button", "aria-expanded": "false", "aria-controls": "desks",
       onclick: () => (view.desks.hidden ? this.#showDesks(this.#office, view.person) : this.#hideDesks()) },
@@ -174,12 +178,15 @@ class MuniChat extends HTMLElement {
     this.#ask(question);
   }
 
-  async #ask(question) {
+  /** Sends a question; `option` is the button it comes from, if it is the label of an option. */
+  async #ask(question, option = null) {
     if (this.#running) return;
     const view = this.#view;
     const speech = this.#speech;
     const running = (this.#running = new AbortController());
     view.examples.hidden = true;
+    this.#offer(false, option);
+    this.#hint(null);
     this.#hideDesks(false);
     const mine = make("div", { class: "mine" }, make("span", { class: "unseen" }, speech.text((l) => l.you), " "), question);
     const text = make("div", { class: "text" }, "");
@@ -210,17 +217,47 @@ class MuniChat extends HTMLElement {
       this.#remember(question, final);
       this.#keepingUp(() => this.#finish(theirs, bubble, text, final, about ?? {}, said !== ""));
     } catch (error) {
-      this.#keepingUp(() => this.#unfinished(error, question, said, mine, theirs, bubble));
+      const again = () => this.#ask(question, option);
+      this.#keepingUp(() =>
+        this.#unfinished(error, again, question, said, mine, theirs, bubble));
     } finally {
       theirs.removeAttribute("aria-busy");
       if (this.#running === running) {
         this.#running = null;
         this.#busy(false);
+        this.#offer(true);
       }
     }
   }
 
+  /** The options under the last answer become usable, or disabled with `chosen` marked. */
+  #offer(usable, chosen = null) {
+    for (const button of this.#options?.children ?? []) {
+      button.disabled = !usable;
+      if (button === chosen) button.setAttribute("aria-pressed", "true");
+      else button.removeAttribute("aria-pressed");
+    }
+  }
+
+  /** What stands above the question's field; nothing for null. */
+  #hint(say) {
+    const { hint } = this.#view;
+    this.#keepingUp(() => {
+      hint.hidden = say === null;
+      hint.replaceChildren(...(say ? [this.#speech.text(say)] : []));
+    });
+  }
+
+  /** None of the options: the citizen asks in other words. */
+  #rephrase() {
+    const say = (l) => l.rephrase;
+    this.#hint(say);
+    this.#view.input.focus();
+    this.#announce(say(this.#speech.labels));
+  }
+
   #remember(question, answer) {
+    this.#options = null;
     this.#turns.push({ role: "user", content: question }, { role: "assistant", content: answer });
   }
 
@@ -235,21 +272,28 @@ class MuniChat extends HTMLElement {
 
   #finish(theirs, bubble, text, final, about, shown) {
     const speech = this.#speech;
-    text.replaceChildren(...linked(final));
+    const asked = about.verdict === "asked";
+    const options = asked ? about.options ?? [] : [];
+    text.replaceChildren(...linked(options.length > 0 ? beforeList(final) : final));
     this.#nameOffice(bubble, about.office);
     // Without a guard "passed" means that nobody looked; a greeting needs no comparison.
     const courtesy = !about.service && ["passed", "replaced", "knowledge"].includes(about.verdict);
     const verdict = courtesy || this.#city?.guard === "off" ? null : about.verdict;
     if (verdict) theirs.classList.add(verdict);
-    const under = aboutAnswer({ ...about, verdict }, speech);
+    const under = asked ? null : aboutAnswer({ ...about, verdict }, speech);
     if (under) bubble.append(under);
+    if (options.length > 0) {
+      const choose = (label, button) => this.#ask(label, button);
+      this.#options = optionGroup(options, speech, choose, () => this.#rephrase());
+      theirs.append(this.#options);
+    }
     theirs.append(this.#after(about));
     const parts = [shown && about.replace ? speech.labels.corrected : speech.labels.answer, about.office && `${about.office.name}.`, final,
       under?.innerText];
     this.#announce(parts.filter(Boolean).join(" "));
   }
 
-  /** The way to a person, and the rating. */
+  /** The way to a person, and the rating; a question back is no answer to rate. */
   #after(about) {
     const speech = this.#speech;
     const box = make("div", { class: "after" });
@@ -258,6 +302,12 @@ class MuniChat extends HTMLElement {
         icon("person"), make("span", {}, speech.text((l) => l.contact(about.office.name))));
       box.append(button);
     }
+    if (about.verdict !== "asked") box.append(this.#rating(about));
+    return box;
+  }
+
+  #rating(about) {
+    const speech = this.#speech;
     const label = make("span", {}, speech.text((l) => l.helpful));
     const buttons = ["up", "down"].map((rating) =>
       speech.attribute(
@@ -275,13 +325,12 @@ class MuniChat extends HTMLElement {
       label.replaceChildren(speech.text((l) => l.thanks));
       this.#announce(speech.labels.thanks);
     };
-    box.append(make("div", { class: "after", role: "group" }, label, ...buttons));
-    speech.attribute(box.lastChild, "aria-label", (l) => l.helpful);
-    return box;
+    const box = make("div", { class: "after", role: "group" }, label, ...buttons);
+    return speech.attribute(box, "aria-label", (l) => l.helpful);
   }
 
-  /** What the citizen sees of an answer that did not come to its end. */
-  #unfinished(error, question, said, mine, theirs, bubble) {
+  /** What the citizen sees of an answer that did not come to its end; `again` sends it anew. */
+  #unfinished(error, again, question, said, mine, theirs, bubble) {
     const speech = this.#speech;
     if (said === "") bubble.remove();
     if (error.name === "AbortError") {
@@ -297,7 +346,7 @@ class MuniChat extends HTMLElement {
       if (this.#running) return;
       mine.remove();
       theirs.remove();
-      this.#ask(question);
+      again();
     } }, icon("restart"), make("span", {}, speech.text((l) => l.again)));
     const alarm = make("div", { class: "alarm" }, make("p", {}, speech.text(say)), make("p", {}, speech.text((l) => l.errorPerson)),
       kind === "long" || kind === "forbidden" ? null : retry);
@@ -364,6 +413,8 @@ class MuniChat extends HTMLElement {
     this.#running = null;
     this.#busy(false);
     this.#turns = [];
+    this.#options = null;
+    this.#hint(null);
     this.#office = this.dataset.office || null;
     this.#hideDesks(false);
     this.#greet();

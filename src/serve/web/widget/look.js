@@ -72,8 +72,16 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 .note p + p { margin-top: .4em; }
 .examples { display: flex; flex-direction: column; align-items: flex-start; gap: .45em; }
 .examples p { font-size: .875em; color: var(--soft); }
-.examples button { border-radius: 1.2em; padding: .35em .95em; font-size: .9375em; color: var(--accent); border-color: var(--accent); }
-.examples button:hover { background: var(--accent); color: var(--surface); }
+.options { display: flex; flex-wrap: wrap; gap: .5em; }
+.examples button, .options button { border-radius: 1.2em; padding: .35em .95em; font-size: .9375em;
+  color: var(--accent); border-color: var(--accent); }
+.examples button:hover, .options button:hover { background: var(--accent); color: var(--surface); }
+.options button { min-height: max(2.95em, 44px); max-width: 100%; border-radius: 1.5em;
+  overflow-wrap: anywhere; hyphens: auto; }
+.options button:disabled { background: transparent; border-color: var(--hair); color: var(--soft);
+  cursor: default; }
+.options [aria-pressed="true"]:disabled { background: var(--accent); border-color: var(--accent);
+  color: var(--surface); }
 .mine { align-self: flex-end; max-width: 85%; padding: .55em .95em; border: 1px solid transparent; border-radius: 1.1em 1.1em .25em 1.1em;
   background: var(--accent); color: var(--surface); overflow-wrap: anywhere; white-space: pre-line; }
 .theirs { align-self: stretch; max-width: 100%; display: flex; flex-direction: column; gap: .45em; }
@@ -92,6 +100,7 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 .alarm { padding: .65em .95em; border: 1px solid currentColor; display: flex; flex-direction: column; align-items: flex-start; gap: .5em; }
 .after { display: flex; flex-wrap: wrap; gap: .3em .5em; align-items: center; font-size: .875em; color: var(--soft); }
 .after .after { font-size: 1em; }
+.after:empty { display: none; }
 .after button { color: var(--ink); }
 .after [aria-pressed="true"] { background: var(--accent); border-color: var(--accent); color: var(--surface); }
 
@@ -112,7 +121,7 @@ button:hover { border-color: var(--accent); color: var(--accent); }
   border: 1px solid var(--line); border-radius: .6em; background: var(--surface); field-sizing: content; }
 .ask textarea:focus { outline: 3px solid var(--accent); outline-offset: -1px; }
 .ask button { min-height: 2.7em; padding: .4em .9em; }
-.ask .left { grid-column: 1 / -1; font-size: .8125em; color: var(--soft); }
+.ask .left, .ask .hint { grid-column: 1 / -1; font-size: .8125em; color: var(--soft); }
 .foot { flex: none; display: flex; flex-wrap: wrap; justify-content: space-between; align-items: center; gap: .1em .6em;
   padding: .25em .6em .45em; border-top: 1px solid var(--hair); font-size: .875em; }
 .foot a { position: relative; padding: .45em .5em; }
@@ -137,6 +146,9 @@ button:hover { border-color: var(--accent); color: var(--accent); }
 @media (max-height: 34em) and (max-width: 30em) {
   .head .mark, .head p { display: none; }
   .head { padding-block: .2em; }
+}
+@media print {
+  .options { display: none; }
 }
 @media (prefers-reduced-motion: reduce) {
   .theirs[aria-busy="true"] .text::after { animation: none; }

@@ -98,6 +98,22 @@ function germanDate(day) {
   return new Intl.DateTimeFormat("de-DE", { day: "numeric", month: "long", year: "numeric", timeZone: "UTC" }).format(date);
 }
 
+/** The first paragraph of a question back: what comes before the list of its options. */
+const beforeList = (text) => text.split(/\n\s*(?:\n|\d+[.)]\s)/, 1)[0];
+
+/**
+ * A button for each service that a question may be about, and a last one for none of them. They are
+ * disabled until the answer has come to its end. `onChoice(label, button)` gets the chosen one.
+ */
+function optionGroup(options, speech, onChoice, onOther) {
+  const button = (onclick, text) =>
+    make("button", { type: "button", disabled: true, onclick }, text);
+  const group = make("div", { class: "options", role: "group" },
+    ...options.map(({ label }) => button((event) => onChoice(label, event.currentTarget), label)),
+    button(onOther, speech.text((l) => l.other)));
+  return speech.attribute(group, "aria-label", (l) => l.options);
+}
+
 /** How to reach an office, as a description list; what the city left out is left out. */
 function contactList(office, speech) {
   const list = make("dl");

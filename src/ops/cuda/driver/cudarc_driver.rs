@@ -1,4 +1,5 @@
-//! A card through the CUDA driver, which is loaded at run time: the same binary starts on machines without one.
+//! A card through the CUDA driver, which is loaded at run time: the same binary starts on machines
+//! without one.
 
 use anyhow::{Context, Result, bail, ensure};
 use cudarc::driver::result;
@@ -38,7 +39,8 @@ unsafe impl Send for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: the context is alive; where the graph still runs, the driver gives it back afterwards.
+        // SAFETY: the context is alive; where the graph still runs, the driver gives it back
+        // afterwards.
         unsafe {
             let _ = result::ctx::set_current(self.context);
             let _ = result::graph::exec_destroy(self.graph);
@@ -54,7 +56,8 @@ struct Modules {
     functions: Vec<Option<sys::CUfunction>>,
 }
 
-// SAFETY: the handles may be used on any thread once the context is made current there, which every call does.
+// SAFETY: the handles may be used on any thread once the context is made current there, which every
+// call does.
 unsafe impl Send for CudarcDriver {}
 // SAFETY: as above; what changes is behind a lock.
 unsafe impl Sync for CudarcDriver {}
@@ -62,15 +65,18 @@ unsafe impl Sync for CudarcDriver {}
 /// Shared memory that a launch gets without asking for more.
 const DEFAULT_SHARED: u32 = 48 << 10;
 
-/// Why this binary cannot use a card, and what to do about it; `None` where nothing is known to be missing.
-pub fn missing() -> Option<String> {
+/// Why this binary cannot use a card, and what to do about it; `None` where nothing is known to be
+/// missing.
+pub(crate) fn missing() -> Option<String> {
     if let Some(reason) = kernels::NO_KERNELS {
         return Some(no_kernels(reason));
     }
     // SAFETY: it only tries to open the driver's library, which has no requirements.
     if !unsafe { sys::is_culib_present() } {
         return Some(
-            "there is no NVIDIA driver on this machine (libcuda was not found); install one, or use --device cpu".to_owned(),
+            "there is no NVIDIA driver on this machine (libcuda was not found); install one, or \
+             use --device cpu"
+                .to_owned(),
         );
     }
     None
@@ -79,13 +85,17 @@ pub fn missing() -> Option<String> {
 /// What to do about a build without kernels.
 pub fn no_kernels(reason: &str) -> String {
     format!(
-        "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device cpu needs none of it"
+        "this build has no kernels for cards: {reason}. Get nvcc 13 (for example `pip install \
+         nvidia-cuda-nvcc==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.* \
+         nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*`, or the CUDA toolkit) and build \
+         again with MUNI_CUDA=require, and MUNI_NVCC=/path/to/nvcc where it is not found. --device \
+         cpu needs none of it"
     )
 }
 
 /// A card of this machine.
 #[derive(Clone, Debug, Serialize)]
-pub struct CardInfo {
+pub(crate) struct CardInfo {
     /// As in `cuda:0`.
     pub number: usize,
     /// Name, architecture and multiprocessors.
@@ -97,7 +107,7 @@ pub struct CardInfo {
 }
 
 /// The cards that this binary can use.
-pub fn cards() -> Vec<CardInfo> {
+pub(crate) fn cards() -> Vec<CardInfo> {
     let mut found = Vec::new();
     if missing().is_some() {
         return found;
@@ -116,7 +126,7 @@ pub fn cards() -> Vec<CardInfo> {
 }
 
 /// The newest CUDA that this machine's driver knows, e.g. `CUDA 13.0`; `None` without a driver.
-pub fn driver_version() -> Option<String> {
+pub(crate) fn driver_version() -> Option<String> {
     // SAFETY: it only tries to open the driver's library, which has no requirements.
     if !unsafe { sys::is_culib_present() } {
         return None;
@@ -130,7 +140,7 @@ pub fn driver_version() -> Option<String> {
 }
 
 /// The first card, where this binary can use one.
-pub fn first_card() -> Option<CudarcDriver> {
+pub(crate) fn first_card() -> Option<CudarcDriver> {
     match missing() {
         Some(_) => None,
         None => CudarcDriver::new(0).ok(),
@@ -141,7 +151,8 @@ impl CudarcDriver {
     /// The card of that number.
     ///
     /// # Errors
-    /// Where this build has no kernels, the machine no driver or no such card, or the card is too old.
+    /// Where this build has no kernels, the machine no driver or no such card, or the card is too
+    /// old.
     pub fn new(number: usize) -> Result<Self> {
         if let Some(reason) = missing() {
             bail!("cannot use cuda:{number}: {reason}");
@@ -165,7 +176,8 @@ impl CudarcDriver {
         let card = result::device::get_name(device).map_err(driver_error(&op))?;
         ensure!(
             major >= 8,
-            "cannot use cuda:{number}: {card} has compute capability {major}.{minor}, the kernels need 8.0 (Ampere) or newer"
+            "cannot use cuda:{number}: {card} has compute capability {major}.{minor}, the kernels \
+             need 8.0 (Ampere) or newer"
         );
         // SAFETY: the device came from the driver; the context is released in `drop`.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(driver_error(&op))?;
@@ -223,7 +235,8 @@ impl CudarcDriver {
                     .map_err(driver_error(source.source))
                     .with_context(|| {
                         format!(
-                            "this build's kernels are for architectures {} and newer, and need a driver of CUDA 13 (580) or newer",
+                            "this build's kernels are for architectures {} and newer, and need a \
+                             driver of CUDA 13 (580) or newer",
                             kernels::ARCHITECTURES
                         )
                     })?;
@@ -319,7 +332,8 @@ impl Driver for CudarcDriver {
     }
 
     unsafe fn free(&self, address: u64) {
-        // The driver waits for what runs. An error here is one of an earlier launch, and the next call tells it.
+        // The driver waits for what runs. An error here is one of an earlier launch, and the next
+        // call tells it.
         let _ = self.enter("freeing");
         // SAFETY: the caller's promise.
         let _ = unsafe { result::free_sync(address) };
@@ -332,7 +346,8 @@ impl Driver for CudarcDriver {
         if bytes.is_empty() {
             return Ok(());
         }
-        // SAFETY: the caller's promise. The host's memory is pageable, so the driver has copied it when this returns.
+        // SAFETY: the caller's promise. The host's memory is pageable, so the driver has copied it
+        // when this returns.
         unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(driver_error(op))
     }
 
@@ -401,7 +416,8 @@ impl Driver for CudarcDriver {
         self.enter("uploading a batch")?;
         self.not_recorded("uploading a batch")?;
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the context is current, the stream is alive, and the ranges are the caller's promise.
+        // SAFETY: the context is current, the stream is alive, and the ranges are the caller's
+        // promise.
         unsafe { staging.copy(pieces, self.stream) }
     }
 
