@@ -120,6 +120,7 @@ fn unguarded<D: Operations + Planner>(
             false => vec![NEXT_QUESTION.to_string()],
         },
         trim: !arguments.raw,
+        ..GenerateSettings::default()
     };
     let mut generator = Generator::new(device, &open.model)?;
     let mut stdout = io::stdout().lock();

@@ -91,12 +91,40 @@ impl Sampler {
     /// the penalty.
     /// Errors: logits that are not finite, or none; a context token outside the vocabulary.
     pub(crate) fn next(&mut self, logits: &mut [f32], context: &[u32]) -> Result<u32> {
+        self.prepare(logits, context)?;
+        self.choose(logits)
+    }
+
+    /// As [`Sampler::next`], where only the tokens of `allowed` may come: their probabilities are
+    /// those of the model, divided by their sum.
+    /// Errors: as there; an allowed token outside the vocabulary.
+    pub(crate) fn next_of(
+        &mut self,
+        logits: &mut [f32],
+        context: &[u32],
+        allowed: &[u32],
+    ) -> Result<u32> {
+        self.prepare(logits, context)?;
+        let vocab = logits.len();
+        let own = allowed.iter().map(|&token| {
+            let logit = logits.get(token as usize).copied();
+            logit.with_context(|| format!("the allowed token {token} is not below {vocab}"))
+        });
+        let chosen = self.choose(&own.collect::<Result<Vec<f32>>>()?)?;
+        let token = allowed.get(chosen as usize).copied();
+        token.context("the model has no tokens to choose from")
+    }
+
+    fn prepare(&self, logits: &mut [f32], context: &[u32]) -> Result<()> {
         ensure!(
             logits.iter().all(|logit| logit.is_finite()),
             "the model's logits hold NaN or infinity: the checkpoint is damaged, use another one"
         );
         ensure!(!logits.is_empty(), "the model has no tokens to choose from");
-        penalize(logits, context, self.settings.repetition_penalty)?;
+        penalize(logits, context, self.settings.repetition_penalty)
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Result<u32> {
         if self.settings.temperature == 0.0 {
             return Ok(greedy(logits));
         }
@@ -285,6 +313,27 @@ fn highest(candidates: &[Candidate]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_allowed_tokens_are_drawn_by_their_own_probabilities() {
+        let given = [5.0, 1.0, 9.0, 1.0 + 3f32.ln()];
+        let of = |temperature, top_p, seed| {
+            let settings = SamplingSettings {
+                temperature,
+                top_p,
+                seed,
+                ..SamplingSettings::default()
+            };
+            let mut sampler = Sampler::new(settings).unwrap();
+            sampler.next_of(&mut given.clone(), &[], &[1, 3]).unwrap()
+        };
+        assert_eq!((of(0.0, 1.0, 0), of(1.0, 0.7, 5)), (3, 3));
+        let first = (0..4000).filter(|&seed| of(1.0, 1.0, seed) == 1).count();
+        assert!((900..1100).contains(&first), "{first}");
+        let mut sampler = Sampler::new(SamplingSettings::default()).unwrap();
+        assert!(sampler.next_of(&mut given.clone(), &[], &[7]).is_err());
+        assert!(sampler.next_of(&mut [f32::NAN, 1.0], &[], &[1]).is_err());
+    }
 
     /// Logits with ties and a long tail.
     fn logits(seed: u64, len: usize) -> Vec<f32> {

@@ -9,6 +9,7 @@
 //!
 //! [`Generator`](super::Generator) drives a scheduler with room for one sequence.
 
+use super::constraint::{Next, Walk};
 use super::sampling::Sampler;
 use super::settings::{Finish, GenerateSettings};
 use crate::model::{KvCache, Model, Workspace};
@@ -55,6 +56,12 @@ struct Sequence<D: Operations + Planner> {
     prompt: usize,
     limit: usize,
     end_token: Option<u32>,
+    /// Where only certain texts are allowed: how far this one is.
+    walk: Option<Walk>,
+    /// The tokens that may come next; `None`: all.
+    allowed: Option<Vec<u32>>,
+    /// Whether what comes before the first choice was appended.
+    begun: bool,
 }
 
 impl<D: Operations + Planner> Sequence<D> {
@@ -63,9 +70,64 @@ impl<D: Operations + Planner> Sequence<D> {
         &self.context[self.cache.len()..]
     }
 
-    /// Whether its first token has not come yet.
+    /// Whether there is more to read than the last token: the prompt, or tokens that came without
+    /// a choice.
     fn is_in_prefill(&self) -> bool {
-        self.context.len() == self.prompt
+        self.cache.len() < self.prompt || self.pending().len() > 1
+    }
+
+    fn draw(&mut self, logits: &mut [f32]) -> Result<u32> {
+        match &self.allowed {
+            Some(allowed) => self.sampler.next_of(logits, &self.context, allowed),
+            None => self.sampler.next(logits, &self.context),
+        }
+    }
+
+    /// Takes a drawn token, and all that must follow it. Whether the text is over then.
+    fn take(&mut self, token: u32, room: usize, events: &mut Vec<SequenceEvent>) -> Option<Finish> {
+        let is_end = match &self.walk {
+            Some(walk) => walk.is_end(token),
+            None => self.end_token == Some(token),
+        };
+        if is_end {
+            return Some(Finish::EndOfText);
+        }
+        self.append(token, events);
+        self.follow(room - 1, events)
+    }
+
+    /// Appends the tokens that must come next, up to the next choice. `room`: tokens for which the
+    /// model has room.
+    fn follow(&mut self, mut room: usize, events: &mut Vec<SequenceEvent>) -> Option<Finish> {
+        loop {
+            let left = self.limit.saturating_sub(self.context.len() - self.prompt);
+            let full = match (left, room) {
+                (0, _) => Some(Finish::MaxNewTokens),
+                (_, 0) => Some(Finish::ContextFull),
+                _ => None,
+            };
+            let Some(walk) = &self.walk else {
+                return full;
+            };
+            match walk.next(left.min(room)) {
+                Next::Forced(token) => self.append(token, events),
+                Next::Choice(tokens) => {
+                    self.allowed = Some(tokens);
+                    return full;
+                }
+                Next::End => return Some(Finish::EndOfText),
+                Next::Nothing => return full.or(Some(Finish::MaxNewTokens)),
+            }
+            room -= 1;
+        }
+    }
+
+    fn append(&mut self, token: u32, events: &mut Vec<SequenceEvent>) {
+        events.push(SequenceEvent::Token(self.id, token));
+        self.context.push(token);
+        if let Some(walk) = &mut self.walk {
+            walk.push(token);
+        }
     }
 }
 
@@ -202,6 +264,9 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
             prompt: prompt.len(),
             limit,
             end_token: settings.end_token,
+            walk: settings.allowed.clone().map(Walk::new),
+            allowed: None,
+            begun: false,
         });
         Ok(id)
     }
@@ -227,19 +292,37 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
         }
     }
 
-    /// Makes the next token of all running sequences, then reads on in the prompts of those that
-    /// came last. Nothing to do is no error.
+    /// Makes the next token of all running sequences, with those that must follow it, then reads on
+    /// in the prompts of those that came last. Nothing to do is no error.
     ///
     /// # Errors
     /// If the device fails; then all sequences are lost.
     pub fn step(&mut self) -> Result<Vec<SequenceEvent>> {
         let mut events = Vec::new();
+        self.begin(&mut events);
         self.decode(&mut events)?;
         self.prefill(&mut events)?;
         Ok(events)
     }
 
-    /// Reads prompts, oldest first, up to the step's share.
+    /// Appends what needs no model to the sequences that came last.
+    fn begin(&mut self, events: &mut Vec<SequenceEvent>) {
+        let capacity = self.context();
+        let mut over = Vec::new();
+        for sequence in self.sequences.iter_mut().filter(|s| !s.begun) {
+            sequence.begun = true;
+            let room = capacity - sequence.context.len();
+            if let Some(finish) = sequence.follow(room, events) {
+                over.push((sequence.id, finish));
+            }
+        }
+        for (id, finish) in over {
+            events.push(SequenceEvent::Finished(id, finish));
+            self.leave(id);
+        }
+    }
+
+    /// Reads prompts and what came without a choice, oldest first, up to the step's share.
     fn prefill(&mut self, events: &mut Vec<SequenceEvent>) -> Result<()> {
         // A sequence that has the scheduler to itself delays no other.
         let mut share = match self.max_sequences {
@@ -276,7 +359,7 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
             if !sequence.pending().is_empty() {
                 return Ok(());
             }
-            let drawn = sequence.sampler.next(&mut logits, &sequence.context);
+            let drawn = sequence.draw(&mut logits);
             self.settle(id, drawn, events);
         }
         Ok(())
@@ -308,7 +391,7 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
             .par_iter_mut()
             .zip(logits.par_chunks_mut(vocab))
             .map(|(sequence, logits)| {
-                let drawn = sequence.sampler.next(logits, &sequence.context);
+                let drawn = sequence.draw(logits);
                 (sequence.id, drawn)
             })
             .collect();
@@ -329,17 +412,9 @@ impl<'a, D: Operations + Planner> Scheduler<'a, D> {
                 events.push(SequenceEvent::Failed(id, error));
                 return self.leave(id);
             }
-            Ok(token) if sequence.end_token == Some(token) => Some(Finish::EndOfText),
             Ok(token) => {
-                events.push(SequenceEvent::Token(id, token));
-                sequence.context.push(token);
-                if sequence.context.len() - sequence.prompt >= sequence.limit {
-                    Some(Finish::MaxNewTokens)
-                } else if sequence.context.len() >= capacity {
-                    Some(Finish::ContextFull)
-                } else {
-                    None
-                }
+                let room = capacity - sequence.context.len();
+                sequence.take(token, room, events)
             }
         };
         if let Some(finish) = finish {

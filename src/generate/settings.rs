@@ -1,6 +1,8 @@
 //! How a text is continued, and why it ends.
 
+use super::constraint::TokenAutomaton;
 use super::sampling::SamplingSettings;
+use std::sync::Arc;
 
 /// How to continue a text.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +13,9 @@ pub struct GenerateSettings {
     pub max_new_tokens: Option<usize>,
     /// The token that ends a text, e.g. `<|endoftext|>`; `None`: none does.
     pub end_token: Option<u32>,
+    /// The texts that are allowed; `None`: all. Where they leave no choice, the model is not
+    /// asked.
+    pub allowed: Option<Arc<TokenAutomaton>>,
     /// Strings that end a text, not shown themselves; only for `Generator::generate_text`.
     pub stop_strings: Vec<String>,
     /// Drop white space at both ends of the text; only for `Generator::generate_text`.
