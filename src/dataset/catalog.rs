@@ -8,6 +8,7 @@ use crate::german::synonyms::canonical;
 use crate::german::{Register, fold};
 use crate::knowledge::{Fact, ForeignRequest, Intent, Knowledge, Office, Service};
 use crate::wording::answers::{AnswerVariant, Length, addressed_documents, of_fact};
+use crate::wording::courtesy::is_grave;
 use crate::wording::{office_naming, patterns};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -19,29 +20,6 @@ const HELD_OUT_ONE_IN: usize = 20;
 /// One in N services holds out a whole family: every hand-written phrasing of one fact but
 /// the first.
 const FAMILY_ONE_IN: usize = 8;
-
-/// Beginnings of words of grave matters, whose answers wish no nice day. Folded.
-const GRAVE: [&str; 19] = [
-    "sterbe",
-    "todesfall",
-    "tod ",
-    "verstorb",
-    "bestatt",
-    "friedhof",
-    "grab",
-    "totgeb",
-    "gewalt",
-    "kindeswohl",
-    "inobhut",
-    "stalking",
-    "schulden",
-    "obdach",
-    "wohnungslos",
-    "pflege",
-    "unterhalt",
-    "vollstreck",
-    "pfaendung",
-];
 
 /// How much an answer should say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,14 +114,7 @@ impl<'a> Subject<'a> {
         };
         let grave = match kind {
             SubjectKind::Fact(_, service, _, _) | SubjectKind::Responsibility(_, service) => {
-                let mut words = format!(" {} {} ", fold(&service.id), fold(&service.title));
-                for alias in &service.aliases {
-                    words.push_str(&fold(alias));
-                    words.push(' ');
-                }
-                GRAVE
-                    .iter()
-                    .any(|beginning| words.contains(&format!(" {beginning}")))
+                is_grave(service)
             }
             SubjectKind::Foreign(_) => true,
         };

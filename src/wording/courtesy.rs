@@ -1,7 +1,59 @@
 //! Courtesy around an answer: greetings, offers of help, wishes.
 
-use crate::german::Register;
-use crate::knowledge::{PhraseList, Phrases};
+use crate::german::{Register, fold};
+use crate::knowledge::{PhraseList, Phrases, Service};
+
+/// Beginnings of words of grave matters, whose answers wish no nice day. Folded.
+const GRAVE: [&str; 19] = [
+    "sterbe",
+    "todesfall",
+    "tod ",
+    "verstorb",
+    "bestatt",
+    "friedhof",
+    "grab",
+    "totgeb",
+    "gewalt",
+    "kindeswohl",
+    "inobhut",
+    "stalking",
+    "schulden",
+    "obdach",
+    "wohnungslos",
+    "pflege",
+    "unterhalt",
+    "vollstreck",
+    "pfaendung",
+];
+
+/// Parts of phrases that are out of place beside a grave matter.
+const CHEERFUL: [&str; 7] = [
+    "Schön", "schön", "Klar", "Problem", "Gut,", "Gern.", "leicht",
+];
+
+/// Whether a service is about a grave matter.
+pub(crate) fn is_grave(service: &Service) -> bool {
+    let mut words = format!(" {} {} ", fold(&service.id), fold(&service.title));
+    for alias in &service.aliases {
+        words.push_str(&fold(alias));
+        words.push(' ');
+    }
+    GRAVE
+        .iter()
+        .any(|beginning| words.contains(&format!(" {beginning}")))
+}
+
+/// Whether a phrase is out of place beside a grave matter.
+pub(crate) fn is_cheerful(phrase: &str) -> bool {
+    CHEERFUL.iter().any(|part| phrase.contains(part))
+}
+
+/// Whether a phrase gives an address or a number that the text has given already.
+pub(crate) fn repeats_contact(phrase: &str, text: &str) -> bool {
+    ["{adresse}", "{telefon}", "{email}"]
+        .iter()
+        .any(|value| phrase.contains(value) && text.contains(value))
+}
 
 /// The lists whose phrases may stand before or behind an answer.
 pub(crate) fn around_answers(phrases: &Phrases) -> [&PhraseList; 4] {

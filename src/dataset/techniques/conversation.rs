@@ -7,6 +7,7 @@ use crate::dataset::catalog::{Detail, SubjectKind};
 use crate::dataset::rng::KeyedRng;
 use crate::german::Register;
 use crate::german::grammar::lower_first;
+use crate::wording::courtesy::{is_cheerful, repeats_contact};
 
 /// Share of polite questions that begin with a greeting, have a sentence before the question, and
 /// one after it; in percent.
@@ -107,14 +108,7 @@ pub(super) fn around_answer(
     let sober = matches!(task.subject.kind, SubjectKind::Foreign(_));
     let share = |shares: [usize; 2]| shares[usize::from(register == Register::Neutral)];
     // Nothing cheerful beside a death or an emergency.
-    let in_place = |phrase: &str| {
-        !task.subject.is_grave()
-            || ![
-                "Schön", "schön", "Klar", "Problem", "Gut,", "Gern.", "leicht",
-            ]
-            .iter()
-            .any(|word| phrase.contains(word))
-    };
+    let in_place = |phrase: &str| !task.subject.is_grave() || !is_cheerful(phrase);
     let mut sentences: Vec<&str> = Vec::with_capacity(3);
     if greeted && rng.percent(GREETING_BACK) {
         let back = register.phrase(&task.phrases.greeting_back, rng);
@@ -132,11 +126,9 @@ pub(super) fn around_answer(
             &task.phrases.answer_closing
         };
         // An address or a number that the answer has just given is not given again.
-        let closing = register.phrase(list, rng).filter(|closing| {
-            !["{adresse}", "{telefon}", "{email}"]
-                .iter()
-                .any(|value| closing.contains(value) && body.contains(value))
-        });
+        let closing = register
+            .phrase(list, rng)
+            .filter(|closing| !repeats_contact(closing, &body));
         sentences.extend(closing);
     }
     sentences.join(" ")
