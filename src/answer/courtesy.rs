@@ -108,6 +108,16 @@ impl Courtesy {
         self.beginnings.iter().chain(&self.ends).map(String::as_str)
     }
 
+    /// Whether a text begins with a greeting.
+    pub(super) fn greets(&self, text: &str) -> bool {
+        let text = text.trim();
+        let whole = fold(text.strip_prefix(QUESTION).unwrap_or(text));
+        whole
+            .split(' ')
+            .next()
+            .is_some_and(|word| GREETING.contains(&word))
+    }
+
     /// The folded text without the phrases around it, and what kind of contribution it is. A text
     /// that is nothing but courtesy stays whole.
     pub(super) fn strip(&self, text: &str) -> (String, Act) {

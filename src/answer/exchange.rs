@@ -9,10 +9,11 @@ use super::guard::Guard;
 use super::prompt::one_question;
 use super::{Assistant, GuardMode, Reply, Turn, Understanding};
 use crate::generate::text::{NEXT_QUESTION, Part, TokenText, parse_dialogue, prompt_ids};
-use crate::generate::{Finish, GenerateSettings, SamplingSettings};
+use crate::generate::{Finish, GenerateSettings, SamplingSettings, TokenAutomaton};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, ensure};
 use std::fmt;
+use std::sync::Arc;
 
 /// How an answer is made.
 #[derive(Clone, Debug)]
@@ -67,6 +68,8 @@ pub(crate) struct Request {
     guard: GuardMode,
     prompt: Vec<u32>,
     generate: GenerateSettings,
+    /// The answers that may be given, where they are known beforehand and fit.
+    allowed: Option<Arc<TokenAutomaton>>,
     has_model: bool,
 }
 
@@ -95,10 +98,18 @@ impl Request {
 
     /// The same request under another guard.
     pub(crate) fn with_guard(&self, guard: GuardMode) -> Request {
-        Request {
+        let mut request = Request {
             guard,
             ..self.clone()
-        }
+        };
+        request.constrain();
+        request
+    }
+
+    /// Where the guard replaces, the model only chooses between answers that may be given.
+    fn constrain(&mut self) {
+        let replaces = self.guard == GuardMode::Replace;
+        self.generate.allowed = self.allowed.clone().filter(|_| replaces);
     }
 }
 
@@ -133,7 +144,26 @@ impl<'a> Pipeline<'a> {
         };
         let mut stop_strings = settings.stop_strings.clone();
         stop_strings.push(NEXT_QUESTION.to_string());
-        Ok(self.with_prompt(understanding, prompt, settings, stop_strings, true))
+        let mut request = self.with_prompt(understanding, prompt, settings, stop_strings, true);
+        request.allowed = self.allowed(&request, question)?;
+        request.constrain();
+        Ok(request)
+    }
+
+    /// The answers that may be given to a request. `None` also where not even the shortest fits:
+    /// then the model says what it can, and the guard has the last word.
+    fn allowed(&self, request: &Request, question: &str) -> Result<Option<Arc<TokenAutomaton>>> {
+        let Some(Window { tokenizer, context }) = self.window else {
+            return Ok(None);
+        };
+        let understanding = &request.understanding;
+        let automaton = self
+            .assistant
+            .automaton(understanding, question, tokenizer)?;
+        let most = request.generate.max_new_tokens.unwrap_or(context);
+        let room = most.min(context.saturating_sub(request.prompt.len()));
+        let fitting = automaton.filter(|automaton| automaton.shortest() <= room);
+        Ok(fitting.map(Arc::new))
     }
 
     /// Takes up a text that the model continues exactly as it stands, with no guard over the
@@ -176,9 +206,11 @@ impl<'a> Pipeline<'a> {
                 sampling: settings.sampling,
                 max_new_tokens: settings.max_new_tokens,
                 end_token: self.window.map(|window| window.tokenizer.end_of_text()),
+                allowed: None,
                 stop_strings,
                 trim,
             },
+            allowed: None,
             has_model: self.window.is_some(),
         }
     }

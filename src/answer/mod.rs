@@ -6,11 +6,14 @@
 //! - [`prompt`](Assistant::prompt) lays the conversation out as the model was trained;
 //! - [`guard`](Assistant::guard) watches one answer while it is generated and fills in the city's
 //!   own values;
+//! - `automaton` holds every answer that may be given, so that the model only chooses between true
+//!   wordings;
 //! - [`exchange`] is the way from a question to its reply, without I/O: every command and the
 //!   server drive it;
 //! - [`session`] is a conversation in one place.
 
 mod assistant;
+mod automaton;
 mod classifier;
 mod courtesy;
 mod emergency;

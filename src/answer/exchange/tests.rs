@@ -231,3 +231,22 @@ fn conversation_is_read_off_a_prompt() {
         assert_eq!(conversation_of(text), Err(reason), "{text}");
     }
 }
+
+#[test]
+fn only_a_guard_that_replaces_holds_the_model_to_what_may_be_said() {
+    let request = asked(QUESTION, GuardMode::Replace);
+    assert!(request.generate_settings().allowed.is_some());
+    for guard in [GuardMode::Mark, GuardMode::Off] {
+        let free = request.with_guard(guard);
+        assert!(free.generate_settings().allowed.is_none());
+        let again = free.with_guard(GuardMode::Replace);
+        assert!(again.generate_settings().allowed.is_some());
+    }
+    // Where no answer fits, the model says what it can.
+    let short = ExchangeSettings {
+        max_new_tokens: Some(3),
+        ..settings(GuardMode::Replace)
+    };
+    let request = pipeline(256).request(&[], QUESTION, &short).unwrap();
+    assert!(request.generate_settings().allowed.is_none());
+}
