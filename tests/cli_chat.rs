@@ -71,8 +71,7 @@ fn piped_questions_are_answered_line_by_line() {
         Wo melde ich mich arbeitslos?\n/neu\nUnd was kostet das?\n/quatsch\n/ende\nNie gefragt\n";
     let text = tiny.stdout(&["chat"], questions);
     let parts: Vec<&str> = text.split("\n\n").collect();
-    assert!(parts[0].starts_with(FEE), "{text}");
-    assert!(parts[0].contains("Auskunft aus der Wissensbasis"), "{text}");
+    assert!(parts[0].contains("46 Euro"), "{text}");
     assert!(
         parts[0].contains("\nQuelle: § 1 PAuswGebV (BGBl. 2026 I Nr. 31) (Stand: 1. Juli 2026)"),
         "{text}"
@@ -178,15 +177,15 @@ fn the_tour_visits_every_office() {
         let question = &stop["question"];
         assert_eq!(stop["office"], stop["understood_office"], "{question}");
         let reply = &stop["reply"];
-        assert_eq!(reply["verdict"], "replaced", "{question}");
-        assert_eq!(reply["text"], stop["reference"], "{question}");
+        assert_eq!(reply["verdict"], "passed", "{question}");
+        assert_eq!(reply["text"], reply["released"], "{question}");
         assert_eq!(reply["office"]["id"], stop["office"], "{question}");
         assert!(
             !reply["sources"].as_array().unwrap().is_empty(),
             "{question}"
         );
         assert!(
-            !reply["reasons"].as_array().unwrap().is_empty(),
+            reply["reasons"].as_array().unwrap().is_empty(),
             "{question}"
         );
         assert!(stop["first_token_ms"].as_f64().unwrap() > 0.0);
@@ -194,7 +193,8 @@ fn the_tour_visits_every_office() {
     let text = tiny.stdout(&["demo"], "");
     assert!(text.contains("Frage: Wo kann ich mich ummelden?\nAntwort des Modells: "));
     assert!(text.contains(&format!(
-        "{} Fragen: bei {} das richtige Amt erkannt, 0 Antworten",
+        "{} Fragen: bei {} das richtige Amt erkannt, {} Antworten",
+        stops.len(),
         stops.len(),
         stops.len()
     )));
@@ -212,7 +212,7 @@ fn a_prompt_can_be_guarded() {
         "Frage: Was kostet ein neuer Personalausweis?\\nAntwort:",
     ];
     let guarded = tiny.stdout(&[&asked[..], &["--guard", "replace"]].concat(), "");
-    assert!(guarded.starts_with(FEE), "{guarded}");
+    assert!(guarded.contains("46 Euro"), "{guarded}");
     let json = tiny.stdout(
         &[
             &asked[..],

@@ -105,7 +105,8 @@ fn a_model_without_sense_is_bad_alone_and_harmless_behind_the_guard() {
     assert_eq!(guarded["right_service"]["count"], 2);
     assert_eq!(guarded["missed_refusals"]["count"], 0);
     for answer in report["answers"].as_array().unwrap() {
-        assert_ne!(answer["verdict"], "passed");
+        // The model could only choose between right answers.
+        assert_ne!(answer["verdict"], "marked");
         assert!(answer["tokens"].as_u64().unwrap() <= 24);
     }
     let page = std::fs::read_to_string(page).unwrap();

@@ -1,6 +1,6 @@
 //! How good a model's answers are, measured on questions whose right answers are known: once as the
-//! model gives them, and once as the guard lets them through. Both come from the same generated
-//! text.
+//! model gives them, and once as the product gives them, where it only chooses between answers
+//! that the knowledge base allows.
 
 mod figures;
 mod judge;
@@ -15,9 +15,9 @@ pub use subject::Subjects;
 
 use super::questions::{Expected, Question};
 use super::statistics::{Mean, Share};
-use crate::answer::exchange::{ExchangeSettings, Pipeline, Window};
-use crate::answer::{Assistant, GuardMode, Verdict};
-use crate::generate::{Finish, Generator, SamplingSettings};
+use crate::answer::exchange::{ExchangeSettings, Pipeline, Request, Window};
+use crate::answer::{Assistant, GuardMode, Reply, Verdict};
+use crate::generate::{Finish, GenerateOutput, Generator, SamplingSettings};
 use crate::model::Model;
 use crate::ops::{Operations, Planner};
 use crate::tokenizer::Tokenizer;
@@ -145,21 +145,13 @@ impl Examination<'_> {
         };
         let request = pipeline.request(&[], &question.question, &settings)?;
         let guarded = request.with_guard(GuardMode::Replace);
-        // The same tokens through both. The guard does not stop the model, whose whole answer is
-        // measured too.
-        let mut said = pipeline.begin(&request);
-        let mut shown = pipeline.begin(&guarded);
-        let output = generator.generate_ids(
-            request.prompt(),
-            request.generate_settings(),
-            &mut |token| {
-                shown.push(token)?;
-                Ok(match said.push(token)?.stop {
-                    Some(finish) => ControlFlow::Break(finish),
-                    None => ControlFlow::Continue(()),
-                })
-            },
-        )?;
+        // The model by itself, then as the product drives it: there it may only choose between
+        // answers that may be given.
+        let (said, output) = answered(&pipeline, generator, &request)?;
+        let reply = match guarded.needs_model() {
+            true => answered(&pipeline, generator, &guarded)?.0,
+            false => pipeline.begin(&guarded).finish().1,
+        };
         let understood = match &question.expected {
             Expected::Service { service, .. } => request
                 .understanding()
@@ -168,8 +160,6 @@ impl Examination<'_> {
                 .is_some_and(|found| found.id == *service),
             Expected::Refusal => request.understanding().service.is_none(),
         };
-        let (_, said) = said.finish();
-        let (_, reply) = shown.finish();
         let refused = reply.verdict == Verdict::Refused;
         Ok(Answer {
             question: question.clone(),
@@ -188,6 +178,26 @@ impl Examination<'_> {
             tokens: output.token_ids.len(),
         })
     }
+}
+
+/// The reply to a request, and what the model made.
+fn answered<D: Operations + Planner>(
+    pipeline: &Pipeline,
+    generator: &mut Generator<'_, D>,
+    request: &Request,
+) -> Result<(Reply, GenerateOutput)> {
+    let mut exchange = pipeline.begin(request);
+    let output = generator.generate_ids(
+        request.prompt(),
+        request.generate_settings(),
+        &mut |token| {
+            Ok(match exchange.push(token)?.stop {
+                Some(finish) => ControlFlow::Break(finish),
+                None => ControlFlow::Continue(()),
+            })
+        },
+    )?;
+    Ok((exchange.finish().1, output))
 }
 
 /// What the answers amount to. Shares have Wilson intervals, means bootstrap intervals, all of 95
