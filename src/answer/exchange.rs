@@ -96,9 +96,17 @@ impl Request {
     /// The same request under another guard.
     pub(crate) fn with_guard(&self, guard: GuardMode) -> Request {
         Request {
-            guard,
+            guard: guard_of(&self.understanding, guard),
             ..self.clone()
         }
+    }
+}
+
+/// Where somebody may be in danger the knowledge base answers, whatever the guard is set to.
+fn guard_of(understanding: &Understanding, guard: GuardMode) -> GuardMode {
+    match understanding.is_danger() {
+        true => GuardMode::Replace,
+        false => guard,
     }
 }
 
@@ -116,6 +124,8 @@ impl<'a> Pipeline<'a> {
     ) -> Result<Request> {
         let understanding = self.assistant.understand(history, question);
         let prompt = match self.window {
+            // Help does not depend on the length of what is said.
+            _ if understanding.is_danger() => Vec::new(),
             None => {
                 one_question(question)?;
                 Vec::new()
@@ -169,8 +179,8 @@ impl<'a> Pipeline<'a> {
         trim: bool,
     ) -> Request {
         Request {
+            guard: guard_of(&understanding, settings.guard),
             understanding,
-            guard: settings.guard,
             prompt,
             generate: GenerateSettings {
                 sampling: settings.sampling,

@@ -75,6 +75,7 @@ impl Drivers<'_> {
             line: 1,
             question: question.to_string(),
             expected: Expected::Refusal,
+            kind: None,
             expect: Vec::new(),
         };
         let answers = examination.run(self.device, self.model, &[question], &mut |_| {});

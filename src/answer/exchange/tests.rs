@@ -169,6 +169,23 @@ fn request_that_belongs_elsewhere_needs_no_model_under_replace_only() {
 }
 
 #[test]
+fn danger_is_answered_in_every_mode_and_at_any_length() {
+    let story = "Ich wollte nach meinem Antrag fragen. ".repeat(200);
+    let text = format!("{story} Meine Mutter atmet nicht mehr!");
+    for guard in [GuardMode::Off, GuardMode::Mark, GuardMode::Replace] {
+        let request = asked(&text, guard);
+        assert!(!request.needs_model(), "{guard:?}");
+        let request = request.with_guard(guard);
+        let (shown, reply) = pipeline(256).begin(&request).finish();
+        assert!(reply.text.contains("112"), "{guard:?}: {}", reply.text);
+        assert!(!shown.contains("Berichtigung"), "{shown}");
+    }
+    // A long question without danger is still too long.
+    let long = pipeline(256).request(&[], &story, &settings(GuardMode::Replace));
+    assert!(long.is_err());
+}
+
+#[test]
 fn pipeline_without_a_model_answers_from_the_knowledge_base() {
     let alone = Pipeline {
         assistant: assistant(),
