@@ -6,9 +6,9 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Lines with the danger that somebody is in, or none.
-fn lines() -> Vec<(String, Option<String>)> {
+fn lines(file: &str) -> Vec<(String, Option<String>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("tests/questions/danger.jsonl")).unwrap();
+    let text = std::fs::read_to_string(root.join("tests/questions").join(file)).unwrap();
     let line = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();
         let danger = line["danger"].as_str().map(str::to_string);
@@ -21,24 +21,46 @@ fn understood(question: &str) -> Understanding {
     assistant().understand(&[], question)
 }
 
-#[test]
-fn danger_is_found_and_daily_life_is_not_taken_for_it() {
+/// Shares of the lines of danger that are found, and of the others that are taken for danger.
+fn shares(file: &str) -> (f64, f64) {
     let (mut missed, mut alarms) = (Vec::new(), Vec::new());
     let (mut dangers, mut others) = (0, 0);
-    for (question, danger) in lines() {
-        match (&danger, understood(&question).is_danger()) {
+    for (question, danger) in lines(file) {
+        dangers += usize::from(danger.is_some());
+        others += usize::from(danger.is_none());
+        match (danger, understood(&question).is_danger()) {
             (Some(_), false) => missed.push(question),
             (None, true) => alarms.push(question),
             _ => {}
         }
-        dangers += usize::from(danger.is_some());
-        others += usize::from(danger.is_none());
     }
-    println!("{} of {dangers} missed: {missed:#?}", missed.len());
-    println!("{} of {others} false: {alarms:#?}", alarms.len());
-    // Floors against worse: the rules were written with this set in view.
-    assert!(50 * missed.len() <= dangers, "{missed:#?}");
-    assert!(100 * alarms.len() <= 3 * others, "{alarms:#?}");
+    println!("{file}: {} of {dangers} missed: {missed:#?}", missed.len());
+    println!("{file}: {} of {others} false: {alarms:#?}", alarms.len());
+    let share = |part: usize, of: usize| part as f64 / of as f64;
+    (
+        1.0 - share(missed.len(), dangers),
+        share(alarms.len(), others),
+    )
+}
+
+#[test]
+fn danger_is_found_and_daily_life_is_not_taken_for_it() {
+    // The rules were written with this set in view: a floor against worse.
+    let (found, false_alarms) = shares("danger.jsonl");
+    assert!(
+        found > 0.98 && false_alarms < 0.03,
+        "{found} {false_alarms}"
+    );
+}
+
+#[test]
+fn danger_in_words_that_no_rule_was_written_for_is_found_by_half() {
+    // Floors against worse, far below what is wanted: 0.98 and 0.02.
+    let (found, false_alarms) = shares("danger-unseen.jsonl");
+    assert!(
+        found > 0.50 && false_alarms < 0.06,
+        "{found} {false_alarms}"
+    );
 }
 
 #[test]
