@@ -1,6 +1,7 @@
 //! The HTTP server as people run it: every endpoint, every refusal, clients that misbehave, and
 //! clients nobody here wrote.
 
+mod danger;
 mod drivers;
 mod limits;
 mod server;

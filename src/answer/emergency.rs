@@ -6,7 +6,8 @@
 
 mod signs;
 
-use signs::{CRIES, DANGERS, GROUPS, SIGNS};
+use crate::knowledge::dangers::DANGERS;
+use signs::{CRIES, GROUPS, SIGNS};
 use std::sync::LazyLock;
 
 /// Whether somebody may be in danger who asks for this request.
@@ -65,10 +66,10 @@ pub(super) fn sign(core: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::signs::{FIRE, GAS, MEDICAL, POLICE, SUICIDE};
     use super::*;
     use crate::german::fold;
     use crate::knowledge::Knowledge;
+    use crate::knowledge::dangers::{FIRE, GAS, MEDICAL, POLICE, SUICIDE};
 
     #[test]
     fn what_citizens_ask_of_the_offices_is_no_sign() {

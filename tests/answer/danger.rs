@@ -3,6 +3,7 @@
 use super::assistant;
 use muni_engine::answer::{GuardMode, Understanding};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Lines with the danger that somebody is in, or none.
@@ -25,17 +26,22 @@ fn understood(question: &str) -> Understanding {
 fn shares(file: &str) -> (f64, f64) {
     let (mut missed, mut alarms) = (Vec::new(), Vec::new());
     let (mut dangers, mut others) = (0, 0);
+    let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (question, danger) in lines(file) {
-        dangers += usize::from(danger.is_some());
-        others += usize::from(danger.is_none());
-        match (danger, understood(&question).is_danger()) {
-            (Some(_), false) => missed.push(question),
-            (None, true) => alarms.push(question),
-            _ => {}
-        }
+        let is_found = understood(&question).is_danger();
+        let Some(kind) = danger else {
+            others += 1;
+            alarms.extend(is_found.then_some(question));
+            continue;
+        };
+        dangers += 1;
+        let (found, of) = kinds.entry(kind).or_default();
+        (*found, *of) = (*found + usize::from(is_found), *of + 1);
+        missed.extend((!is_found).then_some(question));
     }
     println!("{file}: {} of {dangers} missed: {missed:#?}", missed.len());
     println!("{file}: {} of {others} false: {alarms:#?}", alarms.len());
+    println!("{file}: found by kind: {kinds:?}");
     let share = |part: usize, of: usize| part as f64 / of as f64;
     (
         1.0 - share(missed.len(), dangers),

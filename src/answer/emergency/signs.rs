@@ -1,19 +1,8 @@
 //! The rules by which danger is seen: what people write who are in it.
 
-/// The requests of `ausserhalb.toml` where somebody may be in danger.
-pub(super) const DANGERS: [&str; 9] = [
-    MEDICAL, FIRE, POLICE, GAS, POISON, VIOLENCE, CHILD, MISSING, SUICIDE,
-];
-
-pub(super) const MEDICAL: &str = "notfall_medizin";
-pub(super) const FIRE: &str = "notfall_brand";
-pub(super) const POLICE: &str = "notfall_polizei";
-pub(super) const GAS: &str = "gasgeruch";
-pub(super) const POISON: &str = "gift";
-pub(super) const VIOLENCE: &str = "gewalt_frauen";
-pub(super) const CHILD: &str = "kind_in_not";
-pub(super) const MISSING: &str = "person_vermisst";
-pub(super) const SUICIDE: &str = "seelsorge";
+use crate::knowledge::dangers::{
+    CHILD, FIRE, GAS, MEDICAL, MISSING, POISON, POLICE, SUICIDE, VIOLENCE,
+};
 
 /// Words that stand for many, in rules as `@NAME`.
 pub(super) const GROUPS: [(&str, &str); 8] = [
