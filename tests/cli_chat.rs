@@ -80,10 +80,7 @@ fn piped_questions_are_answered_line_by_line() {
         parts[0].ends_with("Zuständig: Einwohnermeldeamt, Telefon 01234 567-100"),
         "{text}"
     );
-    assert!(
-        parts[1].starts_with("Der Personalausweis wird persönlich beim Einwohnermeldeamt"),
-        "{text}"
-    );
+    assert!(parts[1].contains("Einwohnermeldeamt"), "{text}");
     assert!(
         parts[2].contains("Quelle: § 8 PAuswG; § 9 PAuswG\nStand: 1. Juli 2026"),
         "{text}"
@@ -143,9 +140,12 @@ fn the_temperature_can_be_changed_and_wrong_values_are_explained() {
 }
 
 #[test]
-fn a_question_too_long_for_the_model_is_an_error_with_advice() {
+fn a_question_too_long_for_the_model_is_answered_without_it_or_an_error_with_advice() {
     let tiny = Tiny::new();
-    let output = tiny.run(&["chat"], &format!("{}?\n", "Ummeldung ".repeat(100)));
+    let long = format!("{}?\n", "Ummeldung ".repeat(100));
+    let text = tiny.stdout(&["chat"], &long);
+    assert!(text.contains("Die Ummeldung"), "{text}");
+    let output = tiny.run(&["chat", "--guard", "mark"], &long);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(

@@ -229,6 +229,7 @@ fn every_refusal_of_the_knowledge_base_is_recognised_as_one() {
         line: 1,
         question: "Na?".into(),
         expected: Expected::Refusal,
+        kind: None,
         expect: Vec::new(),
     };
     for request in &knowledge.out_of_remit.requests {

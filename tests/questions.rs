@@ -46,7 +46,9 @@ struct Index {
 
 impl Index {
     fn new() -> Index {
-        let questions = read_questions(&file()).unwrap();
+        let second = repository().join("tests/questions/second.jsonl");
+        let mut questions = read_questions(&file()).unwrap();
+        questions.extend(read_questions(&second).unwrap());
         let mut with_shingle: HashMap<String, Vec<usize>> = HashMap::new();
         let mut sizes = Vec::new();
         for (index, question) in questions.iter().enumerate() {

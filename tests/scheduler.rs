@@ -4,12 +4,14 @@ use crate::hf::{fixture, integers, upload};
 use muni_engine::generate::scheduler::MAX_SEQUENCES;
 use muni_engine::generate::{
     Finish, GenerateSettings, Generator, SamplingSettings, Scheduler, SequenceEvent, SequenceId,
+    TokenAutomaton,
 };
 use muni_engine::hf::load_folder;
 use muni_engine::model::{KvCache, Model, Workspace};
 use muni_engine::ops::cpu::CpuDevice;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 fn model_of(device: &CpuDevice, name: &str) -> Model<CpuDevice> {
     upload(device, load_folder(&fixture(name)).unwrap())
@@ -264,4 +266,137 @@ fn what_cannot_join_is_an_error_and_a_damaged_model_fails_text_by_text() {
         .count();
     assert_eq!((events.len(), failed), (2, 2), "{events:?}");
     assert!(scheduler.is_empty());
+}
+
+/// Ends a text of the tests below.
+const END: u32 = 130;
+
+/// Texts that share their beginnings; some are the beginning of others.
+fn texts(seed: u32) -> Vec<Vec<u32>> {
+    let of = |parts: &[u32]| parts.iter().map(|part| (part * 17 + seed) % 130).collect();
+    vec![
+        of(&[1, 2, 3]),
+        of(&[1, 2, 3, 4, 5, 6, 7, 8]),
+        of(&[1, 2, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18]),
+        of(&[1, 2, 9, 10, 11, 12, 19]),
+        of(&[20, 21]),
+    ]
+}
+
+/// Requests whose answers may only be one of their texts.
+fn held(count: u32) -> Vec<(Vec<u32>, GenerateSettings)> {
+    let with_texts = requests(count).into_iter().zip(0..);
+    with_texts
+        .map(|((prompt, settings), seed)| {
+            let all = texts(seed);
+            let automaton = TokenAutomaton::of_texts(all.iter().map(Vec::as_slice), &[END]);
+            let settings = GenerateSettings {
+                max_new_tokens: [None, Some(2), Some(7), Some(30)][seed as usize % 4],
+                allowed: Some(Arc::new(automaton)),
+                ..settings
+            };
+            (prompt, settings)
+        })
+        .collect()
+}
+
+#[test]
+fn a_text_that_is_held_is_one_of_those_allowed_alone_and_in_a_batch() {
+    let device = CpuDevice::new();
+    let model = model_of(&device, "gqa");
+    let requests = held(32);
+    let expected: Vec<_> = requests
+        .iter()
+        .map(|(prompt, settings)| {
+            // Texts of which one alone is asked have their own end in the output.
+            let free = GenerateSettings {
+                end_token: None,
+                ..settings.clone()
+            };
+            alone(&device, &model, &(prompt.clone(), free))
+        })
+        .collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for (seed, (tokens, finish)) in expected.iter().enumerate() {
+        let place = texts(seed as u32).iter().position(|text| text == tokens);
+        seen.insert(place.unwrap_or_else(|| panic!("{seed}: {tokens:?}")));
+        assert_eq!(*finish, Finish::EndOfText, "{seed}");
+        let most = requests[seed].1.max_new_tokens.unwrap_or(usize::MAX);
+        assert!(tokens.len() <= most, "{seed}: {tokens:?}");
+    }
+    assert!(seen.len() > 3, "{seen:?}");
+    for max_sequences in [1, 3, MAX_SEQUENCES] {
+        let found = together(&device, &model, &requests, max_sequences);
+        assert_eq!(found, expected, "{max_sequences} at once");
+    }
+}
+
+#[test]
+fn what_must_follow_costs_no_choice_and_changes_none() {
+    let device = CpuDevice::new();
+    let model = model_of(&device, "gqa");
+    for (seed, (prompt, settings)) in held(24).into_iter().enumerate() {
+        let greedy = GenerateSettings {
+            sampling: SamplingSettings::default(),
+            max_new_tokens: None,
+            end_token: None,
+            ..settings
+        };
+        // By hand: the model reads everything anew, and the likeliest allowed token is taken.
+        let allowed: Vec<Vec<u32>> = texts(seed as u32);
+        let mut said: Vec<u32> = Vec::new();
+        loop {
+            let left = allowed.iter().filter(|text| text.starts_with(&said));
+            let mut next: Vec<u32> = left
+                .map(|text| text.get(said.len()).copied().unwrap_or(END))
+                .collect();
+            next.sort_unstable();
+            next.dedup();
+            let mut workspace = Workspace::for_inference(&device, &model.config, 64, 1, 1).unwrap();
+            let mut cache = KvCache::new(&device, &model.config, 64).unwrap();
+            let whole = [&prompt[..], &said].concat();
+            let logits = model
+                .prefill(&device, &whole, &mut cache, &mut workspace)
+                .unwrap();
+            let of = |token: &u32| logits[*token as usize];
+            let best =
+                next.iter().copied().reduce(
+                    |best, token| {
+                        if of(&token) > of(&best) { token } else { best }
+                    },
+                );
+            match best.unwrap() {
+                END => break,
+                token => said.push(token),
+            }
+        }
+        let found = alone(&device, &model, &(prompt, greedy));
+        assert_eq!(found, (said, Finish::EndOfText), "{seed}");
+    }
+}
+
+#[test]
+fn a_text_for_which_there_is_no_room_ends_at_once() {
+    let device = CpuDevice::new();
+    let model = model_of(&device, "gqa");
+    let long = [7_u32; 40];
+    let automaton = Arc::new(TokenAutomaton::of_texts([&long[..]], &[END]));
+    for (prompt, most, finish) in [
+        (4, Some(39), Finish::MaxNewTokens),
+        (30, None, Finish::ContextFull),
+        (4, Some(40), Finish::EndOfText),
+    ] {
+        let settings = GenerateSettings {
+            max_new_tokens: most,
+            allowed: Some(automaton.clone()),
+            ..GenerateSettings::default()
+        };
+        let (tokens, found) = alone(&device, &model, &(vec![3; prompt], settings));
+        let expected = if finish == Finish::EndOfText { 40 } else { 0 };
+        assert_eq!(
+            (tokens.len(), found),
+            (expected, finish),
+            "{prompt} {most:?}"
+        );
+    }
 }

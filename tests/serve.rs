@@ -1,6 +1,7 @@
 //! The HTTP server as people run it: every endpoint, every refusal, clients that misbehave, and
 //! clients nobody here wrote.
 
+mod danger;
 mod drivers;
 mod limits;
 mod server;
@@ -245,6 +246,13 @@ fn without_a_model_the_knowledge_base_answers() {
     assert_eq!(reply["muni"]["verdict"], "knowledge");
 }
 
+/// Whether a text answers [`QUESTION`].
+fn names_the_office(text: &str) -> bool {
+    ["Einwohnermeldeamt", "Bürgerbüro"]
+        .iter()
+        .any(|office| text.contains(office))
+}
+
 #[test]
 fn an_answer_as_one_body() {
     let server = Server::start(&[]);
@@ -265,6 +273,7 @@ fn an_answer_as_one_body() {
     assert!(body["id"].as_str().unwrap().starts_with("chatcmpl-"));
     // However little the model has learnt, it says only what the knowledge base says.
     let text = content(&body);
+    assert!(names_the_office(text), "{text}");
     assert!(
         text.ends_with(['.', '!', '?']) && !text.contains('{'),
         "{text}"
@@ -363,16 +372,9 @@ fn an_answer_piece_by_piece() {
                 (&json!("passed"), &json!(false))
             );
         }
-        let shown = text_of(&chunks);
-        match (end["muni"]["replace"].as_str(), widget) {
-            (Some(replace), true) => {
-                assert_eq!(replace, content(&plain));
-                assert!(!shown.contains(replace));
-            }
-            // A client that knows nothing of replacing gets it as text.
-            (Some(replace), false) => assert!(shown.ends_with(replace), "{shown}"),
-            (None, _) => assert_eq!(shown, content(&plain)),
-        }
+        // Nothing is taken back: what was shown is the answer.
+        assert_eq!(end["muni"]["replace"], Value::Null);
+        assert_eq!(text_of(&chunks), content(&plain));
     }
 }
 
@@ -471,12 +473,8 @@ fn the_guard_stands_at_every_door() {
             .post("/v1/completions", &json!({"prompt": prompt}))
             .json();
         assert_eq!(reply["muni"]["verdict"], "passed", "{reply}");
-        assert!(
-            reply["choices"][0]["text"]
-                .as_str()
-                .unwrap()
-                .ends_with(['.', '!', '?'])
-        );
+        let text = reply["choices"][0]["text"].as_str().unwrap();
+        assert!(names_the_office(text) && text.ends_with(['.', '!', '?']));
     }
     let begun = server.post(
         "/v1/completions",

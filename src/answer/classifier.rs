@@ -1,6 +1,6 @@
-//! Which topic a question is about, learned from citizens' own words: a linear classifier over
-//! hashed words, beginnings of words, pieces of words and pairs of words, one against all others
-//! (squared hinge loss, SGD).
+//! A linear classifier over hashed features of texts (words, pieces of words, pairs of words), one
+//! class against all others (squared hinge loss, SGD): which topic a question is about, and which
+//! side of it, learned from citizens' own words.
 //!
 //! Training takes seconds, depends on nothing but its examples, and gives the same bits on any
 //! number of threads.
@@ -8,8 +8,10 @@
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::retrieval::{Features, hash};
+use crate::files::{replace_file, sha256};
 
 /// Passes over the examples.
 const EPOCHS: usize = 4;
@@ -25,6 +27,16 @@ const SMALLEST_WEIGHT: f32 = 0.05;
 const BLOCK: usize = 32;
 
 /// A text that belongs to a class.
+pub(super) struct Sample<'a> {
+    /// The service that it is about; empty where that does not count.
+    pub about: &'a str,
+    /// The text, folded.
+    pub text: String,
+    /// Its class.
+    pub class: usize,
+}
+
+/// The features of a text that belongs to a class.
 pub(super) struct Example {
     /// Its features.
     pub features: Features,
@@ -47,8 +59,46 @@ pub(super) struct Classifier {
 type Vector = Vec<(u32, f32)>;
 
 impl Classifier {
+    /// The classifier of these samples: from the user's cache, or learned now and put there.
+    /// `version` changes with everything else that the result depends on; `features` takes what a
+    /// text is about and the text.
+    pub fn learned(
+        version: &str,
+        samples: &[Sample],
+        classes: usize,
+        features: impl Fn(&str, &str) -> Features + Sync,
+    ) -> Classifier {
+        let mut key = format!("{version} {classes} {}", env!("CARGO_PKG_VERSION"));
+        for Sample { about, text, class } in samples {
+            key.push_str(&format!("\n{class} {about} {text}"));
+        }
+        let path = cache_folder().map(|folder| folder.join(sha256(key.as_bytes())));
+        let cached = path.as_ref().and_then(|path| std::fs::read(path).ok());
+        if let Some(classifier) = cached.and_then(|bytes| Classifier::from_bytes(&bytes).ok())
+            && classifier.bias.len() == classes
+        {
+            return classifier;
+        }
+        let examples: Vec<Example> = samples
+            .par_iter()
+            .map(|sample| Example {
+                features: features(sample.about, &sample.text),
+                class: sample.class,
+            })
+            .collect();
+        let classifier = Classifier::train(&examples, classes);
+        // A cache that cannot be written costs the next start some seconds, and this one nothing.
+        if let Some(path) = path
+            && let Some(folder) = path.parent()
+            && std::fs::create_dir_all(folder).is_ok()
+        {
+            let _ = replace_file(&path, &classifier.to_bytes());
+        }
+        classifier
+    }
+
     /// Learns to tell `classes` classes apart.
-    pub fn train(examples: &[Example], classes: usize) -> Classifier {
+    fn train(examples: &[Example], classes: usize) -> Classifier {
         let features = numbered(examples);
         let vectors: Vec<Vector> = examples
             .par_iter()
@@ -93,11 +143,6 @@ impl Classifier {
             }
         }
         margins
-    }
-
-    /// How many classes it tells apart.
-    pub fn classes(&self) -> usize {
-        self.bias.len()
     }
 
     /// The classifier as bytes, for [`Classifier::from_bytes`].
@@ -170,6 +215,15 @@ impl Classifier {
         ensure!(ordered && ends, "the features' weights are out of order");
         Ok(classifier)
     }
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let cache = match folder("XDG_CACHE_HOME") {
+        Some(cache) => PathBuf::from(cache),
+        None => PathBuf::from(folder("HOME")?).join(".cache"),
+    };
+    Some(cache.join("muni-engine").join("understanding"))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N]> {
@@ -272,8 +326,8 @@ fn train_block(
 const FIVE_LETTERS: f32 = 0.5;
 const PAIR: f32 = 0.5;
 
-/// What the classifier looks at: the search's features, pieces of five letters, and pairs of words
-/// with more weight.
+/// What tells topics apart: the search's features, pieces of five letters, and pairs of words with
+/// more weight.
 pub(super) fn features(folded: &str) -> Features {
     let mut found = super::retrieval::features_of(folded);
     let words: Vec<&[u8]> = folded.split(' ').map(str::as_bytes).collect();

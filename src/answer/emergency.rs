@@ -1,102 +1,98 @@
-//! Signs of danger. Who is in danger does not ask like the questions that the search knows, so a
-//! few rules stand before it. They would rather send somebody to 112 for nothing than ask back
-//! while a house burns; only a question that the knowledge base has in these very words
-//! (`Darf ich die Behördennummer anrufen, wenn es brennt?`) comes before them.
+//! Signs of danger. Who is in danger does not ask like the questions that the search knows, so
+//! rules stand before it, beside what the classifier says of these requests. They would rather send
+//! somebody to 112 for nothing than ask back while a house burns; only a question that the
+//! knowledge base has in these very words (`Darf ich die Behördennummer anrufen, wenn es brennt?`)
+//! comes before them.
 
-/// Request of `ausserhalb.toml`, and the words that must all be there, in any order: folded,
-/// alternatives with `|`, `*` for any ending; one after `!` must not be there.
-const SIGNS: [(&str, &[&str]); 22] = [
-    (
-        MEDICAL,
-        &["atmet|atme", "nicht|kaum|komisch|schwer|schlecht"],
-    ),
-    (MEDICAL, &["keine", "luft", "bekommt|bekomme|kriegt|kriege"]),
-    (MEDICAL, &["bewusstlos*"]),
-    (MEDICAL, &["ohnmaechtig*"]),
-    (MEDICAL, &["blutet", "stark|heftig|ueberall|viel"]),
-    (MEDICAL, &["verblutet|erstickt"]),
-    (MEDICAL, &[PERSON, "liegt", "boden|bewegungslos|regungslos"]),
-    (MEDICAL, &[PERSON, "zusammengebrochen|zusammengeklappt"]),
-    (
-        MEDICAL,
-        &[
-            PERSON,
-            "reagiert",
-            "nicht",
-            "!amt|behoerde|sachbearbeiter*|stadt|antrag|brief|mail",
-        ],
-    ),
-    (MEDICAL, &["schmerzen", "brust"]),
-    // Whoever does not want to live needs somebody to talk to at once: the emergency call has them.
-    (
-        MEDICAL,
-        &[
-            "ich",
-            "will|moechte|mag|kann",
-            "nicht mehr leben|nicht laenger leben",
-        ],
-    ),
-    (MEDICAL, &["ich", "mich", "umbringen"]),
-    (MEDICAL, &["mir", "leben", "nehmen"]),
-    (MEDICAL, &["suizidgedanken|selbstmordgedanken"]),
-    (
-        FIRE,
-        &[
-            "brennt|brennts",
-            "!nicht|lampe|laterne|licht|strassenlaterne|strassenlampe",
-        ],
-    ),
-    (FIRE, &["qualmt|qualm|flammen"]),
-    (
-        FIRE,
-        &[
-            "rauch",
-            "treppenhaus|keller|wohnung|dach|fenster|kueche|haus",
-        ],
-    ),
-    (FIRE, &["feuer", "ausgebrochen|hilfe|schnell"]),
-    (FIRE, &["gasgeruch"]),
-    (FIRE, &["riecht", "gas"]),
-    (POLICE, &["eingebrochen", "gerade|wird"]),
-    (
-        POLICE,
-        &["werde|wird|werden", "bedroht|verfolgt|zusammengeschlagen"],
-    ),
-];
+mod signs;
 
-const MEDICAL: &str = "notfall_medizin";
-const FIRE: &str = "notfall_brand";
-const POLICE: &str = "notfall_polizei";
-const PERSON: &str = "mann|frau|kind|sohn|tochter|baby|mutter|vater|mama|papa|oma|opa|bruder|\
-                      schwester|freund|freundin|nachbar|nachbarin|jemand|person|er|sie|\
-                      partner|partnerin";
+use crate::knowledge::dangers::DANGERS;
+use signs::{CRIES, GROUPS, SIGNS};
+use std::sync::LazyLock;
+
+/// Whether somebody may be in danger who asks for this request.
+pub(super) fn is_danger(request: &str) -> bool {
+    DANGERS.contains(&request)
+}
+
+/// A rule, read.
+struct Sign {
+    request: &'static str,
+    wanted: Vec<Vec<String>>,
+    unwanted: Vec<String>,
+}
+
+static RULES: LazyLock<Vec<Sign>> = LazyLock::new(|| {
+    let rules = SIGNS.iter();
+    rules.map(|&(request, rule)| read(request, rule)).collect()
+});
+
+fn read(request: &'static str, rule: &str) -> Sign {
+    let rule = GROUPS.iter().fold(rule.to_string(), |rule, (name, words)| {
+        rule.replace(name, words)
+    });
+    let (wanted, unwanted) = rule.split_once(" - ").unwrap_or((&rule, ""));
+    let words = |group: &str| {
+        group
+            .split('|')
+            .map(|word| word.trim().to_string())
+            .collect()
+    };
+    Sign {
+        request,
+        wanted: wanted.split(" + ").map(words).collect(),
+        unwanted: words(unwanted),
+    }
+}
 
 /// The request that a folded question is a sign of.
 pub(super) fn sign(core: &str) -> Option<&'static str> {
+    if let Some((request, _)) = CRIES.iter().find(|(_, cry)| *cry == core) {
+        return Some(request);
+    }
     let (words, spaced): (Vec<&str>, _) = (core.split(' ').collect(), format!(" {core} "));
-    let has = |wanted: &str| {
-        wanted
-            .split('|')
-            .any(|wanted| match wanted.strip_suffix('*') {
-                Some(beginning) => words.iter().any(|word| word.starts_with(beginning)),
-                None => spaced.contains(&format!(" {wanted} ")),
-            })
+    let has = |wanted: &String| match (wanted.strip_prefix('*'), wanted.strip_suffix('*')) {
+        _ if wanted.is_empty() => false,
+        (Some(end), _) => words.iter().any(|word| word.ends_with(end)),
+        (None, Some(start)) => words.iter().any(|word| word.starts_with(start)),
+        (None, None) => spaced.contains(&format!(" {wanted} ")),
     };
-    SIGNS
-        .iter()
-        .find(|(_, wanted)| {
-            wanted.iter().all(|wanted| match wanted.strip_prefix('!') {
-                Some(unwanted) => !has(unwanted),
-                None => has(wanted),
-            })
-        })
-        .map(|(id, _)| *id)
+    let found = RULES.iter().find(|sign| {
+        let all = sign.wanted.iter().all(|group| group.iter().any(has));
+        all && !sign.unwanted.iter().any(has)
+    });
+    found.map(|sign| sign.request)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::german::fold;
+    use crate::knowledge::Knowledge;
+    use crate::knowledge::dangers::{FIRE, GAS, MEDICAL, POLICE, SUICIDE};
+
+    #[test]
+    fn what_citizens_ask_of_the_offices_is_no_sign() {
+        let knowledge = Knowledge::bundled().unwrap();
+        // Who reports a child in danger, or asks where to call, may well be told the number.
+        let near = [
+            "jug_kinderschutz",
+            "jug_beratung",
+            "alg_115",
+            "ewo_auskunftssperre",
+        ];
+        let services = knowledge.phrasings.iter().flat_map(|file| &file.services);
+        let asked: Vec<&str> = services
+            .filter(|(id, _)| !near.contains(&id.as_str()))
+            .flat_map(|(_, phrasings)| phrasings.iter().map(|phrasing| &*phrasing.text))
+            .collect();
+        let signs: Vec<&&str> = asked
+            .iter()
+            .filter(|text| sign(&fold(text)).is_some())
+            .collect();
+        assert!(asked.len() > 17_000);
+        assert!(1000 * signs.len() < asked.len(), "{signs:#?}");
+    }
 
     #[test]
     fn danger_is_seen_and_daily_life_is_not() {
@@ -107,9 +103,9 @@ mod tests {
                 Some(MEDICAL),
             ),
             ("mein baby bekommt keine luft", Some(MEDICAL)),
-            ("Ich möchte nicht mehr leben", Some(MEDICAL)),
+            ("Ich möchte nicht mehr leben", Some(SUICIDE)),
             ("Bei uns brennt die Küche!", Some(FIRE)),
-            ("Im Flur riecht es nach Gas", Some(FIRE)),
+            ("Im Flur riecht es nach Gas", Some(GAS)),
             ("Da ist Rauch im Keller", Some(FIRE)),
             ("Bei den Nachbarn wird gerade eingebrochen", Some(POLICE)),
             ("Die Straßenlaterne vor meinem Haus brennt nicht", None),

@@ -89,17 +89,18 @@ impl Request {
         &self.generate
     }
 
-    /// Whether the model is to be run: there is one, and the guard would not replace whatever it
-    /// says because the request belongs elsewhere or the citizen is asked which service is meant.
+    /// Whether the model is to be run: there is one, and where the guard replaces there are answers
+    /// to choose between. There are none to a request that belongs elsewhere, to one that was not
+    /// understood, and where the question or even the shortest answer is too long for the window.
     pub(crate) fn needs_model(&self) -> bool {
-        let is_settled = self.understanding.out_of_remit.is_some() || self.understanding.is_guess;
-        self.has_model && !(self.guard == GuardMode::Replace && is_settled)
+        let can_read = self.has_model && !self.prompt.is_empty();
+        can_read && (self.guard != GuardMode::Replace || self.allowed.is_some())
     }
 
     /// The same request under another guard.
     pub(crate) fn with_guard(&self, guard: GuardMode) -> Request {
         let mut request = Request {
-            guard,
+            guard: guard_of(&self.understanding, guard),
             ..self.clone()
         };
         request.constrain();
@@ -113,12 +114,21 @@ impl Request {
     }
 }
 
+/// Where somebody may be in danger the knowledge base answers, whatever the guard is set to.
+fn guard_of(understanding: &Understanding, guard: GuardMode) -> GuardMode {
+    match understanding.is_danger() {
+        true => GuardMode::Replace,
+        false => guard,
+    }
+}
+
 impl<'a> Pipeline<'a> {
     /// Takes up a question. What was said before goes into the prompt as far as a long answer still
     /// fits behind it: as many tokens as were asked for, at most half of the window.
     ///
     /// # Errors
-    /// If nothing is asked, or the question alone is too long for the window.
+    /// If nothing is asked, or the question alone is too long for the window and the guard would
+    /// show what the model says.
     pub(crate) fn request(
         &self,
         history: &[Turn],
@@ -127,6 +137,8 @@ impl<'a> Pipeline<'a> {
     ) -> Result<Request> {
         let understanding = self.assistant.understand(history, question);
         let prompt = match self.window {
+            // Help does not depend on the length of what is said.
+            _ if understanding.is_danger() => Vec::new(),
             None => {
                 one_question(question)?;
                 Vec::new()
@@ -136,10 +148,14 @@ impl<'a> Pipeline<'a> {
                 let answer = settings.max_new_tokens.unwrap_or(most).clamp(1, most);
                 // One token is kept back: a prompt must leave room for its continuation.
                 let budget = context.saturating_sub(answer + 1);
-                let prompt = self
-                    .assistant
-                    .prompt(tokenizer, history, question, budget)?;
-                prompt_ids(tokenizer, &prompt)?
+                one_question(question)?;
+                let prompt = self.assistant.prompt(tokenizer, history, question, budget);
+                match prompt {
+                    Ok(prompt) => prompt_ids(tokenizer, &prompt)?,
+                    // The model cannot read it, the knowledge base can.
+                    Err(_) if settings.guard == GuardMode::Replace => Vec::new(),
+                    Err(error) => return Err(error),
+                }
             }
         };
         let mut stop_strings = settings.stop_strings.clone();
@@ -150,12 +166,14 @@ impl<'a> Pipeline<'a> {
         Ok(request)
     }
 
-    /// The answers that may be given to a request. `None` also where not even the shortest fits:
-    /// then the model says what it can, and the guard has the last word.
+    /// The answers that may be given to a request. `None` also where not even the shortest fits.
     fn allowed(&self, request: &Request, question: &str) -> Result<Option<Arc<TokenAutomaton>>> {
         let Some(Window { tokenizer, context }) = self.window else {
             return Ok(None);
         };
+        if request.prompt.is_empty() {
+            return Ok(None);
+        }
         let understanding = &request.understanding;
         let automaton = self
             .assistant
@@ -199,8 +217,8 @@ impl<'a> Pipeline<'a> {
         trim: bool,
     ) -> Request {
         Request {
+            guard: guard_of(&understanding, settings.guard),
             understanding,
-            guard: settings.guard,
             prompt,
             generate: GenerateSettings {
                 sampling: settings.sampling,
@@ -226,7 +244,6 @@ impl<'a> Pipeline<'a> {
         Exchange {
             guard: self.assistant.guard(understanding, request.guard),
             text,
-            has_model: request.has_model,
             stopped: None,
             new_tokens: 0,
         }
@@ -246,9 +263,8 @@ pub(crate) struct Release {
 /// One answer under way: tokens in, text out.
 pub(crate) struct Exchange<'a> {
     guard: Guard<'a>,
-    /// `None` where no token is wanted.
+    /// `None` where no token is wanted: the knowledge base answers alone.
     text: Option<TokenText<'a>>,
-    has_model: bool,
     stopped: Option<Finish>,
     new_tokens: usize,
 }
@@ -286,13 +302,11 @@ impl Exchange<'_> {
 
     /// The answer is over: what is left to show, and the whole reply.
     pub(crate) fn finish(mut self) -> (String, Reply) {
-        if !self.has_model {
+        let Some(text) = self.text.take() else {
             return self.guard.finish_without_model();
-        }
+        };
         let mut rest = String::new();
-        if let Some(text) = self.text.take()
-            && self.stopped != Some(Finish::Cancelled)
-        {
+        if self.stopped != Some(Finish::Cancelled) {
             rest = self.guard.push(&text.finish()).release;
         }
         let (end, reply) = self.guard.finish();

@@ -165,7 +165,7 @@ impl Guard<'_> {
         (rest, self.reply(verdict, replaced))
     }
 
-    /// There is no model: the knowledge base's own answer is the reply, and all of it is left to
+    /// No model is run: the knowledge base's own answer is the reply, and all of it is left to
     /// show.
     pub(super) fn finish_without_model(self) -> (String, Reply) {
         let verdict = match (self.understanding.is_guess, self.refuses()) {

@@ -95,7 +95,8 @@ pub enum Verdict {
     Replaced,
     /// The request is none of the offices' business; what is shown says so.
     Refused,
-    /// There is no model; what is shown is the knowledge base's own answer.
+    /// There is no model, or nothing that it could choose between; what is shown is the knowledge
+    /// base's own answer.
     Knowledge,
     /// It is not sure which service is meant; what is shown asks which.
     Asked,

@@ -1,12 +1,8 @@
 //! How likely each topic is meant: the search's scores and the classifier's margins, joined and
 //! calibrated.
 
-use rayon::prelude::*;
-use std::path::PathBuf;
-
-use super::classifier::{Classifier, Example, features};
+use super::classifier::{Classifier, Sample, features};
 use super::retrieval::{Document, Index};
-use crate::files::{replace_file, sha256};
 use crate::german::fold;
 use crate::knowledge::Knowledge;
 
@@ -43,13 +39,17 @@ pub(super) struct Scores {
     /// The search's score of the best topic: how much of the question the knowledge base has word
     /// for word.
     pub nearest: f32,
+    /// That topic.
+    pub nearest_topic: usize,
 }
 
 impl Topics {
     pub fn new(knowledge: &Knowledge, topics: &[Topic], documents: &[Document]) -> Topics {
+        let samples = samples(knowledge, topics, documents);
+        let features = |_: &str, text: &str| features(text);
         Topics {
             index: Index::new(documents, topics.len()),
-            classifier: classifier(knowledge, topics, documents),
+            classifier: Classifier::learned(VERSION, &samples, topics.len() + 1, features),
         }
     }
 
@@ -58,11 +58,15 @@ impl Topics {
         let near = self.index.search(core);
         let margins = self.classifier.margins(&features(core));
         let joined = near.iter().zip(&margins);
+        let nearest = near.iter().copied().enumerate();
+        let nearest = nearest.max_by(|a, b| a.1.total_cmp(&b.1));
+        let (nearest_topic, nearest) = nearest.unwrap_or_default();
         Scores {
             logits: joined
                 .map(|(near, margin)| SHARPNESS * (SEARCH * near + margin))
                 .collect(),
-            nearest: near.iter().copied().fold(0.0, f32::max),
+            nearest,
+            nearest_topic,
             nothing: margins.last().map_or(f32::MIN, |margin| SHARPNESS * margin),
             margins,
         }
@@ -75,6 +79,11 @@ impl Scores {
         let others = self.margins.iter().take(self.logits.len()).enumerate();
         let others = others.filter(|&(other, _)| other != topic);
         others.map(|(_, &margin)| margin).fold(f32::MIN, f32::max)
+    }
+
+    /// How far the question is on the side of a topic.
+    pub fn margin(&self, topic: usize) -> f32 {
+        self.margins[topic]
     }
 
     /// Raises a topic, as if its score were `by` higher.
@@ -97,41 +106,17 @@ impl Scores {
     }
 }
 
-/// The classifier of this knowledge base: from the user's cache, or learned now and put there.
-/// Without a cache it is learned at each start, which takes seconds.
-fn classifier(knowledge: &Knowledge, topics: &[Topic], documents: &[Document]) -> Classifier {
-    let texts = texts(knowledge, topics, documents);
-    let mut key = format!("{VERSION} {} {}", topics.len(), env!("CARGO_PKG_VERSION"));
-    for (class, text) in &texts {
-        key.push_str(&format!("\n{class} {text}"));
-    }
-    let path = cache_folder().map(|folder| folder.join(sha256(key.as_bytes())));
-    let cached = path.as_ref().and_then(|path| std::fs::read(path).ok());
-    if let Some(classifier) = cached.and_then(|bytes| Classifier::from_bytes(&bytes).ok())
-        && classifier.classes() == topics.len() + 1
-    {
-        return classifier;
-    }
-    let examples: Vec<Example> = texts
-        .par_iter()
-        .map(|(class, text)| Example {
-            features: features(text),
-            class: *class,
-        })
-        .collect();
-    let classifier = Classifier::train(&examples, topics.len() + 1);
-    // A cache that cannot be written costs the next start some seconds, and this one nothing.
-    if let Some(path) = path
-        && let Some(folder) = path.parent()
-        && std::fs::create_dir_all(folder).is_ok()
-    {
-        let _ = replace_file(&path, &classifier.to_bytes());
-    }
-    classifier
-}
-
-/// Folded texts with the classes that they belong to.
-fn texts(knowledge: &Knowledge, topics: &[Topic], documents: &[Document]) -> Vec<(usize, String)> {
+/// Texts with the topics that they belong to.
+fn samples(
+    knowledge: &Knowledge,
+    topics: &[Topic],
+    documents: &[Document],
+) -> Vec<Sample<'static>> {
+    let sample = |class, text: &str| Sample {
+        about: "",
+        text: fold(text),
+        class,
+    };
     let of_id = |id: &str| {
         topics.iter().position(|topic| match *topic {
             Topic::Service(office, service) => {
@@ -141,7 +126,7 @@ fn texts(knowledge: &Knowledge, topics: &[Topic], documents: &[Document]) -> Vec
         })
     };
     let asked = documents.iter().filter(|document| document.is_near);
-    let asked = asked.map(|document| (document.topic, fold(&document.text)));
+    let asked = asked.map(|document| sample(document.topic, &document.text));
     let own = knowledge.phrasings.iter().flat_map(|file| file.texts());
     let own = own.filter_map(|(id, text)| {
         let class = if id.is_empty() {
@@ -149,16 +134,7 @@ fn texts(knowledge: &Knowledge, topics: &[Topic], documents: &[Document]) -> Vec
         } else {
             of_id(id)
         };
-        Some((class?, fold(text)))
+        Some(sample(class?, text))
     });
     asked.chain(own).collect()
-}
-
-fn cache_folder() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = match folder("XDG_CACHE_HOME") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(folder("HOME")?).join(".cache"),
-    };
-    Some(cache.join("muni-engine").join("understanding"))
 }

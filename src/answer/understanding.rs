@@ -2,6 +2,8 @@
 
 use super::assistant::service_ref;
 use super::courtesy::Act;
+use super::emergency::{is_danger, sign};
+use super::intents::Ranked;
 use super::{Assistant, OfficeRef, Register, Role, ServiceRef, Turn};
 use crate::german::fold;
 use crate::knowledge::{Intent, Service};
@@ -12,6 +14,10 @@ use serde::Serialize;
 const SURE: f32 = 0.65;
 /// From this probability on that a request is no business of the offices, it is turned down.
 const FOREIGN: f32 = 0.5;
+/// From this probability on that somebody is in danger, help is named, whatever else may be meant.
+const DANGER: f32 = 0.5;
+/// The words themselves must be as near as this to one of the dangers, as well.
+const NEAR_DANGER: f32 = -0.1;
 /// A request that belongs elsewhere is named from this probability on; below, it is only said that
 /// the city cannot help.
 const NAMED_FOREIGN: f32 = 0.2;
@@ -33,10 +39,10 @@ const OFFERED: f32 = 0.05;
 const MOST: usize = 3;
 /// An intent stands out if it is ahead of the next by this much; below the second value the next is
 /// told as well.
-const CLEAR: f32 = 3.0;
-const UNDECIDED: f32 = 0.5;
+const CLEAR: f32 = 1.0;
+const UNDECIDED: f32 = 0.25;
 /// A part of a question adds its intent if that is ahead by this much.
-const CLEAR_PART: f32 = 1.0;
+const CLEAR_PART: f32 = 0.5;
 
 /// The request of `ausserhalb.toml` for what nobody understands.
 const UNCLEAR: &str = "unklares_anliegen";
@@ -86,6 +92,12 @@ impl Understanding {
     /// Whether the service is a guess among several, so that the citizen is asked.
     pub fn is_guess(&self) -> bool {
         self.is_guess
+    }
+
+    /// Whether somebody may be in danger.
+    pub fn is_danger(&self) -> bool {
+        let request = self.out_of_remit.as_ref();
+        request.is_some_and(|request| is_danger(&request.id))
     }
 
     /// Ids of the services that may be meant, the likeliest first. An answer about any of them
@@ -207,8 +219,9 @@ impl Assistant {
                 refers: false,
             };
         }
-        let danger = super::emergency::sign(&core).and_then(|id| self.foreign_topic(id));
+        let typed = sign(&core);
         let core = self.vocabulary.correct(&core);
+        let sign = typed.or_else(|| sign(&core));
         let only_refers = self.intents.only_refers(&core);
         if let (Some(topic), true) = (topic, only_refers) {
             return Step {
@@ -220,9 +233,13 @@ impl Assistant {
         }
         let mut scores = self.scorer.scores(&core);
         let best = scores.nearest;
-        if let Some(danger) = danger
-            && best < NAMED
-        {
+        // A service may be asked in these very words.
+        let is_named = best >= NAMED && !self.is_dangerous(scores.nearest_topic);
+        let sign = sign.filter(|_| !is_named);
+        let signed = sign.and_then(|id| self.foreign_topic(id));
+        let danger = self.danger(&scores.probabilities());
+        let danger = danger.filter(|&topic| scores.margin(topic) >= NEAR_DANGER);
+        if let Some(danger) = signed.or(danger) {
             return Step {
                 act,
                 core,
@@ -246,7 +263,7 @@ impl Assistant {
         }
         let topics = match only_refers {
             true => Vec::new(),
-            false => self.plausible(&scores.probabilities()),
+            false => self.plausible(&self.without_danger(scores.probabilities())),
         };
         Step {
             act,
@@ -254,6 +271,34 @@ impl Assistant {
             core,
             refers,
         }
+    }
+
+    /// Whether a topic is a danger that somebody may be in.
+    fn is_dangerous(&self, topic: usize) -> bool {
+        let request = self.foreign_of(topic);
+        request.is_some_and(|request| is_danger(&request.id))
+    }
+
+    /// The danger that somebody probably is in: its topic.
+    fn danger(&self, probabilities: &[f32]) -> Option<usize> {
+        let dangers = probabilities.iter().copied().enumerate();
+        let dangers = dangers.filter(|&(topic, _)| self.is_dangerous(topic));
+        let all: f32 = dangers.clone().map(|(_, probability)| probability).sum();
+        let best = dangers.max_by(|a, b| a.1.total_cmp(&b.1));
+        best.filter(|_| all >= DANGER).map(|(topic, _)| topic)
+    }
+
+    /// The probabilities where nobody is in danger.
+    fn without_danger(&self, mut probabilities: Vec<f32>) -> Vec<f32> {
+        let mut all = 0.0;
+        for (topic, probability) in probabilities.iter_mut().enumerate() {
+            if self.is_dangerous(topic) {
+                all += std::mem::take(probability);
+            }
+        }
+        let others = (1.0 - all).max(f32::MIN_POSITIVE);
+        probabilities.iter_mut().for_each(|other| *other /= others);
+        probabilities
     }
 
     /// The topics that may be meant with their probabilities, the best first; none where nothing
@@ -356,29 +401,29 @@ impl Assistant {
 
     /// The sides of a service that a question asks for, and whether the first one stands out.
     fn intents_of(&self, service: &Service, core: &str) -> (Vec<Intent>, bool) {
-        let ranked = self.intents.rank(core, service);
-        let Some(&(first, best)) = ranked.first() else {
+        let Ranked { intents, general } = self.intents.rank(core, service);
+        let Some(&(first, best)) = intents.first() else {
             return (Vec::new(), false);
         };
-        let second = ranked.get(1).copied();
-        let lead = second.map_or(f32::INFINITY, |(_, score)| best - score);
-        let mut intents = vec![first];
+        let second = intents.get(1).copied();
+        let lead = second.map_or(f32::INFINITY, |(_, margin)| best - margin);
+        let mut told = vec![first];
         for part in parts(core) {
-            if let [(intent, best), (_, second), ..] = self.intents.rank(&part, service)[..]
+            if let [(intent, best), (_, second), ..] = self.intents.rank(&part, service).intents[..]
                 && best - second > CLEAR_PART
-                && !intents.contains(&intent)
+                && !told.contains(&intent)
             {
-                intents.push(intent);
+                told.push(intent);
             }
         }
         if let Some((second, _)) = second
-            && lead < UNDECIDED
-            && intents.len() == 1
+            && told.len() == 1
+            && (lead < UNDECIDED || general > best)
         {
-            intents.push(second);
+            told.push(second);
         }
-        intents.truncate(3);
-        (intents, lead > CLEAR)
+        told.truncate(3);
+        (told, lead > CLEAR)
     }
 }
 

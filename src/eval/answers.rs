@@ -378,6 +378,7 @@ mod tests {
                         },
                         None => Expected::Refusal,
                     },
+                    kind: None,
                     expect: expect.iter().map(|part| vec![part.to_string()]).collect(),
                 };
                 let score = |text: &str, refused| judge.score(&question, text, refused).unwrap();

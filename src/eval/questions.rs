@@ -17,6 +17,8 @@ pub struct Question {
     pub expected: Expected,
     /// What has to stand in a right answer: of each entry one of the alternatives.
     pub expect: Vec<Vec<String>>,
+    /// How it is asked, if the file says so: results are counted by it.
+    pub kind: Option<String>,
 }
 
 /// Who has to answer.
@@ -66,6 +68,7 @@ struct Line {
     expect: Vec<String>,
     #[serde(default)]
     expect_refusal: bool,
+    kind: Option<String>,
 }
 
 /// Reads a file of questions; empty lines are skipped.
@@ -144,6 +147,7 @@ fn check(line: Line, number: usize) -> Result<Question> {
         question: line.question.trim().to_string(),
         expected,
         expect,
+        kind: line.kind,
     })
 }
 

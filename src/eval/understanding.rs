@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-use super::answers::matching::contains;
+use super::answers::matching::{contains, fill_known};
 use super::questions::{Expected, Question};
 use super::statistics::Share;
 use crate::answer::exchange::{ExchangeSettings, Pipeline};
@@ -62,6 +62,8 @@ pub(crate) struct UnderstandingReport {
     pub right_fact_of_right_service: Share,
     /// Helpful answers by office.
     pub offices: BTreeMap<String, Share>,
+    /// Helpful answers by kind of question, where the file names kinds.
+    pub kinds: BTreeMap<String, Share>,
 }
 
 /// Asks every question on its own.
@@ -78,7 +80,7 @@ pub(crate) fn understand(assistant: &Assistant, questions: &[Question]) -> Resul
         let request = pipeline.request(&[], &question.question, &settings)?;
         let (_, reply) = pipeline.begin(&request).finish();
         Ok(Understood {
-            outcome: outcome(question, &reply),
+            outcome: outcome(assistant, question, &reply),
             question: question.clone(),
             service: reply.service.map(|service| service.id),
             options: reply
@@ -92,7 +94,7 @@ pub(crate) fn understand(assistant: &Assistant, questions: &[Question]) -> Resul
     questions.iter().map(one).collect()
 }
 
-fn outcome(question: &Question, reply: &Reply) -> Outcome {
+fn outcome(assistant: &Assistant, question: &Question, reply: &Reply) -> Outcome {
     let asked = reply.verdict == Verdict::Asked;
     let declined = reply.service.is_none();
     match &question.expected {
@@ -115,8 +117,12 @@ fn outcome(question: &Question, reply: &Reply) -> Outcome {
                 .service
                 .as_ref()
                 .is_some_and(|found| found.id == *service);
+            let city = &assistant.knowledge().municipality;
             let holds = |alternatives: &Vec<String>| {
-                alternatives.iter().any(|text| contains(&reply.text, text))
+                alternatives.iter().any(|wanted| {
+                    let wanted = fill_known(city, Some(question.office()), wanted);
+                    contains(&reply.text, &wanted)
+                })
             };
             match is_right {
                 false => Outcome::WrongService,
@@ -165,6 +171,24 @@ impl Outcome {
     }
 }
 
+/// Helpful answers by what `name` gives.
+fn helpful_by(
+    answers: &[&Understood],
+    name: impl Fn(&Question) -> Option<&str>,
+) -> BTreeMap<String, Share> {
+    let mut groups: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+    for answer in answers {
+        if let Some(name) = name(&answer.question) {
+            let group = groups.entry(name.to_string()).or_default();
+            group.push(answer.outcome.is_helpful());
+        }
+    }
+    let groups = groups.into_iter();
+    groups
+        .map(|(name, helpful)| (name, Share::of(helpful)))
+        .collect()
+}
+
 impl UnderstandingReport {
     /// Counts outcomes.
     pub(crate) fn new(answers: &[Understood]) -> UnderstandingReport {
@@ -177,11 +201,6 @@ impl UnderstandingReport {
         let mut outcomes = BTreeMap::new();
         outcomes.extend(Outcome::INSIDE.map(|outcome| (outcome, share(&inside, outcome))));
         outcomes.extend(Outcome::OUTSIDE.map(|outcome| (outcome, share(&outside, outcome))));
-        let mut offices: BTreeMap<String, Vec<bool>> = BTreeMap::new();
-        for answer in &inside {
-            let office = offices.entry(answer.question.office().to_string());
-            office.or_default().push(answer.outcome.is_helpful());
-        }
         let right = inside
             .iter()
             .filter(|answer| matches!(answer.outcome, Outcome::RightFact | Outcome::OtherFact));
@@ -191,10 +210,8 @@ impl UnderstandingReport {
             right_fact_of_right_service: Share::of(
                 right.map(|answer| answer.outcome == Outcome::RightFact),
             ),
-            offices: offices
-                .into_iter()
-                .map(|(office, helpful)| (office, Share::of(helpful)))
-                .collect(),
+            offices: helpful_by(&inside, |question| Some(question.office())),
+            kinds: helpful_by(&inside, |question| question.kind.as_deref()),
         }
     }
 
@@ -215,6 +232,9 @@ impl UnderstandingReport {
         text.push_str(&line("right fact, of right services", right));
         for (office, share) in &self.offices {
             text.push_str(&line(&format!("helpful: {office}"), share));
+        }
+        for (kind, share) in &self.kinds {
+            text.push_str(&line(&format!("helpful, kind: {kind}"), share));
         }
         text
     }

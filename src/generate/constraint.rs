@@ -105,6 +105,17 @@ pub struct TokenAutomaton {
 }
 
 impl TokenAutomaton {
+    /// Allows exactly these texts, each followed by one of `ends`. An empty text is over at once.
+    pub fn of_texts<'t>(
+        texts: impl IntoIterator<Item = &'t [u32]>,
+        ends: &[u32],
+    ) -> TokenAutomaton {
+        let mut builder = Builder::new();
+        let end = builder.end();
+        let start = builder.any_of(texts, &[end]);
+        builder.build(start, ends)
+    }
+
     /// Tokens of the shortest allowed text, the end not counted; `usize::MAX` if there is none.
     pub fn shortest(&self) -> usize {
         self.nodes[self.start as usize].shortest

@@ -116,7 +116,8 @@ impl<D: Operations + Planner> Sequence<D> {
                     return full;
                 }
                 Next::End => return Some(Finish::EndOfText),
-                Next::Nothing => return full.or(Some(Finish::MaxNewTokens)),
+                Next::Nothing if room < left => return Some(Finish::ContextFull),
+                Next::Nothing => return Some(Finish::MaxNewTokens),
             }
             room -= 1;
         }

@@ -4,6 +4,7 @@
 
 mod bundled;
 mod check;
+pub(crate) mod dangers;
 mod import;
 mod municipality;
 mod phrases;

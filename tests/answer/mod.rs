@@ -1,6 +1,7 @@
 //! The assistant without a model: what it understands, what its guard lets through, and its
 //! prompts.
 
+mod danger;
 mod guard;
 mod prompts;
 mod understanding;

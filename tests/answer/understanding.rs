@@ -111,7 +111,7 @@ fn questions_that_nobody_asked_before_are_understood() {
 #[test]
 fn citizens_own_words_are_understood_or_asked_about() {
     let mut reduced = knowledge().clone();
-    let mut held: Vec<(String, String)> = Vec::new();
+    let mut held: Vec<(String, Option<Intent>, String)> = Vec::new();
     let mut number = 0;
     let mut is_held = || {
         number += 1;
@@ -122,7 +122,7 @@ fn citizens_own_words_are_understood_or_asked_about() {
             phrasings.retain(|phrasing| {
                 let take = is_held();
                 if take {
-                    held.push((id.clone(), phrasing.text.to_string()));
+                    held.push((id.clone(), phrasing.intent, phrasing.text.to_string()));
                 }
                 !take
             });
@@ -131,16 +131,17 @@ fn citizens_own_words_are_understood_or_asked_about() {
             texts.retain(|text| {
                 let take = is_held();
                 if take {
-                    held.push((String::new(), text.to_string()));
+                    held.push((String::new(), None, text.to_string()));
                 }
                 !take
             });
         }
     }
     let assistant = Assistant::new(reduced).unwrap();
+    let (mut pointed, mut first, mut told, mut facts) = (0, 0, 0, 0);
     let (mut asked, mut helpful, mut wrong, mut declined) = (0, 0, 0, 0);
     let (mut outside, mut answered) = (0, 0);
-    for (id, text) in held {
+    for (id, intent, text) in held {
         let understood = assistant.understand(&[], &text);
         let service = understood
             .service
@@ -158,18 +159,29 @@ fn citizens_own_words_are_understood_or_asked_about() {
             (Some(_), true) => {
                 helpful += usize::from(understood.plausible(&assistant).contains(&id));
             }
-            (Some(service), false) if service == id => helpful += 1,
+            (Some(service), false) if service == id => {
+                helpful += 1;
+                if let Some(intent) = intent {
+                    pointed += 1;
+                    first += usize::from(understood.intents.first() == Some(&intent));
+                    told += usize::from(understood.intents.contains(&intent));
+                    facts += understood.intents.len();
+                }
+            }
             (Some(_), false) => wrong += 1,
         }
     }
     println!("{helpful} helpful, {wrong} wrong, {declined} declined of {asked}");
     println!("{answered} answered of {outside} outside");
+    println!("{first} right facts first, {told} told of {pointed} ({facts} facts told)");
     let share = |part: usize, whole: usize| f64::from(part as u32) / f64::from(whole as u32);
     assert!(asked > 1500 && outside > 300, "{asked} {outside}");
     assert!(share(helpful, asked) > 0.80, "{helpful} of {asked}");
     assert!(share(wrong, asked) < 0.07, "{wrong} of {asked}");
     assert!(share(declined, asked) < 0.08, "{declined} of {asked}");
     assert!(share(answered, outside) < 0.15, "{answered} of {outside}");
+    assert!(share(first, pointed) > 0.70, "{first} of {pointed}");
+    assert!(share(told, pointed) > 0.80, "{told} of {pointed}");
 }
 
 #[test]

@@ -56,8 +56,10 @@ impl Drivers<'_> {
         let answer = conversation
             .ask(question, &mut |_| Ok(ControlFlow::Continue(())))
             .unwrap();
-        let tokens = answer.output.map_or(0, |output| output.token_ids.len());
-        (answer.reply, tokens)
+        // The server does not count the end of the text.
+        let mut tokens = answer.output.map_or(Vec::new(), |output| output.token_ids);
+        tokens.pop_if(|token| *token == tokenizer.end_of_text());
+        (answer.reply, tokens.len())
     }
 
     fn eval(&self, question: &str) -> Answer {
@@ -75,6 +77,7 @@ impl Drivers<'_> {
             line: 1,
             question: question.to_string(),
             expected: Expected::Refusal,
+            kind: None,
             expect: Vec::new(),
         };
         let answers = examination.run(self.device, self.model, &[question], &mut |_| {});

@@ -83,7 +83,7 @@ fn request_keeps_room_for_the_answer() {
     let fits = |context: usize, max_new_tokens: Option<usize>| {
         let settings = ExchangeSettings {
             max_new_tokens,
-            ..ExchangeSettings::default()
+            ..settings(GuardMode::Mark)
         };
         pipeline(context).request(&[], &long, &settings).is_ok()
     };
@@ -169,6 +169,48 @@ fn request_that_belongs_elsewhere_needs_no_model_under_replace_only() {
 }
 
 #[test]
+fn danger_is_answered_in_every_mode_and_at_any_length() {
+    let story = "Ich wollte nach meinem Antrag fragen. ".repeat(200);
+    let text = format!("{story} Meine Mutter atmet nicht mehr!");
+    for guard in [GuardMode::Off, GuardMode::Mark, GuardMode::Replace] {
+        let request = asked(&text, guard);
+        assert!(!request.needs_model(), "{guard:?}");
+        let request = request.with_guard(guard);
+        let (shown, reply) = pipeline(256).begin(&request).finish();
+        assert!(reply.text.contains("112"), "{guard:?}: {}", reply.text);
+        assert!(!shown.contains("Berichtigung"), "{shown}");
+    }
+}
+
+#[test]
+fn what_the_model_cannot_read_is_answered_by_the_knowledge_base() {
+    let story = "Ich bin seit vielen Jahren hier. ".repeat(200);
+    let long = format!("{story} Was kostet ein neuer Personalausweis?");
+    let request = asked(&long, GuardMode::Replace);
+    assert!(!request.needs_model());
+    let (shown, reply) = pipeline(256).begin(&request).finish();
+    assert_eq!(reply.verdict, Verdict::Knowledge);
+    assert_eq!(shown, assistant().reference(request.understanding()));
+    // Nobody else has the last word on what the model would say, so it would have to read it.
+    for guard in [GuardMode::Mark, GuardMode::Off] {
+        let refused = pipeline(256).request(&[], &long, &settings(guard));
+        assert!(refused.unwrap_err().to_string().contains("fewer words"));
+        assert!(!request.with_guard(guard).needs_model());
+    }
+}
+
+#[test]
+fn where_there_is_nothing_to_choose_the_knowledge_base_answers_alone() {
+    for question in ["Hallo!", "Guten Tag", "asdf qwertz"] {
+        let request = asked(question, GuardMode::Replace);
+        assert!(!request.needs_model(), "{question}");
+        let (shown, reply) = pipeline(256).begin(&request).finish();
+        assert_eq!(shown, assistant().reference(request.understanding()));
+        assert_eq!(shown, reply.text, "{question}");
+    }
+}
+
+#[test]
 fn pipeline_without_a_model_answers_from_the_knowledge_base() {
     let alone = Pipeline {
         assistant: assistant(),
@@ -242,11 +284,11 @@ fn only_a_guard_that_replaces_holds_the_model_to_what_may_be_said() {
         let again = free.with_guard(GuardMode::Replace);
         assert!(again.generate_settings().allowed.is_some());
     }
-    // Where no answer fits, the model says what it can.
+    // Where no answer fits, the knowledge base answers alone.
     let short = ExchangeSettings {
         max_new_tokens: Some(3),
         ..settings(GuardMode::Replace)
     };
     let request = pipeline(256).request(&[], QUESTION, &short).unwrap();
-    assert!(request.generate_settings().allowed.is_none());
+    assert!(request.generate_settings().allowed.is_none() && !request.needs_model());
 }

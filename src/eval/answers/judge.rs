@@ -229,6 +229,7 @@ mod tests {
                     service: service.to_string(),
                 },
             },
+            kind: None,
             expect: expect
                 .iter()
                 .map(|parts| parts.iter().map(|part| part.to_string()).collect())

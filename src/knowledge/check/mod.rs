@@ -7,6 +7,7 @@ mod phrasings;
 
 pub(crate) use date::Date;
 
+use super::dangers::DANGERS;
 use super::municipality::{Piece, pieces};
 use super::{Fact, Intent, Knowledge, Office, Service, SourceFile, Text};
 use crate::german::{
@@ -514,6 +515,25 @@ impl<'a> Checker<'a> {
                     "stelle is empty: name the place that helps",
                 );
             }
+        }
+        self.dangers();
+    }
+
+    /// Whoever names one of the dangers should name them all: an unnamed one is not answered.
+    fn dangers(&mut self) {
+        let (file, requests) = (
+            &self.knowledge.out_of_remit.file,
+            &self.knowledge.out_of_remit.requests,
+        );
+        let named = |id: &str| requests.iter().find(|request| request.id.as_str() == id);
+        let Some(first) = DANGERS.iter().copied().find_map(named) else {
+            return;
+        };
+        for id in DANGERS.iter().filter(|id| named(id).is_none()) {
+            let message = format!(
+                "there is no request {id}: who is in this danger is not told whom to call; add it"
+            );
+            self.warning(file, &first.id, message);
         }
     }
 

@@ -381,3 +381,14 @@ fn answers_and_texts_are_whole_and_of_a_readable_length() {
         expect(file, from, to, severity, expected);
     }
 }
+
+#[test]
+fn who_names_one_danger_should_name_them_all() {
+    expect(
+        "ausserhalb.toml",
+        "id = \"notfall\"",
+        "id = \"notfall_medizin\"",
+        Severity::Warning,
+        "there is no request gift",
+    );
+}
