@@ -593,11 +593,12 @@ fn openais_own_client_understands_everything() {
     let keys = folder.path().join("keys");
     std::fs::write(&keys, key).unwrap();
     let open = Server::start(&[]);
+    let free = Server::start(&["--guard", "off"]);
     let closed = Server::start(&["--api-key-file", keys.to_str().unwrap()]);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/serve/openai_client.py");
     let output = Command::new(python)
         .arg(script)
-        .args([&open.url(""), &closed.url(""), key])
+        .args([&open.url(""), &free.url(""), &closed.url(""), key])
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -1,4 +1,5 @@
-"""OpenAI's own Python client against a running server: openai_client.py URL URL_WITH_KEY KEY.
+"""OpenAI's own Python client against three servers: openai_client.py URL FREE_URL CLOSED_URL KEY.
+The second has no guard (a question too long for its model is an error), the third wants the key.
 
 Prints "ok" and exits with 0 if the client understands everything it gets, answers and errors."""
 
@@ -6,7 +7,7 @@ import sys
 
 import openai
 
-url, closed_url, key = sys.argv[1:]
+url, free_url, closed_url, key = sys.argv[1:]
 question = [{"role": "user", "content": "Wo kann ich mich ummelden?"}]
 
 
@@ -64,7 +65,10 @@ assert refused(openai.BadRequestError, client, temperature=3).param == "temperat
 assert refused(openai.BadRequestError, client, n=2).param == "n"
 assert refused(openai.BadRequestError, client, messages=[]).param == "messages"
 long = [{"role": "user", "content": "Wo kann ich mich ummelden? " * 200}]
-assert refused(openai.BadRequestError, client, messages=long).code == "context_length_exceeded"
+known = client.chat.completions.create(model="muni", messages=long)
+assert known.muni["verdict"] == "knowledge" and known.choices[0].message.content, known
+free = client_of(free_url, "not-needed")
+assert refused(openai.BadRequestError, free, messages=long).code == "context_length_exceeded"
 wrong = client_of(closed_url, "wrong-key-0123456789")
 assert refused(openai.AuthenticationError, wrong).code == "invalid_api_key"
 assert client_of(closed_url, key).chat.completions.create(model="muni", messages=question).choices[0].message.content
