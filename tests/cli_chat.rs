@@ -144,7 +144,10 @@ fn a_question_too_long_for_the_model_is_answered_without_it_or_an_error_with_adv
     let tiny = Tiny::new();
     let long = format!("{}?\n", "Ummeldung ".repeat(100));
     let text = tiny.stdout(&["chat"], &long);
-    assert!(text.contains("Die Ummeldung"), "{text}");
+    assert!(
+        text.contains("Ummeldung") && text.contains("Quelle: "),
+        "{text}"
+    );
     let output = tiny.run(&["chat", "--guard", "mark"], &long);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -1,6 +1,8 @@
 //! Everything the assistant knows besides the model, made once.
 
+use super::contact::Names;
 use super::courtesy::Courtesy;
+use super::emergency::Alarm;
 use super::intents::IntentModel;
 use super::prompt::contacts;
 use super::retrieval::Document;
@@ -56,7 +58,9 @@ pub struct Assistant {
     pub(super) topics: Vec<Topic>,
     pub(super) scorer: Topics,
     pub(super) intents: IntentModel,
+    pub(super) alarm: Alarm,
     pub(super) courtesy: Courtesy,
+    pub(super) names: Names,
     pub(super) vocabulary: Vocabulary,
     /// The city's values that stand in answers, with their placeholders.
     pub(super) contacts: Vec<(String, String)>,
@@ -90,6 +94,8 @@ impl Assistant {
             vocabulary: Vocabulary::new(said),
             scorer: Topics::new(&knowledge, &topics, &documents),
             intents: IntentModel::new(&knowledge),
+            alarm: Alarm::new(&knowledge),
+            names: Names::new(&knowledge),
             courtesy,
             contacts: contacts(&knowledge),
             topics,

@@ -114,11 +114,13 @@ impl Request {
     }
 }
 
-/// Where somebody may be in danger the knowledge base answers, whatever the guard is set to.
+/// Where somebody may be in danger the knowledge base answers, whatever the guard is set to. How an
+/// office can be reached no model knows: it is not asked unless its answer is wanted as it comes.
 fn guard_of(understanding: &Understanding, guard: GuardMode) -> GuardMode {
-    match understanding.is_danger() {
-        true => GuardMode::Replace,
-        false => guard,
+    match guard {
+        _ if understanding.is_danger() => GuardMode::Replace,
+        GuardMode::Mark if understanding.contact.is_some() => GuardMode::Replace,
+        guard => guard,
     }
 }
 

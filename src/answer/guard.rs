@@ -6,6 +6,7 @@
 //! nothing false ever leaves in [`GuardMode::Replace`]; what is wrong or missing at the end is
 //! replaced by the knowledge base's own answer.
 
+use super::assistant::service_ref;
 use super::courtesy::Act;
 use super::judge::judge;
 use super::reply::{GuardMode, Reply, Verdict};
@@ -525,7 +526,8 @@ impl Guard<'_> {
         let topic = self.topic();
         let is_foreign = topic.is_some_and(|topic| self.assistant.foreign_of(topic).is_some());
         let has_topic = !self.understanding.topics.is_empty();
-        self.understanding.act == Act::Question && (is_foreign || !has_topic)
+        let is_contact = self.understanding.contact.is_some();
+        self.understanding.act == Act::Question && !is_contact && (is_foreign || !has_topic)
     }
 
     /// The reply, with the model's text or, where that is `replaced`, the knowledge base's own
@@ -568,16 +570,24 @@ impl Guard<'_> {
             (false, GuardMode::Off) => self.raw.trim().to_string(),
             (false, _) => self.filled(self.raw.trim()),
         };
-        let (sources, checked_on) = self.assistant.sources(topic, &intents);
         let service = topic.and_then(|topic| self.assistant.service_of(topic));
+        let contact = self.understanding.contact.as_ref();
+        let asked_about = contact.and_then(|contact| self.assistant.contact_office(contact));
+        let office = asked_about.or(service.map(|(office, _)| office));
+        let service = service.map(|(_, service)| service);
+        let (sources, checked_on) = match contact.and(self.assistant.contact_service()) {
+            Some((_, service)) => self.assistant.sources(Some(service), &[Intent::What]),
+            None => self.assistant.sources(service, &intents),
+        };
+        let about = contact.and(self.understanding.service.clone());
         Reply {
             text,
             released: self.released,
             model_text: self.raw,
             verdict,
             reasons: self.reasons,
-            office: service.map(|(office, _)| self.assistant.contact(office)),
-            service: service.map(|(_, service)| super::assistant::service_ref(service)),
+            office: office.map(|office| self.assistant.contact(office)),
+            service: about.or(service.map(service_ref)),
             intents,
             sources,
             checked_on,

@@ -15,6 +15,7 @@
 mod assistant;
 mod automaton;
 mod classifier;
+mod contact;
 mod courtesy;
 mod emergency;
 pub mod exchange;

@@ -6,7 +6,7 @@ use super::reply::ServiceOption;
 use super::wordings::keys;
 use super::{Assistant, Register, Understanding};
 use crate::german::sentences;
-use crate::knowledge::{Intent, Phrases};
+use crate::knowledge::{Intent, Phrases, Service};
 use crate::wording::courtesy::suiting;
 
 /// What is said where the knowledge base has nothing to say.
@@ -26,6 +26,9 @@ impl Assistant {
         let phrases = &self.knowledge.phrases;
         let register = understanding.register;
         let topic = understanding.topics.first().map(|&(topic, _)| topic);
+        if let Some(contact) = &understanding.contact {
+            return self.contact_answer(contact);
+        }
         if understanding.act == Act::Thanks {
             let thanks = first(&phrases.thanks_answer, register, "Gern geschehen.");
             return self.fill(thanks, None);
@@ -97,13 +100,13 @@ impl Assistant {
         Some(format!("{WHICH}\n\n{}\n\n{NONE_OF_THEM}", list.join("\n")))
     }
 
-    /// Legal sources of these sides of a topic and the day at which they were checked.
+    /// Legal sources of these sides of a service and the day at which they were checked.
     pub(super) fn sources(
         &self,
-        topic: Option<usize>,
+        service: Option<&Service>,
         intents: &[Intent],
     ) -> (Vec<String>, Option<String>) {
-        let Some((_, service)) = topic.and_then(|topic| self.service_of(topic)) else {
+        let Some(service) = service else {
             return (Vec::new(), None);
         };
         let mut sources: Vec<String> = Vec::new();

@@ -81,11 +81,6 @@ impl Scores {
         others.map(|(_, &margin)| margin).fold(f32::MIN, f32::max)
     }
 
-    /// How far the question is on the side of a topic.
-    pub fn margin(&self, topic: usize) -> f32 {
-        self.margins[topic]
-    }
-
     /// Raises a topic, as if its score were `by` higher.
     pub fn raise(&mut self, topic: usize, by: f32) {
         if let Some(logit) = self.logits.get_mut(topic) {

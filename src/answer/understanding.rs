@@ -1,23 +1,20 @@
 //! What a citizen wants: service, side of it, form of address, or none of the offices' business.
 
 use super::assistant::service_ref;
+use super::contact::Contact;
 use super::courtesy::Act;
-use super::emergency::{is_danger, sign};
+use super::emergency::is_danger;
 use super::intents::Ranked;
 use super::{Assistant, OfficeRef, Register, Role, ServiceRef, Turn};
 use crate::german::fold;
-use crate::knowledge::{Intent, Service};
+use crate::knowledge::{Intent, Office, Service};
 use serde::Serialize;
 
 /// From this probability on, what is asked is answered; below, the citizen is asked which service
-/// is meant. Of held-out phrasings, 5.6 in 100 are then answered about another service.
-const SURE: f32 = 0.65;
+/// is meant. Of held-out phrasings, 4.9 in 100 are then answered about another service.
+const SURE: f32 = 0.72;
 /// From this probability on that a request is no business of the offices, it is turned down.
 const FOREIGN: f32 = 0.5;
-/// From this probability on that somebody is in danger, help is named, whatever else may be meant.
-const DANGER: f32 = 0.5;
-/// The words themselves must be as near as this to one of the dangers, as well.
-const NEAR_DANGER: f32 = -0.1;
 /// A request that belongs elsewhere is named from this probability on; below, it is only said that
 /// the city cannot help.
 const NAMED_FOREIGN: f32 = 0.2;
@@ -75,8 +72,12 @@ pub struct Understanding {
     pub register: Register,
     /// Probability that the service or request is the one that was meant.
     pub confidence: f32,
+    /// Probability that one of the offices handles it at all.
+    pub in_remit: f32,
     /// Whether the question refers to what was said before.
     pub follow_up: bool,
+    /// What is asked about the office itself, if nothing else is.
+    pub(super) contact: Option<Contact>,
     /// Whether it asks for something at all.
     pub(super) act: Act,
     /// Whether the service is a guess among several, so that the citizen is asked.
@@ -117,7 +118,10 @@ struct Step {
     /// The question, folded, without what is said around it.
     core: String,
     topics: Vec<(usize, f32)>,
+    /// Probability that one of the offices handles it.
+    in_remit: f32,
     refers: bool,
+    contact: Option<Contact>,
 }
 
 impl Assistant {
@@ -170,7 +174,9 @@ impl Assistant {
             act: Act::Question,
             core: before.core.clone(),
             topics: vec![(topic, 1.0)],
+            in_remit: 1.0,
             refers: true,
+            contact: None,
         })
     }
 
@@ -195,7 +201,9 @@ impl Assistant {
             act: Act::Question,
             core: String::new(),
             topics: vec![(topic, 1.0)],
+            in_remit: f32::from(u8::from(self.service_of(topic).is_some())),
             refers: false,
+            contact: None,
         };
         let mut understanding = self.conclude(step, register);
         if understanding.service.is_some() {
@@ -216,35 +224,49 @@ impl Assistant {
                 act,
                 core,
                 topics,
+                in_remit: 0.0,
                 refers: false,
+                contact: None,
             };
         }
-        let typed = sign(&core);
-        let core = self.vocabulary.correct(&core);
-        let sign = typed.or_else(|| sign(&core));
+        if let Some(contact) = self.contact_wish(&core, topic) {
+            return Step {
+                act,
+                core,
+                topics: Vec::new(),
+                in_remit: 1.0,
+                refers: false,
+                contact: Some(contact),
+            };
+        }
+        let typed = core;
+        let core = self.vocabulary.correct(&typed);
+        let danger = self.alarm.danger(question, [&typed, &core]);
         let only_refers = self.intents.only_refers(&core);
         if let (Some(topic), true) = (topic, only_refers) {
             return Step {
                 act,
                 core,
                 topics: vec![(topic, 1.0)],
+                in_remit: f32::from(u8::from(self.service_of(topic).is_some())),
                 refers: true,
+                contact: None,
             };
         }
         let mut scores = self.scorer.scores(&core);
         let best = scores.nearest;
         // A service may be asked in these very words.
         let is_named = best >= NAMED && !self.is_dangerous(scores.nearest_topic);
-        let sign = sign.filter(|_| !is_named);
-        let signed = sign.and_then(|id| self.foreign_topic(id));
-        let danger = self.danger(&scores.probabilities());
-        let danger = danger.filter(|&topic| scores.margin(topic) >= NEAR_DANGER);
-        if let Some(danger) = signed.or(danger) {
+        let danger = danger.filter(|_| !is_named);
+        let danger = danger.and_then(|id| self.foreign_topic(id));
+        if let Some(danger) = danger {
             return Step {
                 act,
                 core,
                 topics: vec![(danger, 1.0)],
+                in_remit: 0.0,
                 refers: false,
+                contact: None,
             };
         }
         let (points, scrap) = refers_back(&core);
@@ -261,15 +283,19 @@ impl Assistant {
                 },
             );
         }
+        let probabilities = self.without_danger(scores.probabilities());
+        let in_remit = self.in_remit(&probabilities);
         let topics = match only_refers {
             true => Vec::new(),
-            false => self.plausible(&self.without_danger(scores.probabilities())),
+            false => self.plausible(&probabilities, in_remit),
         };
         Step {
             act,
             topics,
+            in_remit,
             core,
             refers,
+            contact: None,
         }
     }
 
@@ -277,15 +303,6 @@ impl Assistant {
     fn is_dangerous(&self, topic: usize) -> bool {
         let request = self.foreign_of(topic);
         request.is_some_and(|request| is_danger(&request.id))
-    }
-
-    /// The danger that somebody probably is in: its topic.
-    fn danger(&self, probabilities: &[f32]) -> Option<usize> {
-        let dangers = probabilities.iter().copied().enumerate();
-        let dangers = dangers.filter(|&(topic, _)| self.is_dangerous(topic));
-        let all: f32 = dangers.clone().map(|(_, probability)| probability).sum();
-        let best = dangers.max_by(|a, b| a.1.total_cmp(&b.1));
-        best.filter(|_| all >= DANGER).map(|(topic, _)| topic)
     }
 
     /// The probabilities where nobody is in danger.
@@ -301,9 +318,16 @@ impl Assistant {
         probabilities
     }
 
+    /// The probability that one of the offices handles what is asked.
+    fn in_remit(&self, probabilities: &[f32]) -> f32 {
+        let topics = probabilities.iter().enumerate();
+        let services = topics.filter(|&(topic, _)| self.service_of(topic).is_some());
+        services.map(|(_, probability)| probability).sum()
+    }
+
     /// The topics that may be meant with their probabilities, the best first; none where nothing
     /// was understood.
-    fn plausible(&self, probabilities: &[f32]) -> Vec<(usize, f32)> {
+    fn plausible(&self, probabilities: &[f32], in_remit: f32) -> Vec<(usize, f32)> {
         let mut services: Vec<(usize, f32)> = Vec::new();
         let mut foreign: Vec<(usize, f32)> = Vec::new();
         for (topic, &probability) in probabilities.iter().enumerate() {
@@ -315,16 +339,23 @@ impl Assistant {
         for ranked in [&mut services, &mut foreign] {
             ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         }
-        let within: f32 = services.iter().map(|(_, probability)| probability).sum();
-        if 1.0 - within >= FOREIGN {
+        if 1.0 - in_remit >= FOREIGN {
             return self.plausible_foreign(foreign);
         }
         let Some(&(_, best)) = services.first() else {
             return Vec::new();
         };
         let least = best * if best < SURE { OFFERED } else { PLAUSIBLE };
-        services.retain(|&(_, probability)| probability >= least);
-        services.truncate(MOST);
+        let most = services.iter().take(MOST);
+        let plausible = most
+            .filter(|(_, probability)| *probability >= least)
+            .count();
+        // What is not sure is asked about, and a choice needs two.
+        services.truncate(if best < SURE {
+            plausible.max(2)
+        } else {
+            plausible
+        });
         services
     }
 
@@ -363,12 +394,21 @@ impl Assistant {
                 .topics
                 .first()
                 .map_or(0.0, |&(_, probability)| probability),
+            in_remit: step.in_remit,
             follow_up: step.refers,
+            contact: step.contact,
             act: step.act,
             is_guess: self.is_guess(&step.topics),
             intent_is_clear: false,
             topics: step.topics.clone(),
         };
+        if let Some(contact) = &understanding.contact {
+            let service = self.contact_service();
+            understanding.service = service.map(|(_, service)| service_ref(service));
+            understanding.office = self.contact_office(contact).map(office_ref);
+            understanding.confidence = 1.0;
+            return understanding;
+        }
         let instead = match step.act {
             Act::Greeting => self.foreign_topic(SMALL_TALK),
             Act::Question if step.topics.is_empty() => self.foreign_topic(UNCLEAR),
@@ -387,10 +427,7 @@ impl Assistant {
         }
         if let Some((office, service)) = self.service_of(topic) {
             understanding.service = Some(service_ref(service));
-            understanding.office = Some(OfficeRef {
-                id: office.id().to_string(),
-                name: office.about.name.to_string(),
-            });
+            understanding.office = Some(office_ref(office));
             if step.act == Act::Question {
                 (understanding.intents, understanding.intent_is_clear) =
                     self.intents_of(service, &step.core);
@@ -424,6 +461,13 @@ impl Assistant {
         }
         told.truncate(3);
         (told, lead > CLEAR)
+    }
+}
+
+fn office_ref(office: &Office) -> OfficeRef {
+    OfficeRef {
+        id: office.id().to_string(),
+        name: office.about.name.to_string(),
     }
 }
 

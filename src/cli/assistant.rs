@@ -8,6 +8,7 @@ use crate::answer::session::Conversation;
 use crate::answer::{Assistant, GuardMode, Reply, Verdict};
 use crate::generate::SamplingSettings;
 use crate::german::month_name;
+use crate::knowledge::Date;
 use crate::open::{KNOWLEDGE_FOLDER, OpenModel, open_knowledge};
 use crate::ops::{Operations, Planner};
 use anyhow::Result;
@@ -31,9 +32,15 @@ impl KnowledgeArguments {
             .unwrap_or(Path::new(KNOWLEDGE_FOLDER))
     }
 
-    /// Reads the knowledge base and builds the assistant.
+    /// Reads the knowledge base and builds the assistant. Values that are not right any more are
+    /// named on standard error.
     pub(super) fn open(&self) -> Result<Assistant> {
-        open_knowledge(self.knowledge.as_deref())
+        let assistant = open_knowledge(self.knowledge.as_deref())?;
+        let city = &assistant.knowledge().municipality;
+        for outdated in city.outdated(Date::today()) {
+            eprintln!("{outdated}");
+        }
+        Ok(assistant)
     }
 }
 

@@ -13,8 +13,12 @@ pub(crate) use judge::Score;
 pub(crate) use report::{html, table};
 pub use subject::Subjects;
 
+use super::danger::DangerReport;
+use super::outcome::Decision;
+use super::paired::Paired;
 use super::questions::{Expected, Question};
 use super::statistics::{Mean, Share};
+use super::understanding::UnderstandingReport;
 use crate::answer::exchange::{ExchangeSettings, Pipeline, Request, Window};
 use crate::answer::{Assistant, GuardMode, Reply, Verdict};
 use crate::generate::{Finish, GenerateOutput, Generator, SamplingSettings};
@@ -68,6 +72,9 @@ pub struct Answer {
     pub verdict: Verdict,
     /// What it found wrong.
     pub reasons: Vec<String>,
+    /// How the question was understood, and what became of it behind the guard.
+    #[serde(flatten)]
+    pub(crate) decision: Decision,
     /// Whether the question was understood: as about the right service, or as one to refuse.
     pub understood: bool,
     /// Why the model ended.
@@ -162,6 +169,7 @@ impl Examination<'_> {
         };
         let refused = reply.verdict == Verdict::Refused;
         Ok(Answer {
+            decision: Decision::new(assistant, question, request.understanding(), &reply),
             question: question.clone(),
             model: Judged {
                 score: judge.score(question, &said.text, false)?,
@@ -262,10 +270,23 @@ pub(crate) struct AnswerReport {
     pub all: Comparison,
     /// By office, then those to refuse.
     pub by_office: Vec<Comparison>,
+    /// What became of the questions behind the guard.
+    pub shown: UnderstandingReport,
+    /// Whether danger was seen, if there was a file of such lines.
+    pub danger: Option<DangerReport>,
+    /// This run beside an earlier one, if one was named.
+    pub paired: Option<Paired>,
     /// How often the guard came to each verdict.
     pub verdicts: Vec<(Verdict, usize)>,
     /// Every answer.
     pub answers: Vec<Answer>,
+}
+
+/// What became of each question, for a report.
+pub(crate) fn cases(answers: &[Answer]) -> impl Iterator<Item = (&Question, &Decision)> {
+    answers
+        .iter()
+        .map(|answer| (&answer.question, &answer.decision))
 }
 
 /// Sums up. `has_dictionary` says whether words were looked up.
@@ -348,6 +369,7 @@ fn summary(
 
 #[cfg(test)]
 mod tests {
+    use super::super::outcome::Outcome;
     use super::*;
     use crate::knowledge::Knowledge;
     use std::path::Path;
@@ -393,6 +415,14 @@ mod tests {
                     },
                     verdict: *verdict,
                     reasons: Vec::new(),
+                    decision: Decision {
+                        outcome: Outcome::RightFact,
+                        service: None,
+                        options: Vec::new(),
+                        in_remit: 1.0,
+                        confidence: 0.9,
+                        first_is_right: Some(true),
+                    },
                     understood: true,
                     finish: Finish::EndOfText,
                     tokens: 10,
@@ -487,6 +517,9 @@ mod tests {
             dictionary: None,
             all,
             by_office,
+            shown: UnderstandingReport::new(cases(&answers)),
+            danger: None,
+            paired: None,
             verdicts: verdicts(&answers),
             answers,
         };

@@ -1,7 +1,10 @@
-//! Measures of a trained model.
+//! Measures of a trained model, and of what the knowledge base understands without one.
 
 pub mod answers;
+pub(crate) mod danger;
 mod html;
+mod outcome;
+pub(crate) mod paired;
 pub(crate) mod perplexity;
 pub mod questions;
 pub mod routing;

@@ -64,6 +64,17 @@ impl Share {
     }
 }
 
+impl Share {
+    /// `name  82.5%  (33 of 40)`, as a line of a table.
+    pub(crate) fn line(&self, name: &str) -> String {
+        let percent = 100.0 * self.share.unwrap_or(0.0);
+        format!(
+            "{name:<42} {percent:>5.1}%  ({} of {})\n",
+            self.count, self.of
+        )
+    }
+}
+
 /// A mean with a 95% confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Mean {
@@ -116,6 +127,107 @@ pub(crate) fn percentile(sorted: &[f64], percent: f64) -> f64 {
         .unwrap_or(0.0)
 }
 
+/// Area under the ROC curve: how often a case of the first kind scores higher than one of the
+/// second, ties counting half. `None` without cases of one kind.
+pub(crate) fn auroc(positive: &[f64], negative: &[f64]) -> Option<f64> {
+    let mut scores: Vec<(f64, bool)> = positive.iter().map(|&score| (score, true)).collect();
+    scores.extend(negative.iter().map(|&score| (score, false)));
+    scores.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // Twice the number of pairs in the right order.
+    let (mut below, mut pairs) = (0, 0);
+    for tied in scores.chunk_by(|a, b| a.0 == b.0) {
+        let above = tied.iter().filter(|(_, is_positive)| *is_positive).count();
+        let others = tied.len() - above;
+        pairs += above * (2 * below + others);
+        below += others;
+    }
+    let all = 2 * positive.len() * negative.len();
+    (all > 0).then(|| pairs as f64 / all as f64)
+}
+
+/// Cases whose probability of being right was said to be about the same.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Bin {
+    /// Lowest probability.
+    pub from: f64,
+    /// Highest probability.
+    pub to: f64,
+    /// What was said, on average.
+    pub said: f64,
+    /// What was true.
+    pub right: Share,
+}
+
+/// Whether what is said to be right with probability p is right in p of the cases.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Calibration {
+    /// Tenths of probability that hold cases.
+    pub bins: Vec<Bin>,
+    /// Mean distance between what was said and what was true, weighted by cases (expected
+    /// calibration error). `None` of nothing.
+    pub error: Option<f64>,
+}
+
+impl Calibration {
+    const BINS: usize = 10;
+
+    /// From probabilities and whether they came true.
+    pub(crate) fn new(cases: &[(f64, bool)]) -> Calibration {
+        let width = 1.0 / Self::BINS as f64;
+        let bin_of = |said: f64| ((said / width) as usize).min(Self::BINS - 1);
+        let bin = |number: usize| {
+            let own = cases.iter().filter(|(said, _)| bin_of(*said) == number);
+            let right = Share::of(own.clone().map(|(_, right)| *right));
+            (right.of > 0).then(|| Bin {
+                from: number as f64 * width,
+                to: (number + 1) as f64 * width,
+                said: own.map(|(said, _)| said).sum::<f64>() / right.of as f64,
+                right,
+            })
+        };
+        let bins: Vec<Bin> = (0..Self::BINS).filter_map(bin).collect();
+        let distance = |bin: &Bin| (bin.said * bin.right.of as f64 - bin.right.count as f64).abs();
+        let sum: f64 = bins.iter().map(distance).sum();
+        Calibration {
+            error: (!cases.is_empty()).then(|| sum / cases.len() as f64),
+            bins,
+        }
+    }
+
+    /// The curve as lines of text.
+    pub(crate) fn table(&self) -> String {
+        let Some(error) = self.error else {
+            return String::new();
+        };
+        let lines = self.bins.iter().map(|bin| {
+            format!(
+                "  said {:>3.0}%, right {:>5.1}%  ({} of {})\n",
+                100.0 * bin.said,
+                100.0 * bin.right.share.unwrap_or(0.0),
+                bin.right.count,
+                bin.right.of
+            )
+        });
+        let lines: String = lines.collect();
+        format!("first service right, by what was said: off by {error:.3} on average\n{lines}")
+    }
+}
+
+/// McNemar's exact test: how likely at least so uneven a split of the cases on which two runs
+/// differ is, if neither is better. 1 without such cases.
+pub(crate) fn mcnemar(only_first: usize, only_second: usize) -> f64 {
+    let differ = only_first + only_second;
+    let fewer = only_first.min(only_second);
+    // Binomial coefficients over 2^differ, as logarithms: they do not overflow.
+    let mut term = -(differ as f64) * std::f64::consts::LN_2;
+    let mut tail = 0.0;
+    for count in 0..=fewer {
+        tail += term.exp();
+        term += ((differ - count) as f64).ln() - ((count + 1) as f64).ln();
+    }
+    (2.0 * tail).min(1.0)
+}
+
 /// A number below `bound` by the multiply-shift method; its bias of `bound / 2^64` is far below
 /// what is measured here.
 pub(super) fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
@@ -160,6 +272,39 @@ mod tests {
         let same = Mean::new(&[3.0; 5], 0);
         assert_eq!((same.low, same.mean, same.high), (3.0, Some(3.0), 3.0));
         assert_eq!(Mean::new(&[], 0).mean, None);
+    }
+
+    #[test]
+    fn a_ranking_is_as_good_as_its_pairs_are_in_order() {
+        assert_eq!(auroc(&[0.9, 0.8], &[0.1, 0.2, 0.3]), Some(1.0));
+        assert_eq!(auroc(&[0.1], &[0.9]), Some(0.0));
+        assert_eq!(auroc(&[0.5, 0.5], &[0.5]), Some(0.5));
+        // scikit-learn's example of roc_auc_score: labels 0 0 1 1.
+        assert_eq!(auroc(&[0.35, 0.8], &[0.1, 0.4]), Some(0.75));
+        assert_eq!(auroc(&[0.35], &[]), None);
+    }
+
+    #[test]
+    fn calibration_compares_what_is_said_with_what_is_true() {
+        let cases = [(0.95, true), (0.95, true), (0.95, true), (0.95, false)];
+        let all = Calibration::new(&[&cases[..], &[(0.25, false), (1.0, true)]].concat());
+        assert_eq!(all.bins.len(), 2);
+        assert_eq!((all.bins[1].right.count, all.bins[1].right.of), (4, 5));
+        assert!((all.bins[1].said - 0.96).abs() < 1e-12);
+        assert!((all.error.unwrap() - (0.25 + 0.8) / 6.0).abs() < 1e-12);
+        assert!(all.table().contains("right  80.0%  (4 of 5)"));
+        assert_eq!(Calibration::new(&[]).error, None);
+    }
+
+    #[test]
+    fn two_runs_differ_or_they_do_not() {
+        assert_eq!(mcnemar(0, 0), 1.0);
+        assert_eq!(mcnemar(3, 3), 1.0);
+        // scipy.stats.binomtest(k, n).pvalue
+        assert!((mcnemar(1, 9) - 0.021484375).abs() < 1e-12);
+        assert!((mcnemar(9, 1) - 0.021484375).abs() < 1e-12);
+        assert!((mcnemar(40, 60) - 0.056887933640980784).abs() < 1e-12);
+        assert!(mcnemar(0, 5000) < 1e-300);
     }
 
     #[test]

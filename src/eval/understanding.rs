@@ -6,35 +6,11 @@ use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-use super::answers::matching::{contains, fill_known};
-use super::questions::{Expected, Question};
-use super::statistics::Share;
+use super::outcome::{Decision, Outcome};
+use super::questions::Question;
+use super::statistics::{Calibration, Share, auroc};
+use crate::answer::Assistant;
 use crate::answer::exchange::{ExchangeSettings, Pipeline};
-use crate::answer::{Assistant, Reply, Verdict};
-
-/// What became of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Outcome {
-    /// Everything that was expected stands in the answer of the right service.
-    RightFact,
-    /// The right service, and something that was expected is missing.
-    OtherFact,
-    /// The citizen is asked, and the right service is among the options.
-    RightOption,
-    /// The citizen is asked, and the right service is not among the options.
-    WrongOptions,
-    /// Another service answers.
-    WrongService,
-    /// The request is turned down although an office handles it.
-    FalselyDeclined,
-    /// A request that is no office's business is turned down.
-    Declined,
-    /// The citizen is asked about a request that is no office's business.
-    AskedOutside,
-    /// A service answers a request that is no office's business.
-    AnsweredOutside,
-}
 
 /// A question with what became of it.
 #[derive(Clone, Debug, Serialize)]
@@ -42,17 +18,14 @@ pub(crate) struct Understood {
     /// What was asked, and what is right.
     pub question: Question,
     /// What became of it.
-    pub outcome: Outcome,
-    /// The service that answered.
-    pub service: Option<String>,
-    /// The services that were offered.
-    pub options: Vec<String>,
+    #[serde(flatten)]
+    pub decision: Decision,
     /// The text that was shown.
     pub text: String,
 }
 
 /// Shares with their 95% intervals (Wilson).
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct UnderstandingReport {
     /// Of the questions that an office answers: right answers and right options together.
     pub helpful: Share,
@@ -60,6 +33,11 @@ pub(crate) struct UnderstandingReport {
     pub outcomes: BTreeMap<Outcome, Share>,
     /// Of the questions whose right service answered: those with everything that was expected.
     pub right_fact_of_right_service: Share,
+    /// How well the probability of being an office's business tells those that are from those that
+    /// are not: area under the ROC curve. `None` where the file has only one of the two.
+    pub remit_auroc: Option<f64>,
+    /// Whether services that are right with probability p are right in p of the cases.
+    pub calibration: Calibration,
     /// Helpful answers by office.
     pub offices: BTreeMap<String, Share>,
     /// Helpful answers by kind of question, where the file names kinds.
@@ -80,107 +58,24 @@ pub(crate) fn understand(assistant: &Assistant, questions: &[Question]) -> Resul
         let request = pipeline.request(&[], &question.question, &settings)?;
         let (_, reply) = pipeline.begin(&request).finish();
         Ok(Understood {
-            outcome: outcome(assistant, question, &reply),
+            decision: Decision::new(assistant, question, request.understanding(), &reply),
             question: question.clone(),
-            service: reply.service.map(|service| service.id),
-            options: reply
-                .options
-                .into_iter()
-                .map(|option| option.service)
-                .collect(),
             text: reply.text,
         })
     };
     questions.iter().map(one).collect()
 }
 
-fn outcome(assistant: &Assistant, question: &Question, reply: &Reply) -> Outcome {
-    let asked = reply.verdict == Verdict::Asked;
-    let declined = reply.service.is_none();
-    match &question.expected {
-        Expected::Refusal if asked => Outcome::AskedOutside,
-        Expected::Refusal if declined => Outcome::Declined,
-        Expected::Refusal => Outcome::AnsweredOutside,
-        Expected::Service { service, .. } if asked => {
-            match reply
-                .options
-                .iter()
-                .any(|option| option.service == *service)
-            {
-                true => Outcome::RightOption,
-                false => Outcome::WrongOptions,
-            }
-        }
-        Expected::Service { .. } if declined => Outcome::FalselyDeclined,
-        Expected::Service { service, .. } => {
-            let is_right = reply
-                .service
-                .as_ref()
-                .is_some_and(|found| found.id == *service);
-            let city = &assistant.knowledge().municipality;
-            let holds = |alternatives: &Vec<String>| {
-                alternatives.iter().any(|wanted| {
-                    let wanted = fill_known(city, Some(question.office()), wanted);
-                    contains(&reply.text, &wanted)
-                })
-            };
-            match is_right {
-                false => Outcome::WrongService,
-                true if question.expect.iter().all(holds) => Outcome::RightFact,
-                true => Outcome::OtherFact,
-            }
-        }
-    }
-}
-
-impl Outcome {
-    const INSIDE: [Outcome; 6] = [
-        Outcome::RightFact,
-        Outcome::OtherFact,
-        Outcome::RightOption,
-        Outcome::WrongOptions,
-        Outcome::WrongService,
-        Outcome::FalselyDeclined,
-    ];
-    const OUTSIDE: [Outcome; 3] = [
-        Outcome::Declined,
-        Outcome::AskedOutside,
-        Outcome::AnsweredOutside,
-    ];
-
-    /// Whether the citizen gets what was asked for, perhaps after a choice.
-    fn is_helpful(self) -> bool {
-        matches!(
-            self,
-            Outcome::RightFact | Outcome::OtherFact | Outcome::RightOption
-        )
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Outcome::RightFact => "right fact",
-            Outcome::OtherFact => "right service, other fact",
-            Outcome::RightOption => "asked, right option",
-            Outcome::WrongOptions => "asked, wrong options",
-            Outcome::WrongService => "wrong service",
-            Outcome::FalselyDeclined => "turned down although an office handles it",
-            Outcome::Declined => "outside: turned down",
-            Outcome::AskedOutside => "outside: asked",
-            Outcome::AnsweredOutside => "outside: answered",
-        }
-    }
-}
+/// A question and what became of it.
+type Case<'a> = (&'a Question, &'a Decision);
 
 /// Helpful answers by what `name` gives.
-fn helpful_by(
-    answers: &[&Understood],
-    name: impl Fn(&Question) -> Option<&str>,
-) -> BTreeMap<String, Share> {
+fn helpful_by(cases: &[Case], name: impl Fn(&Question) -> Option<&str>) -> BTreeMap<String, Share> {
     let mut groups: BTreeMap<String, Vec<bool>> = BTreeMap::new();
-    for answer in answers {
-        if let Some(name) = name(&answer.question) {
+    for (question, decision) in cases {
+        if let Some(name) = name(question) {
             let group = groups.entry(name.to_string()).or_default();
-            group.push(answer.outcome.is_helpful());
+            group.push(decision.outcome.is_helpful());
         }
     }
     let groups = groups.into_iter();
@@ -191,51 +86,63 @@ fn helpful_by(
 
 impl UnderstandingReport {
     /// Counts outcomes.
-    pub(crate) fn new(answers: &[Understood]) -> UnderstandingReport {
-        let is_inside = |answer: &&Understood| answer.question.service().is_some();
-        let inside: Vec<&Understood> = answers.iter().filter(is_inside).collect();
-        let outside: Vec<&Understood> = answers.iter().filter(|a| !is_inside(a)).collect();
-        let share = |of: &[&Understood], outcome| {
-            Share::of(of.iter().map(|answer| answer.outcome == outcome))
+    pub(crate) fn new<'a>(cases: impl IntoIterator<Item = Case<'a>>) -> UnderstandingReport {
+        let (inside, outside): (Vec<Case>, Vec<Case>) = cases
+            .into_iter()
+            .partition(|(question, _)| question.service().is_some());
+        let share = |of: &[Case], outcome| {
+            Share::of(of.iter().map(|(_, decision)| decision.outcome == outcome))
         };
         let mut outcomes = BTreeMap::new();
         outcomes.extend(Outcome::INSIDE.map(|outcome| (outcome, share(&inside, outcome))));
         outcomes.extend(Outcome::OUTSIDE.map(|outcome| (outcome, share(&outside, outcome))));
-        let right = inside
-            .iter()
-            .filter(|answer| matches!(answer.outcome, Outcome::RightFact | Outcome::OtherFact));
+        let outcomes_inside = inside.iter().map(|(_, decision)| decision.outcome);
+        let right = outcomes_inside
+            .clone()
+            .filter(|outcome| matches!(outcome, Outcome::RightFact | Outcome::OtherFact));
+        let in_remit = |cases: &[Case]| -> Vec<f64> {
+            let probabilities = cases.iter().map(|(_, decision)| decision.in_remit);
+            probabilities.map(f64::from).collect()
+        };
+        let all = inside.iter().chain(&outside);
+        let first = all.filter_map(|(_, decision)| {
+            Some((f64::from(decision.confidence), decision.first_is_right?))
+        });
         UnderstandingReport {
-            helpful: Share::of(inside.iter().map(|answer| answer.outcome.is_helpful())),
-            outcomes,
+            helpful: Share::of(outcomes_inside.map(Outcome::is_helpful)),
             right_fact_of_right_service: Share::of(
-                right.map(|answer| answer.outcome == Outcome::RightFact),
+                right.map(|outcome| outcome == Outcome::RightFact),
             ),
+            remit_auroc: auroc(&in_remit(&inside), &in_remit(&outside)),
+            calibration: Calibration::new(&first.collect::<Vec<_>>()),
             offices: helpful_by(&inside, |question| Some(question.office())),
             kinds: helpful_by(&inside, |question| question.kind.as_deref()),
+            outcomes,
         }
     }
 
     /// The report for people.
     pub(crate) fn table(&self) -> String {
-        let line = |name: &str, share: &Share| {
-            let percent = 100.0 * share.count as f64 / share.of.max(1) as f64;
-            format!(
-                "{name:<42} {percent:>5.1}%  ({} of {})\n",
-                share.count, share.of
-            )
-        };
-        let mut text = line("helpful (right service or right option)", &self.helpful);
+        let helpful = "helpful (right service or right option)";
+        let mut text = self.helpful.line(helpful);
         for (outcome, share) in &self.outcomes {
-            text.push_str(&line(outcome.name(), share));
+            text.push_str(&share.line(outcome.name()));
         }
         let right = &self.right_fact_of_right_service;
-        text.push_str(&line("right fact, of right services", right));
+        text.push_str(&right.line("right fact, of right services"));
+        if let Some(auroc) = self.remit_auroc {
+            text.push_str(&format!(
+                "{:<42}  {auroc:.3}\n",
+                "an office's business or not, AUROC"
+            ));
+        }
         for (office, share) in &self.offices {
-            text.push_str(&line(&format!("helpful: {office}"), share));
+            text.push_str(&share.line(&format!("helpful: {office}")));
         }
         for (kind, share) in &self.kinds {
-            text.push_str(&line(&format!("helpful, kind: {kind}"), share));
+            text.push_str(&share.line(&format!("helpful, kind: {kind}")));
         }
+        text.push_str(&self.calibration.table());
         text
     }
 }

@@ -73,12 +73,24 @@ pub(crate) fn push_spelled_out(text: &mut String, letter: char) {
     }
 }
 
+/// Soft hyphens, zero-width spaces and joiners, byte order marks: what comes along with text copied
+/// from a web page or a PDF, inside of words.
+fn is_invisible(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}'
+    )
+}
+
 /// The text with case, spacing, punctuation and umlaut spelling evened out. Texts that differ only
 /// in those compare equal: `Gebühr?` and `gebuehr` give the same.
 pub fn fold(text: &str) -> String {
     let mut folded = String::with_capacity(text.len() + 8);
     let mut pending_space = false;
     let mut add = |c: char| {
+        if is_invisible(c) {
+            return;
+        }
         if !c.is_alphanumeric() {
             pending_space = !folded.is_empty();
             return;
@@ -134,6 +146,8 @@ mod tests {
         assert_eq!(fold("Gebuehr\n bitte"), fold("GEBÜHR bitte."));
         assert_ne!(fold("Hund"), fold("Hunde"));
         assert_eq!(fold("Straße"), "strasse");
+        // As copied from a page with soft hyphens, or from a PDF.
+        assert_eq!(fold("\u{feff}An\u{ad}mel\u{200b}dung"), "anmeldung");
     }
 
     #[test]

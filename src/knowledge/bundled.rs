@@ -26,11 +26,12 @@ const FILES: [(&str, &str); 10] = files! {
 };
 
 /// Citizens' own words, by file.
-const PHRASINGS: [(&str, &str); 9] = files! {
+const PHRASINGS: [(&str, &str); 10] = files! {
     "fragen/allgemeine_verwaltung.toml"
     "fragen/ausserhalb.toml"
     "fragen/bauamt.toml"
     "fragen/einwohnermeldeamt.toml"
+    "fragen/gefahr.toml"
     "fragen/jugendamt.toml"
     "fragen/ordnungsamt.toml"
     "fragen/sozialamt.toml"
@@ -55,6 +56,7 @@ impl Knowledge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::knowledge::PhrasingFile;
 
     #[test]
     fn what_is_built_in_is_the_folder() {
@@ -74,7 +76,10 @@ mod tests {
         assert_eq!(told(&loaded), told(&bundled));
         let counts = |knowledge: &Knowledge| -> Vec<usize> {
             let files = knowledge.phrasings.iter();
-            files.map(|file| file.texts().count()).collect()
+            let in_danger = |file: &PhrasingFile| file.dangers.values().flatten().count();
+            files
+                .map(|file| file.texts().count() + in_danger(file) + file.harmless.len())
+                .collect()
         };
         assert_eq!(counts(&loaded), counts(&bundled));
         assert_eq!(

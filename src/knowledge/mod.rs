@@ -5,6 +5,7 @@
 mod bundled;
 mod check;
 pub(crate) mod dangers;
+mod date;
 mod import;
 mod municipality;
 mod phrases;
@@ -12,8 +13,9 @@ mod phrasings;
 mod schema;
 mod source;
 
+pub(crate) use check::Severity;
 pub(crate) use check::check_with;
-pub(crate) use check::{Date, Severity};
+pub(crate) use date::Date;
 pub(crate) use import::{ImportedOffice, import_xzufi};
 pub(crate) use municipality::{CITY_NAME, CONTACT_VALUES, Municipality};
 pub(crate) use phrases::{PhraseList, Phrases};

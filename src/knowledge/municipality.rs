@@ -1,5 +1,6 @@
 //! `kommune.toml`: one city's own values, and filling them into texts.
 
+use super::date::Date;
 use super::source::{SourceFile, Text};
 use anyhow::{Result, bail};
 use serde::Deserialize;
@@ -27,6 +28,18 @@ pub struct LocalValue {
     /// What the value means, for the person who edits it.
     #[serde(rename = "text")]
     pub meaning: Text,
+    /// The last day on which it is right, `YYYY-MM-DD`, where it changes by itself: amounts that
+    /// the law sets anew each year.
+    #[serde(rename = "gueltig_bis")]
+    pub valid_until: Option<Text>,
+}
+
+impl LocalValue {
+    /// The last day on which it is right, if that day is over.
+    pub(super) fn outdated_since(&self, today: Date) -> Option<Date> {
+        let last = self.valid_until.as_ref()?.parse::<Date>().ok()?;
+        (last < today).then_some(last)
+    }
 }
 
 /// What `kommune.toml` holds.
@@ -60,6 +73,26 @@ impl Municipality {
         of_office
             .or_else(|| self.values.get(name))
             .map(|found| found.value.as_str())
+    }
+
+    /// All values with their names: the city's, then its offices'.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &LocalValue)> {
+        let own = self.values.iter();
+        let of_offices = self.values_by_office.values().flatten();
+        own.chain(of_offices)
+            .map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Values that are not right any more on this day, each in a sentence with its place.
+    pub(crate) fn outdated(&self, today: Date) -> Vec<String> {
+        let outdated = self.all().filter_map(|(name, value)| {
+            let last = value.outdated_since(today)?;
+            let (file, line) = (self.file.path.display(), self.file.line(&value.value));
+            Some(format!(
+                "{file}:{line}: {name} was right until {last}: look up today's value"
+            ))
+        });
+        outdated.collect()
     }
 
     /// Replaces every `{name}` in `text` by this city's value. An unknown name or a brace without
@@ -145,6 +178,26 @@ mod tests {
         );
         assert_eq!(city.fill("{telefon}", Some("standesamt")).unwrap(), "100");
         assert_eq!(city.fill("{telefon}.", None).unwrap(), "100.");
+    }
+
+    #[test]
+    fn a_value_is_outdated_after_its_last_day() {
+        let content = "[werte]\nkindergeld = { wert = \"259 Euro\", text = \"im Monat\", \
+            gueltig_bis = \"2026-12-31\" }\nstadt = { wert = \"Neustadt\", text = \"Name\" }\n";
+        let (file, raw): (_, MunicipalityFile) =
+            SourceFile::parse(Path::new("kommune.toml"), content).unwrap();
+        let city = Municipality {
+            file,
+            values: raw.werte,
+            ..Municipality::default()
+        };
+        assert!(city.outdated("2026-12-31".parse().unwrap()).is_empty());
+        let outdated = city.outdated("2027-01-01".parse().unwrap());
+        assert_eq!(outdated.len(), 1);
+        assert!(
+            outdated[0].starts_with("kommune.toml:2: kindergeld was right until 2026-12-31"),
+            "{outdated:?}"
+        );
     }
 
     #[test]

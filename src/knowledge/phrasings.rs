@@ -1,6 +1,6 @@
 //! Citizens' own words: `fragen/AMT.toml` holds free phrasings for each service, by kind and
 //! intent; `fragen/ausserhalb.toml` those for requests that belong elsewhere, and texts that fit
-//! nothing.
+//! nothing; `fragen/gefahr.toml` what people say who are in danger, and what sounds like it.
 //!
 //! The folder is optional. Understanding learns from it ([`crate::answer`]).
 
@@ -14,6 +14,10 @@ use super::{Intent, SourceFile, Text};
 pub(super) const FOLDER: &str = "fragen";
 /// Key of texts that fit no service and no request.
 const NOTHING: &str = "nichts";
+/// The file about danger.
+const DANGER_FILE: &str = "gefahr.toml";
+/// Its key of texts that only sound like danger.
+const HARMLESS: &str = "harmlos";
 /// Intent of a phrasing that asks for no particular side of its service.
 const GENERAL: &str = "allgemein";
 
@@ -77,6 +81,10 @@ pub struct PhrasingFile {
     pub requests: BTreeMap<String, Vec<Text>>,
     /// What fits nothing.
     pub nothing: Vec<Text>,
+    /// What is said in danger, by id of the request that helps.
+    pub dangers: BTreeMap<String, Vec<Text>>,
+    /// What sounds like danger and is none. It may be about a service, a request or nothing.
+    pub harmless: Vec<Text>,
 }
 
 impl PhrasingFile {
@@ -86,10 +94,13 @@ impl PhrasingFile {
     /// Names file and line of broken TOML, and an unknown kind or intent with those that there are.
     pub(crate) fn parse(path: &Path, content: &str) -> Result<PhrasingFile> {
         let mut phrasings = PhrasingFile::default();
-        if path
-            .file_name()
-            .is_some_and(|name| name == super::OUT_OF_REMIT_FILE)
-        {
+        let is = |name: &str| path.file_name().is_some_and(|found| found == name);
+        if is(DANGER_FILE) {
+            (phrasings.file, phrasings.dangers) = SourceFile::parse(path, content)?;
+            phrasings.harmless = phrasings.dangers.remove(HARMLESS).unwrap_or_default();
+            return Ok(phrasings);
+        }
+        if is(super::OUT_OF_REMIT_FILE) {
             let (file, raw): (_, BTreeMap<String, Vec<Text>>) = SourceFile::parse(path, content)?;
             phrasings.file = file;
             phrasings.requests = raw;

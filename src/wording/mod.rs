@@ -2,6 +2,7 @@
 //! the guard knows every sentence of the training set.
 
 pub(crate) mod answers;
+pub(crate) mod contact;
 pub(crate) mod courtesy;
 pub(crate) mod office_naming;
 pub(crate) mod patterns;

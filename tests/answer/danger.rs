@@ -60,16 +60,6 @@ fn danger_is_found_and_daily_life_is_not_taken_for_it() {
 }
 
 #[test]
-fn danger_in_words_that_no_rule_was_written_for_is_found_by_half() {
-    // Floors against worse, far below what is wanted: 0.98 and 0.02.
-    let (found, false_alarms) = shares("danger-unseen.jsonl");
-    assert!(
-        found > 0.50 && false_alarms < 0.06,
-        "{found} {false_alarms}"
-    );
-}
-
-#[test]
 fn danger_is_found_in_the_midst_of_a_long_story() {
     let story = "Ich wollte eigentlich nur nach meinem Antrag fragen. ".repeat(400);
     let text = format!("{story} Meine Mutter atmet nicht mehr! {story}");

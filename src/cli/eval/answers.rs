@@ -7,9 +7,12 @@ use crate::cli::output::print;
 use crate::cli::progress;
 use crate::cli::values::{at_least_zero, probability};
 use crate::eval::answers::{
-    AnswerReport, AnswerSettings, Examination, Judge, compare, html, table, verdicts,
+    AnswerReport, AnswerSettings, Examination, Judge, cases, compare, html, table, verdicts,
 };
+use crate::eval::danger::{DangerReport, read_danger_lines};
+use crate::eval::paired::Earlier;
 use crate::eval::questions::{check_services, read_questions};
+use crate::eval::understanding::UnderstandingReport;
 use crate::generate::SamplingSettings;
 use crate::german::Dictionary;
 use crate::open::OpenModel;
@@ -30,6 +33,12 @@ pub(super) struct Arguments {
     /// right answer holds", "this|or that"]}, or {"question", "expect_refusal": true}.
     #[arg(long, value_name = "FILE.jsonl")]
     questions: PathBuf,
+    /// Lines of danger and harmless ones: {"question", "danger": "kind" or null}.
+    #[arg(long, value_name = "FILE.jsonl")]
+    danger: Option<PathBuf>,
+    /// Compare with what an earlier run printed with --json, question by question.
+    #[arg(long, value_name = "FILE.json")]
+    compare: Option<PathBuf>,
     /// German hunspell dictionary (de_DE.aff beside de_DE.dic, or their folder) [default: one that
     /// the system has].
     #[arg(long, value_name = "FILE")]
@@ -77,6 +86,13 @@ fn measure<D: Operations + Planner>(device: &D, arguments: &Arguments) -> Result
     // What was mistyped is said before a model is loaded.
     let path = &arguments.questions;
     let questions = read_questions(path)?;
+    let danger = arguments.danger.as_deref().map(read_danger_lines);
+    let danger = danger.transpose()?;
+    let earlier = arguments
+        .compare
+        .as_deref()
+        .map(Earlier::read)
+        .transpose()?;
     let assistant = arguments.knowledge.open()?;
     check_services(path, &questions, assistant.knowledge())?;
     let dictionary = Dictionary::find(
@@ -113,6 +129,8 @@ fn measure<D: Operations + Planner>(device: &D, arguments: &Arguments) -> Result
         })
         .with_context(|| path.display().to_string())?;
     bar.finish_and_clear();
+    let paired = earlier.map(|earlier| earlier.beside(cases(&answers)));
+    let danger = danger.map(|lines| DangerReport::new(&assistant, &lines));
     let (all, by_office) = compare(&answers, judge.has_dictionary());
     let report = AnswerReport {
         model: arguments.model.folder()?.display().to_string(),
@@ -122,6 +140,9 @@ fn measure<D: Operations + Planner>(device: &D, arguments: &Arguments) -> Result
         dictionary: dictionary.map(|dictionary| dictionary.path.display().to_string()),
         all,
         by_office,
+        shown: UnderstandingReport::new(cases(&answers)),
+        danger: danger.transpose()?,
+        paired: paired.transpose()?,
         verdicts: verdicts(&answers),
         answers,
     };

@@ -138,6 +138,19 @@ pub(crate) fn table(report: &AnswerReport) -> String {
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
+    let _ = writeln!(text, "\nwhat citizens were shown");
+    text + &shown(report)
+}
+
+/// What became of the questions behind the guard, danger, and the comparison.
+fn shown(report: &AnswerReport) -> String {
+    let mut text = report.shown.table();
+    if let Some(danger) = &report.danger {
+        text += &danger.table();
+    }
+    if let Some(paired) = &report.paired {
+        text += &paired.table();
+    }
     text
 }
 
@@ -166,7 +179,11 @@ pub(crate) fn html(report: &AnswerReport) -> String {
     body += "<h2>By office</h2>\n<p>In percent, model alone / with guard. In the last line: right \
         place named, missed refusals.</p>\n";
     body += &html_table(&OFFICE_HEAD.map(String::from), &office_rows(report));
-    body += "<h2>Answers</h2>\n";
+    let _ = write!(
+        body,
+        "<h2>What citizens were shown</h2>\n<pre>{}</pre>\n<h2>Answers</h2>\n",
+        escape(&shown(report))
+    );
     for office in &report.by_office {
         let _ = writeln!(body, "<h3>{}</h3>", escape(&office.office));
         let own = report.answers.iter();

@@ -1,14 +1,13 @@
 //! The checker: what a colleague would mark in red before a knowledge file is used.
 
-mod date;
 mod figures;
 mod phrases;
 mod phrasings;
 
-pub(crate) use date::Date;
+use super::date::Date;
 
 use super::dangers::DANGERS;
-use super::municipality::{Piece, pieces};
+use super::municipality::{LocalValue, Piece, pieces};
 use super::{Fact, Intent, Knowledge, Office, Service, SourceFile, Text};
 use crate::german::{
     Address, Dictionary, address, doubled_words, figures, fold, spelled_out_umlauts, spelled_words,
@@ -537,6 +536,23 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// A value that the law sets anew is an error after its last day, and announced before.
+    fn validity(&mut self, name: &str, value: &'a LocalValue) {
+        let file = &self.knowledge.municipality.file;
+        let Some(written) = &value.valid_until else {
+            return;
+        };
+        match written.parse::<Date>() {
+            Err(error) => self.error(file, &value.value, format!("gueltig_bis: {error}")),
+            Ok(last) if last < self.today => self.error(
+                file,
+                &value.value,
+                format!("{name} was right until {last}: look up today's value"),
+            ),
+            Ok(_) => {}
+        }
+    }
+
     fn municipality(&mut self) {
         let municipality = &self.knowledge.municipality;
         for name in CONTACT_VALUES
@@ -553,6 +569,9 @@ impl<'a> Checker<'a> {
                 severity: Severity::Error,
                 message,
             });
+        }
+        for (name, value) in municipality.all() {
+            self.validity(name, value);
         }
         for (id, values) in &municipality.values_by_office {
             if let Some(first) = values.values().next()

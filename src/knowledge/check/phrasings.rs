@@ -2,6 +2,7 @@
 
 use super::Checker;
 use crate::german::fold;
+use crate::knowledge::dangers::DANGERS;
 use crate::knowledge::{PhrasingFile, PhrasingKind, SourceFile, Text};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,11 +23,13 @@ impl<'a> Checker<'a> {
     pub(super) fn phrasings(&mut self) {
         let mut seen: BTreeMap<String, (&'a SourceFile, &'a Text)> = BTreeMap::new();
         for file in &self.knowledge.phrasings {
-            for (_, text) in file.texts() {
+            let in_danger = file.dangers.values().flatten().chain(&file.harmless);
+            for text in file.texts().map(|(_, text)| text).chain(in_danger) {
                 self.phrasing(&file.file, text, &mut seen);
             }
             self.phrasings_of_services(file);
             self.phrasings_of_requests(file);
+            self.words_of_danger(file);
         }
     }
 
@@ -123,6 +126,29 @@ impl<'a> Checker<'a> {
                 );
             }
             self.alike(&file.file, id, &texts.iter().collect::<Vec<_>>());
+        }
+    }
+
+    /// What people say who are in danger belongs to a danger, and needs its counterpart: without
+    /// what sounds like it, everything would be taken for danger.
+    fn words_of_danger(&mut self, file: &'a PhrasingFile) {
+        let firsts = file.dangers.iter();
+        let firsts = firsts.filter_map(|(id, texts)| Some((id, texts.first()?)));
+        for (id, first) in firsts {
+            if !DANGERS.contains(&id.as_str()) {
+                let dangers = DANGERS.join(", ");
+                self.error(
+                    &file.file,
+                    first,
+                    format!("there is no danger \"{id}\", expected one of {dangers}, or harmlos"),
+                );
+            } else if file.harmless.is_empty() {
+                self.error(
+                    &file.file,
+                    first,
+                    "no lines that only sound like danger: add some as harmlos",
+                );
+            }
         }
     }
 

@@ -392,3 +392,96 @@ fn who_names_one_danger_should_name_them_all() {
         "there is no request gift",
     );
 }
+
+#[test]
+fn a_value_that_the_law_set_anew_is_an_error() {
+    for (day, expected) in [
+        ("2026-10-31", "was right until 2026-10-31"),
+        ("2026-13-31", "gueltig_bis: "),
+    ] {
+        expect(
+            "kommune.toml",
+            "telefon = { ",
+            &format!("telefon = {{ gueltig_bis = \"{day}\", "),
+            Severity::Error,
+            expected,
+        );
+    }
+}
+
+// What is found in these files of `fragen/` beside the small knowledge base.
+fn findings_of_phrasings(files: &[(&str, &str)]) -> Vec<Finding> {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(FOLDER).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let phrasings = folder.path().join("fragen");
+    std::fs::create_dir(&phrasings).unwrap();
+    for (name, content) in files {
+        std::fs::write(phrasings.join(name), content).unwrap();
+    }
+    findings_as_of(folder.path(), "2026-11-01")
+}
+
+#[test]
+fn phrasings_stand_once_and_belong_to_something() {
+    let harmless = "harmlos = [\"Der Drucker brennt keine CDs\"]\n";
+    for (files, expected) in [
+        (
+            vec![(
+                "gefahr.toml",
+                "feuer = [\"Es brennt\"]\n".to_string() + harmless,
+            )],
+            Some((1, "there is no danger \"feuer\"")),
+        ),
+        (
+            vec![(
+                "gefahr.toml",
+                "notfall_brand = [\"Es brennt\"]\n".to_string(),
+            )],
+            Some((1, "no lines that only sound like danger")),
+        ),
+        (
+            vec![(
+                "gefahr.toml",
+                "notfall_brand = [\n  \"Es brennt\",\n  \"es brennt!\",\n]\n".to_string()
+                    + harmless,
+            )],
+            Some((3, "the same phrasing stands in")),
+        ),
+        (
+            vec![
+                ("ausserhalb.toml", "nichts = [\"Es brennt\"]\n".to_string()),
+                (
+                    "gefahr.toml",
+                    "gift = [\"Es brennt\"]\n".to_string() + harmless,
+                ),
+            ],
+            Some((1, "the same phrasing stands in")),
+        ),
+        (
+            vec![(
+                "gefahr.toml",
+                "notfall_brand = [\"Es brennt\"]\n".to_string() + harmless,
+            )],
+            None,
+        ),
+    ] {
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, &**text)).collect();
+        let findings = findings_of_phrasings(&files);
+        let errors: Vec<&Finding> = findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .collect();
+        match expected {
+            None => assert!(errors.is_empty(), "{errors:#?}"),
+            Some((line, message)) => assert!(
+                errors
+                    .iter()
+                    .any(|error| error.line == line && error.message.contains(message)),
+                "{message}: {errors:#?}"
+            ),
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Calendar dates, as far as the checker needs them.
+//! Calendar dates, as far as facts and values need them.
 
 use anyhow::{Context, Result, bail};
 use std::fmt;
