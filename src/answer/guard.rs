@@ -157,12 +157,15 @@ impl Guard<'_> {
         if !self.is_lost() {
             self.safe = self.raw.trim_end().len();
         }
-        let rest = if self.is_lost() {
-            String::new()
-        } else {
-            self.release()
-        };
         let replaced = self.is_lost();
+        let mut rest = String::new();
+        if !replaced {
+            rest = self.release();
+            if let Some(computed) = self.computed(verdict) {
+                rest.push_str(&computed);
+                self.released.push_str(&computed);
+            }
+        }
         (rest, self.reply(verdict, replaced))
     }
 
@@ -177,6 +180,15 @@ impl Guard<'_> {
         let mut reply = self.reply(verdict, true);
         reply.released.clone_from(&reply.text);
         (reply.text.clone(), reply)
+    }
+
+    /// What was worked out, as it follows an answer.
+    fn computed(&self, verdict: Verdict) -> Option<String> {
+        let is_answer = !matches!(verdict, Verdict::Asked | Verdict::Refused);
+        let computed = self.understanding.computed.as_ref();
+        computed
+            .filter(|_| is_answer && self.mode != GuardMode::Off)
+            .map(|computed| format!(" {computed}"))
     }
 
     /// Whether the answer will be replaced.
@@ -565,11 +577,13 @@ impl Guard<'_> {
                 }
             }
         }
+        let computed = self.computed(verdict).unwrap_or_default();
         let text = match (replaced, self.mode) {
             (true, _) => self.assistant.reference(&self.understanding),
             (false, GuardMode::Off) => self.raw.trim().to_string(),
             (false, _) => self.filled(self.raw.trim()),
         };
+        let text = text + &computed;
         let service = topic.and_then(|topic| self.assistant.service_of(topic));
         let contact = self.understanding.contact.as_ref();
         let asked_about = contact.and_then(|contact| self.assistant.contact_office(contact));

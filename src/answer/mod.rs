@@ -12,6 +12,7 @@
 //!   server drive it;
 //! - [`session`] is a conversation in one place.
 
+mod arithmetic;
 mod assistant;
 mod automaton;
 mod classifier;

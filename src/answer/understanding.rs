@@ -1,5 +1,6 @@
 //! What a citizen wants: service, side of it, form of address, or none of the offices' business.
 
+use super::arithmetic::worked_out;
 use super::assistant::service_ref;
 use super::contact::Contact;
 use super::courtesy::Act;
@@ -7,7 +8,7 @@ use super::emergency::is_danger;
 use super::intents::Ranked;
 use super::{Assistant, OfficeRef, Register, Role, ServiceRef, Turn};
 use crate::german::fold;
-use crate::knowledge::{Intent, Office, Service};
+use crate::knowledge::{Date, Intent, Office, Service};
 use serde::Serialize;
 
 /// From this probability on, what is asked is answered; below, the citizen is asked which service
@@ -76,6 +77,8 @@ pub struct Understanding {
     pub in_remit: f32,
     /// Whether the question refers to what was said before.
     pub follow_up: bool,
+    /// What was worked out for the question: a deadline's end, a charge.
+    pub(super) computed: Option<String>,
     /// What is asked about the office itself, if nothing else is.
     pub(super) contact: Option<Contact>,
     /// Whether it asks for something at all.
@@ -140,7 +143,23 @@ impl Assistant {
         }
         let step = self.next_step(before.as_ref(), question);
         let register = Register::of_typed(question).unwrap_or(register);
-        self.conclude(step, register)
+        let mut understanding = self.conclude(step, register);
+        understanding.computed = self.computed(&understanding, question);
+        understanding
+    }
+
+    /// What can be worked out for a question that is understood.
+    fn computed(&self, understanding: &Understanding, question: &str) -> Option<String> {
+        let &(topic, _) = understanding.topics.first()?;
+        let (office, service) = self.service_of(topic).filter(|_| !understanding.is_guess)?;
+        let fill = |text: &str| self.fill(text, Some(office));
+        worked_out(
+            service,
+            &understanding.intents,
+            question,
+            Date::today(),
+            fill,
+        )
     }
 
     /// What a question is about after `before`: one of the services that were offered there, or
@@ -396,6 +415,7 @@ impl Assistant {
                 .map_or(0.0, |&(_, probability)| probability),
             in_remit: step.in_remit,
             follow_up: step.refers,
+            computed: None,
             contact: step.contact,
             act: step.act,
             is_guess: self.is_guess(&step.topics),

@@ -17,7 +17,7 @@ pub(crate) use dictionary::{Dictionary, spelled_words};
 pub(crate) use figures::{Figure, figures, statements};
 pub use fold::fold;
 pub(crate) use fold::{push_spelled_out, spell_out_umlauts, spelled_out_umlauts};
-pub(crate) use months::month_name;
+pub(crate) use months::{month_name, month_number};
 pub use register::Register;
 pub(crate) use register::{Address, address};
 pub(crate) use sentences::{doubled_words, ends_sentence, sentences, words};

@@ -22,12 +22,19 @@ pub(crate) fn month_name(digits: &str) -> Option<&'static str> {
     MONTHS.get(number.checked_sub(1)?).copied()
 }
 
+/// The number of a month by its folded name, 1 for January.
+pub(crate) fn month_number(folded: &str) -> Option<u32> {
+    let is_named = |month: &str| month.eq_ignore_ascii_case(folded);
+    let place = match folded {
+        "maerz" => Some(2),
+        _ => MONTHS.iter().position(|month| is_named(month)),
+    };
+    place.map(|place| place as u32 + 1)
+}
+
 /// Whether a folded word is a month.
 pub(crate) fn is_month(folded: &str) -> bool {
-    folded == "maerz"
-        || MONTHS
-            .iter()
-            .any(|month| month.eq_ignore_ascii_case(folded))
+    month_number(folded).is_some()
 }
 
 #[cfg(test)]
