@@ -90,8 +90,14 @@ impl Assistant {
             .collect();
         let courtesy = Courtesy::new(&knowledge.phrases);
         let said = folded.iter().map(String::as_str).chain(courtesy.texts());
+        let asked: Vec<String> = knowledge
+            .phrasings
+            .iter()
+            .flat_map(|file| file.texts())
+            .map(|(_, text)| fold(text))
+            .collect();
         Ok(Assistant {
-            vocabulary: Vocabulary::new(said),
+            vocabulary: Vocabulary::new(said, asked.iter().map(String::as_str)),
             scorer: Topics::new(&knowledge, &topics, &documents),
             intents: IntentModel::new(&knowledge),
             alarm: Alarm::new(&knowledge),

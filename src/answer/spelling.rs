@@ -6,6 +6,8 @@ use std::collections::{HashMap, HashSet};
 /// Shortest word that is looked at, and the length from which two slips are forgiven.
 const SHORTEST: usize = 5;
 const TWO_SLIPS: usize = 9;
+/// A word that so many citizens used is no slip, even if the knowledge base never says it.
+const COMMON: usize = 3;
 
 /// The words of the knowledge base with how often they stand there.
 pub(super) struct Vocabulary {
@@ -15,8 +17,11 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Takes the words of folded texts.
-    pub(super) fn new<'t>(folded: impl Iterator<Item = &'t str>) -> Vocabulary {
+    /// Takes the words of folded texts, and those that are common in what citizens `asked`.
+    pub(super) fn new<'t>(
+        folded: impl Iterator<Item = &'t str>,
+        asked: impl Iterator<Item = &'t str>,
+    ) -> Vocabulary {
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for word in folded.flat_map(|text| text.split(' ')) {
             *counts.entry(word).or_default() += 1;
@@ -34,6 +39,14 @@ impl Vocabulary {
                 list.push(word.to_string());
             }
         }
+        let mut used: HashMap<&str, usize> = HashMap::new();
+        for word in asked.flat_map(|text| text.split(' ')) {
+            *used.entry(word).or_default() += 1;
+        }
+        let common = used.into_iter().filter(|&(_, count)| count >= COMMON);
+        vocabulary
+            .words
+            .extend(common.map(|(word, _)| word.to_string()));
         vocabulary
     }
 
@@ -113,11 +126,13 @@ mod tests {
                 "anmelden",
             ]
             .into_iter(),
+            ["abmelden bitte", "abmelden wo", "auto abmelden"].into_iter(),
         );
         for (text, corrected) in [
             ("wo kann ich mich umelden", "wo kann ich mich ummelden"),
             ("personaalauswies", "personalausweis"),
-            ("abmelden", "anmelden"),
+            ("abmelden", "abmelden"),
+            ("ammelden", "anmelden"),
             ("umzug hund wer", "umzug hund wer"),
         ] {
             assert_eq!(vocabulary.correct(text), corrected, "{text}");

@@ -60,6 +60,17 @@ fn danger_is_found_and_daily_life_is_not_taken_for_it() {
 }
 
 #[test]
+fn danger_is_found_in_the_words_of_a_hand_that_was_not_learned_from() {
+    // Looked at once, on 1 December 2026: 93.4 % and 2.5 %. Floors against worse, below what is
+    // wanted: 0.98 and 0.02. Nothing may be learned from these lines.
+    let (found, false_alarms) = shares("danger-exam.jsonl");
+    assert!(
+        found > 0.90 && false_alarms < 0.05,
+        "{found} {false_alarms}"
+    );
+}
+
+#[test]
 fn danger_is_found_in_the_midst_of_a_long_story() {
     let story = "Ich wollte eigentlich nur nach meinem Antrag fragen. ".repeat(400);
     let text = format!("{story} Meine Mutter atmet nicht mehr! {story}");
